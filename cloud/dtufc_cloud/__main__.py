@@ -1,0 +1,33 @@
+"""`python -m dtufc_cloud`: decodes features and runs the heads."""
+
+import asyncio
+import sys
+
+from dtufc.device import pick_device, pick_dtype
+from dtufc.rpc import Server, Worker
+from dtufc.serving import run, serve, served_profiles
+from dtufc.telemetry import Telemetry
+from dtufc.v1 import head_pb2, head_pb2_grpc
+from dtufc_cloud.pipeline import CloudPipeline
+from dtufc_cloud.service import HeadService
+from dtufc_cloud.settings import CloudSettings
+
+
+async def start(settings: CloudSettings) -> None:
+    """Runs the cloud until it is told to stop."""
+
+    async def register(server: Server, worker: Worker, telemetry: Telemetry) -> str:
+        device, dtype = pick_device(settings.device), pick_dtype(settings.dtype)
+        pipelines = {
+            profile.name: await asyncio.to_thread(CloudPipeline, profile, device, dtype, settings.max_tokens)
+            for profile in served_profiles(settings)
+        }
+        service = HeadService(pipelines, worker, telemetry, settings)
+        head_pb2_grpc.add_HeadServiceServicer_to_server(service, server.grpc)
+        return head_pb2.DESCRIPTOR.services_by_name["HeadService"].full_name
+
+    await serve(settings, Telemetry("cloud"), register)
+
+
+if __name__ == "__main__":
+    sys.exit(run(CloudSettings, start))

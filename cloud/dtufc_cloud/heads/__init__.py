@@ -1,0 +1,1 @@
+"""Heads: features at the split point -> result, one module a model family."""

@@ -1,0 +1,20 @@
+"""Settings of the cloud."""
+
+from typing import ClassVar
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from dtufc.settings import ServiceSettings
+
+
+class CloudSettings(ServiceSettings):
+    """DTUFC_CLOUD_..., or the flags of `python -m dtufc_cloud`."""
+
+    prefix: ClassVar[str] = "DTUFC_CLOUD_"
+    model_config = SettingsConfigDict(env_prefix="DTUFC_CLOUD_")
+
+    listen: str = Field(default="127.0.0.1:50052", description="Address of the gRPC service.")
+    metrics_listen: str = Field(default="127.0.0.1:9102", description="Address of the Prometheus metrics.")
+    max_image_pixels: int = Field(default=40_000_000, ge=1, description="Largest label map to send back.")
+    max_tokens: int = Field(default=2048, ge=1, description="Longest sequence of features, in tokens.")

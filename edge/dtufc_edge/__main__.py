@@ -1,0 +1,36 @@
+"""`python -m dtufc_edge`: takes prompts and images, runs the backbones, and asks the cloud for the rest."""
+
+import asyncio
+import sys
+
+from dtufc.device import pick_device, pick_dtype
+from dtufc.rpc import Server, Worker, channel
+from dtufc.serving import run, serve, served_profiles
+from dtufc.telemetry import Telemetry
+from dtufc.v1 import inference_pb2, inference_pb2_grpc
+from dtufc_edge.cloud import Cloud
+from dtufc_edge.pipeline import EdgePipeline
+from dtufc_edge.service import InferenceService
+from dtufc_edge.settings import EdgeSettings
+
+
+async def start(settings: EdgeSettings) -> None:
+    """Runs the edge until it is told to stop."""
+    async with channel(settings.cloud, settings.cloud_tls, settings.max_message_bytes) as to_cloud:
+
+        async def register(server: Server, worker: Worker, telemetry: Telemetry) -> str:
+            device, dtype = pick_device(settings.device), pick_dtype(settings.dtype)
+            pipelines = {
+                profile.name: await asyncio.to_thread(EdgePipeline, profile, device, dtype)
+                for profile in served_profiles(settings)
+            }
+            cloud = Cloud(to_cloud, settings.cloud, {name: p.profile.digest for name, p in pipelines.items()})
+            service = InferenceService(pipelines, cloud, worker, telemetry, settings)
+            inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server.grpc)
+            return inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+
+        await serve(settings, Telemetry("edge"), register)
+
+
+if __name__ == "__main__":
+    sys.exit(run(EdgeSettings, start))

@@ -1,0 +1,1 @@
+"""Backbones: input -> features at the split point, one module a model family."""

@@ -1,0 +1,51 @@
+"""The edge's way to the cloud: compares profiles when the two meet, and turns a failed call into our own error."""
+
+import math
+from collections.abc import Mapping
+
+import grpc
+
+from dtufc.errors import DtufcError, ProfileMismatch, Unavailable
+from dtufc.rpc import error_of
+from dtufc.v1 import head_pb2, head_pb2_grpc
+
+_PEER = "the cloud"
+
+
+class Cloud:
+    """One cloud at one address."""
+
+    def __init__(self, channel: grpc.aio.Channel, address: str, digests: Mapping[str, bytes]) -> None:
+        self._stub = head_pb2_grpc.HeadServiceStub(channel)
+        self._address = address
+        self._digests = digests
+        self._theirs: dict[str, bytes] | None = None  # None: not met yet, or lost since
+
+    async def run(self, request: head_pb2.RunRequest, timeout_s: float) -> head_pb2.RunReply:
+        """One frame and task to the head's result.
+
+        Raises:
+            Unavailable: the cloud cannot be reached, or not within the deadline.
+            DtufcError: whatever the cloud raised.
+        """
+        try:
+            await self._meet(request.profile, timeout_s)
+            return await self._stub.Run(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._translated(error, timeout_s) from error
+
+    async def _meet(self, profile: str, timeout_s: float) -> None:
+        if self._theirs is None:
+            reply = await self._stub.Describe(head_pb2.DescribeRequest(), timeout=timeout_s)
+            self._theirs = {info.name: info.digest for info in reply.profiles}
+        theirs = self._theirs.get(profile)
+        if theirs != self._digests[profile]:
+            self._theirs = None  # ask again next time: the cloud may have been mended
+            found = "not served" if theirs is None else theirs.hex()[:16]
+            raise ProfileMismatch(profile=profile, expected=self._digests[profile].hex()[:16], found=found)
+
+    def _translated(self, error: grpc.aio.AioRpcError, timeout_s: float) -> DtufcError:
+        translated = error_of(error, _PEER, self._address, round(timeout_s, 3))
+        if isinstance(translated, Unavailable) or math.isclose(timeout_s, 0):
+            self._theirs = None  # it may come back as another
+        return translated

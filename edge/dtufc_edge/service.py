@@ -1,0 +1,230 @@
+"""InferenceService over gRPC: checks the request, walks it through pipeline and cloud, says what it cost.
+
+    request --> check --> backbone --> encode --HeadService--> result --> reply
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from string import ascii_uppercase
+from typing import NoReturn
+
+import grpc
+import torch
+from torch import Tensor
+
+from dtufc.errors import Desync, InputError
+from dtufc.feature_codec import Rate
+from dtufc.profile import Task
+from dtufc.rpc import Worker, profile_info, reporting
+from dtufc.telemetry import Request, Telemetry
+from dtufc.v1 import head_pb2, inference_pb2, inference_pb2_grpc
+from dtufc_edge.cloud import Cloud
+from dtufc_edge.pipeline import EdgePipeline, open_image
+from dtufc_edge.settings import EdgeSettings
+
+_DEFAULT_NEW_TOKENS = 32
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character cut between two tokens decodes to
+
+
+class Call:
+    """One request on its way: its pipeline, codec, rate, deadline and record."""
+
+    def __init__(self, pipeline: EdgePipeline, codec: str, rate: Rate, timeout_s: float, request: Request) -> None:
+        self.pipeline = pipeline
+        self.codec = codec
+        self.rate = rate
+        self.timeout_s = timeout_s
+        self.request = request
+
+
+class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
+    """Serves the tasks of some profiles."""
+
+    def __init__(
+        self,
+        pipelines: Mapping[str, EdgePipeline],
+        cloud: Cloud,
+        worker: Worker,
+        telemetry: Telemetry,
+        settings: EdgeSettings,
+    ) -> None:
+        self._pipelines = pipelines
+        self._cloud = cloud
+        self._worker = worker
+        self._telemetry = telemetry
+        self._settings = settings
+
+    async def ListModels(
+        self, message: inference_pb2.ListModelsRequest, context: grpc.aio.ServicerContext
+    ) -> inference_pb2.ListModelsReply:
+        infos = [profile_info(pipeline.codec) for pipeline in self._pipelines.values()]
+        return inference_pb2.ListModelsReply(profiles=infos)
+
+    async def Answer(
+        self, message: inference_pb2.AnswerRequest, context: grpc.aio.ServicerContext
+    ) -> inference_pb2.AnswerReply:
+        async with reporting(context):
+            with self._telemetry.request("answer") as request:
+                call = self._call("answer", message.coding, context, request)
+                return await self._answer(call, message)
+        _unreachable()
+
+    async def Complete(
+        self, message: inference_pb2.CompleteRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[inference_pb2.CompleteReply]:
+        async with reporting(context):
+            with self._telemetry.request("complete") as request:
+                call = self._call("complete", message.coding, context, request)
+                async for reply in self._complete(call, message, context):
+                    yield reply
+
+    async def Segment(
+        self, message: inference_pb2.SegmentRequest, context: grpc.aio.ServicerContext
+    ) -> inference_pb2.SegmentReply:
+        async with reporting(context):
+            with self._telemetry.request("segment") as request:
+                call = self._call("segment", message.coding, context, request)
+                return await self._segment(call, message)
+        _unreachable()
+
+    async def _answer(self, call: Call, message: inference_pb2.AnswerRequest) -> inference_pb2.AnswerReply:
+        llama = call.pipeline.llama
+        letters = ascii_uppercase[: len(message.choices)]
+        if not message.question.strip():
+            raise InputError(field="question", problem="it is empty", remedy="Ask something")
+        if not 2 <= len(message.choices) <= len(ascii_uppercase) or not all(c.strip() for c in message.choices):
+            raise InputError(field="choices", problem="not two to 26 texts", remedy="Give two to 26 that say something")
+        lines = [message.question, *(f"{letter}. {text}" for letter, text in zip(letters, message.choices, strict=True))]
+        token_ids = llama.chat_ids("\n".join([*lines, "Answer with the letter alone."]))
+        self._check_prompt(token_ids)
+        features = await self._worker.run(call.pipeline.read, llama.start(), token_ids, call.request)
+        task = head_pb2.AnswerTask(token_ids=[llama.token_id(letter) for letter in letters])
+        reply = await self._through(call, features, head_pb2.RunRequest(answer=task), call.timeout_s)
+        probabilities = list(reply.probabilities.values)
+        choice = max(range(len(letters)), key=probabilities.__getitem__)
+        return inference_pb2.AnswerReply(
+            letter=letters[choice], choice=choice, probabilities=probabilities, cost=_cost(call)
+        )
+
+    async def _complete(
+        self, call: Call, message: inference_pb2.CompleteRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[inference_pb2.CompleteReply]:
+        llama = call.pipeline.llama
+        if not message.prompt.strip():
+            raise InputError(field="prompt", problem="it is empty", remedy="Write something")
+        num_tokens = message.max_tokens or _DEFAULT_NEW_TOKENS
+        if num_tokens > self._settings.max_new_tokens:
+            remedy = f"Ask for at most {self._settings.max_new_tokens}"
+            raise InputError(field="max_tokens", problem=f"{num_tokens}", remedy=remedy)
+        token_ids = llama.plain_ids(message.prompt) if message.plain else llama.chat_ids(message.prompt)
+        self._check_prompt(token_ids)
+        session = llama.start()
+        features = await self._worker.run(call.pipeline.read, session, token_ids, call.request)
+        new_ids: list[int] = []
+        text = ""
+        finish_reason = "length"
+        while len(new_ids) < num_tokens:
+            # The cloud keeps nothing between calls yet: each token sends the whole sequence's features again.
+            run = head_pb2.RunRequest(next_token=head_pb2.NextTokenTask())
+            reply = await self._through(call, features, run, self._timeout_s(context))
+            if llama.is_end(reply.token_id):
+                finish_reason = "end"
+                break
+            new_ids.append(reply.token_id)
+            whole = llama.tokenizer.decode(new_ids)
+            added = "" if whole.endswith(_UNFINISHED) else whole[len(text) :]
+            text += added
+            yield inference_pb2.CompleteReply(text=added, token_id=reply.token_id)
+            if len(new_ids) < num_tokens:
+                row = await self._worker.run(call.pipeline.read, session, new_ids[-1:], call.request)
+                features = torch.cat([features, row])
+        rest = llama.tokenizer.decode(new_ids)[len(text) :]
+        yield inference_pb2.CompleteReply(text=rest, finish_reason=finish_reason, cost=_cost(call))
+
+    async def _segment(self, call: Call, message: inference_pb2.SegmentRequest) -> inference_pb2.SegmentReply:
+        call.pipeline.dinov2  # noqa: B018  the profile must see images: say so before the image is looked at
+        limits = (self._settings.max_image_bytes, self._settings.max_image_pixels)
+        image = await self._worker.run(open_image, message.image, *limits)
+        features, box = await self._worker.run(call.pipeline.see, image, call.request)
+        task = head_pb2.SegmentTask(
+            left=box.left, top=box.top, right=box.right, bottom=box.bottom, width=image.width, height=image.height
+        )
+        reply = await self._through(call, features, head_pb2.RunRequest(segment=task), call.timeout_s)
+        return inference_pb2.SegmentReply(
+            label_map_png=reply.label_map_png, width=image.width, height=image.height, cost=_cost(call)
+        )
+
+    async def _through(
+        self, call: Call, features: Tensor, run: head_pb2.RunRequest, timeout_s: float
+    ) -> head_pb2.RunReply:
+        """Encodes the features, sends them with their task, and books the cloud's stages."""
+        run.profile = call.pipeline.profile.name
+        codec = call.codec
+        while True:
+            run.frame = await self._worker.run(call.pipeline.encode, features, codec, call.rate, call.request)
+            with call.request.stages.measure("round_trip"):
+                try:
+                    reply = await self._cloud.run(run, timeout_s)
+                    break
+                except Desync:
+                    if codec == "raw":
+                        raise
+                    self._telemetry.desyncs.labels(call.request.model, codec).inc()
+                    codec = "raw"  # which cannot desync
+        for stage in reply.stages:
+            call.request.stages.add(stage.name, stage.seconds)
+        return reply
+
+    def _call(
+        self, task: Task, coding: inference_pb2.Coding, context: grpc.aio.ServicerContext, request: Request
+    ) -> Call:
+        pipeline = self._pipeline(task, coding.profile)
+        request.model = pipeline.profile.name
+        codec = coding.codec or pipeline.codec.default_codec
+        if codec not in pipeline.codec.codecs:
+            known = ", ".join(pipeline.codec.codecs)
+            problem = f"{codec} is none of {pipeline.profile.name} at split {pipeline.profile.split}"
+            raise InputError(field="codec", problem=problem, remedy=f"Use one of {known}")
+        request.codec = codec
+        kind = coding.WhichOneof("rate")
+        rate = Rate() if kind is None else Rate(**{kind: getattr(coding, kind)})
+        return Call(pipeline, codec, rate, self._timeout_s(context), request)
+
+    def _pipeline(self, task: Task, name: str) -> EdgePipeline:
+        able = {n: p for n, p in self._pipelines.items() if task in p.profile.spec.tasks}
+        if name and name not in self._pipelines:
+            known = ", ".join(self._pipelines)
+            raise InputError(field="profile", problem=f"no profile {name} here", remedy=f"Use one of {known}")
+        if not able or (name and name not in able):
+            known = ", ".join(able) or "none is served here"
+            raise InputError(field="profile", problem=f"{name or 'none'} can {task}", remedy=f"These can: {known}")
+        return able[name] if name else next(iter(able.values()))
+
+    def _check_prompt(self, token_ids: list[int]) -> None:
+        if len(token_ids) > self._settings.max_prompt_tokens:
+            remedy = f"Stay within {self._settings.max_prompt_tokens}"
+            raise InputError(field="prompt", problem=f"{len(token_ids)} tokens", remedy=remedy)
+
+    def _timeout_s(self, context: grpc.aio.ServicerContext) -> float:
+        """What is left of the call's deadline; the setting where it brought none."""
+        remaining = context.time_remaining()
+        return self._settings.timeout_s if remaining is None else max(0.0, float(remaining))
+
+
+def _cost(call: Call) -> inference_pb2.Cost:
+    request = call.request
+    return inference_pb2.Cost(
+        profile=request.model,
+        codec=request.codec,
+        num_frames=request.num_frames,
+        num_values=request.num_values,
+        raw_bytes=request.raw_bytes,
+        payload_bytes=request.payload_bytes,
+        wire_bytes=request.wire_bytes,
+        bpfp_payload=request.bpfp_payload,
+        bpfp_wire=request.bpfp_wire,
+        stages=[head_pb2.Stage(name=name, seconds=seconds) for name, seconds in request.stages.seconds.items()],
+    )
+
+
+def _unreachable() -> NoReturn:
+    raise AssertionError("reporting aborts the call")

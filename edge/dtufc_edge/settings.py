@@ -1,0 +1,35 @@
+"""Settings of the edge."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from dtufc.rpc import Tls
+from dtufc.settings import ServiceSettings
+
+
+class EdgeSettings(ServiceSettings):
+    """DTUFC_EDGE_..., or the flags of `python -m dtufc_edge`."""
+
+    prefix: ClassVar[str] = "DTUFC_EDGE_"
+    model_config = SettingsConfigDict(env_prefix="DTUFC_EDGE_")
+
+    listen: str = Field(default="127.0.0.1:50051", description="Address of the gRPC service.")
+    metrics_listen: str = Field(default="127.0.0.1:9101", description="Address of the Prometheus metrics.")
+    cloud: str = Field(default="127.0.0.1:50052", description="Address of the cloud.")
+    cloud_tls_ca: Path | None = Field(default=None, description="PEM file of the CA to trust: turns on TLS to the cloud.")
+    cloud_tls_certificate: Path | None = Field(default=None, description="PEM file, where the cloud asks for it.")
+    cloud_tls_key: Path | None = Field(default=None, description="PEM file of its key.")
+    max_prompt_tokens: int = Field(default=1024, ge=1, description="Longest prompt, in tokens.")
+    max_new_tokens: int = Field(default=256, ge=1, description="Longest completion, in tokens.")
+    max_image_bytes: int = Field(default=16 << 20, ge=1, description="Largest image file.")
+    max_image_pixels: int = Field(default=40_000_000, ge=1, description="Largest image, unpacked.")
+
+    @property
+    def cloud_tls(self) -> Tls | None:
+        """What the channel to the cloud encrypts with, or None."""
+        if self.cloud_tls_ca is None:
+            return None
+        return Tls(certificate=self.cloud_tls_certificate, key=self.cloud_tls_key, ca=self.cloud_tls_ca)

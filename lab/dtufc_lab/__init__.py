@@ -1,0 +1,1 @@
+"""The workbench: data, fitting of the shipped profiles, benchmarks, the demo. Nothing uses it."""

@@ -1,0 +1,112 @@
+"""Features of real inputs at a split point, and what the rest of the model is sensitive to there."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+
+from dtufc.profile import Profile
+from dtufc.zoo import weights_folder
+from dtufc_cloud.heads.dinov2 import Dinov2Head
+from dtufc_cloud.heads.llama import LlamaHead
+from dtufc_edge.backbones.dinov2 import Dinov2Backbone
+from dtufc_edge.backbones.llama import LlamaBackbone
+from dtufc_lab.data import Use, photos, square, texts
+
+CPU = torch.device("cpu")
+ROW_TOKENS = 256
+_SHARPNESS = 4.0  # how near the mask's border a logit must be to count
+
+
+@dataclass(frozen=True, slots=True)
+class Llama:
+    """Both halves of a decoder."""
+
+    backbone: LlamaBackbone
+    head: LlamaHead
+
+    @classmethod
+    def load(cls, profile: Profile) -> "Llama":
+        folder = weights_folder(profile.spec)
+        sides = (folder, profile.split, CPU, torch.float32)
+        return cls(LlamaBackbone(*sides), LlamaHead(*sides))
+
+    def rows(self, use: Use, count: int) -> Iterator[list[int]]:
+        """Token ids of `count` stretches of text, in turn from each source, every fourth as a user's turn."""
+        sources = [iter(_stretches(self.backbone.plain_ids(text))) for _, text in texts(use)]
+        for index, source in enumerate(islice(cycle(sources), count)):
+            stretch = next(source)
+            if index % 4 == 3:
+                stretch = self.backbone.chat_ids(self.backbone.tokenizer.decode(stretch))
+            yield stretch[:ROW_TOKENS]
+
+    def features(self, token_ids: list[int]) -> Tensor:
+        """[tokens, d]"""
+        return self.backbone.start().features(token_ids)
+
+    def gradient(self, features: Tensor, generator: torch.Generator) -> np.ndarray:
+        """Of the log-probability of tokens drawn from the model's own prediction: E[g g'] is its Fisher information."""
+        x = features.clone().requires_grad_(True)
+        log_probabilities = torch.log_softmax(self.head.forward(x), dim=-1)
+        drawn = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
+        (gradient,) = torch.autograd.grad(log_probabilities.gather(1, drawn).sum(), x)
+        return gradient.numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class Dinov2:
+    """Both halves of a DINOv2."""
+
+    backbone: Dinov2Backbone
+    head: Dinov2Head
+
+    @classmethod
+    def load(cls, profile: Profile) -> "Dinov2":
+        folder = weights_folder(profile.spec)
+        sides = (folder, profile.split, CPU, torch.float32)
+        return cls(Dinov2Backbone(*sides), Dinov2Head(*sides))
+
+    def features(self, image: Image.Image) -> Tensor:
+        """[1 + patches, d] of an image, fitted into the model's square."""
+        return self.backbone.features(self.backbone.prepare(image)[0])
+
+    def gradient(self, features: Tensor, generator: torch.Generator) -> np.ndarray:
+        """Of the logits near the mask's border, under random signs: E[g g'] is the squared change of those logits."""
+        x = features.clone().requires_grad_(True)
+        logits = self.head.forward(x)
+        near = torch.exp(-_SHARPNESS * logits.detach() ** 2)
+        signs = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1.0
+        (gradient,) = torch.autograd.grad(logits, x, near * signs)
+        return gradient.numpy()
+
+
+def fitting_set(profile: Profile, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """`count` features of the fitting sources at the profile's split, and a gradient for each."""
+    generator = torch.Generator().manual_seed(0)
+    if profile.spec.model == "llama":
+        llama = Llama.load(profile)
+        inputs: list[Callable[[], Tensor]] = [
+            lambda ids=ids: llama.features(ids) for ids in llama.rows("fit", count)  # type: ignore[misc]
+        ]
+        gradient = llama.gradient
+    else:
+        dinov2 = Dinov2.load(profile)
+        images = [picture for _, photo in photos("fit") for picture in (square(photo), photo)]
+        inputs = [lambda image=image: dinov2.features(image) for image in images[:count]]  # type: ignore[misc]
+        gradient = dinov2.gradient
+    samples, gradients = [], []
+    for make in track(inputs, description=f"{profile.name}, split {profile.split}"):
+        features = make()
+        samples.append(features.numpy())
+        gradients.append(gradient(features, generator))
+    return samples, gradients
+
+
+def _stretches(token_ids: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(token_ids) - ROW_TOKENS, ROW_TOKENS):
+        yield token_ids[start : start + ROW_TOKENS]

@@ -1,0 +1,38 @@
+"""`python -m dtufc_lab.fit_profiles`: fits the shipped profiles anew and writes them into the package."""
+
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from safetensors.numpy import save_file
+
+from dtufc.feature_codec import fit
+from dtufc.profile import load_profile
+from dtufc_lab.extract import fitting_set
+
+FITS = [("dinov2-small", 12, 24), ("smollm2-135m", 16, 48), ("smollm2-135m", 30, 48)]  # name, split, features
+
+
+def main() -> None:
+    home = Path(str(resources.files("dtufc"))) / "profiles"
+    for name, split, count in FITS:
+        profile = load_profile(name, split)
+        samples, gradients = fitting_set(profile, count)
+        codec = fit(samples, gradients=gradients, profile=profile)
+        file = f"{name}.split{split}.safetensors"
+        save_file(dict(codec.profile.calibration), home / file)
+        _name_calibration(home / f"{name}.yaml", split, file)
+        print(f"{name} at split {split}: {(home / file).stat().st_size} bytes")
+
+
+def _name_calibration(path: Path, split: int, file: str) -> None:
+    """Enters the file into the profile's `calibrations`, its last line."""
+    text = path.read_text(encoding="utf-8")
+    calibrations = {**yaml.safe_load(text)["calibrations"], split: file}
+    entries = ", ".join(f"{key}: {value}" for key, value in sorted(calibrations.items()))
+    kept = text[: text.index("calibrations:")]
+    path.write_text(f"{kept}calibrations: {{{entries}}}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

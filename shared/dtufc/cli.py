@@ -1,0 +1,294 @@
+"""`dtufc`: profiles, frames, and a client of the edge, from the shell."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dtufc import bitstream
+from dtufc.client import DEFAULT_ADDRESS, EdgeClient
+from dtufc.errors import DtufcError, InputError
+from dtufc.feature_codec import Rate, describe, fit, load
+from dtufc.profile import load_profile, shipped_profiles
+from dtufc.zoo import is_fetched, weights_folder
+
+if TYPE_CHECKING:
+    from dtufc.v1 import inference_pb2
+
+app = typer.Typer(
+    help="Split inference with small features: profiles, frames, and a client of the edge.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+_console = Console()
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Profile = Annotated[str, typer.Option(help="A name that `dtufc models` lists, or a folder with a profile.yaml.")]
+Split = Annotated[int | None, typer.Option(help="Layers that run on the edge. Default: the profile's own.")]
+Codec = Annotated[str, typer.Option(help="raw, levels or klt. Default: klt where it is fitted.")]
+Quality = Annotated[float | None, typer.Option(help="From 0, the fewest bytes, to 1, the most exact. Default: 0.5.")]
+TargetBpfp = Annotated[float | None, typer.Option(help="Instead of quality: at most so many bits a feature value.")]
+MaxBytes = Annotated[int | None, typer.Option(help="Instead of quality: at most so many bytes a frame.")]
+Edge = Annotated[str, typer.Option(help="Address of the edge.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for the reply.")]
+Served = Annotated[str, typer.Option("--profile", help="A profile that the edge serves. Default: the task's first.")]
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """An error of ours is one line and status 1, not a trace."""
+    try:
+        yield
+    except DtufcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+def _show(facts: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' '):16} {round(value, 4) if isinstance(value, float) else value}")
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """Lists the profiles that come with the package."""
+    rows = []
+    for name in shipped_profiles():
+        profile = load_profile(name)
+        rows.append(
+            {
+                "profile": name,
+                "model": profile.spec.model,
+                "tasks": list(profile.spec.tasks),
+                "split": profile.split,
+                "layers": profile.spec.num_layers,
+                "fitted_splits": sorted(profile.spec.calibrations),
+                "fetched": is_fetched(profile.spec),
+                "digest": profile.digest.hex(),
+            }
+        )
+    if as_json:
+        print(json.dumps(rows))
+        return
+    table = Table("profile", "tasks", "split", "fitted at", "weights", "digest")
+    for row in rows:
+        fetched = "here" if row["fetched"] else "not fetched yet"
+        split = f"{row['split']} of {row['layers']}"
+        fitted = ", ".join(map(str, row["fitted_splits"]))  # type: ignore[arg-type]
+        table.add_row(str(row["profile"]), ", ".join(row["tasks"]), split, fitted, fetched, str(row["digest"])[:16])  # type: ignore[arg-type]
+    _console.print(table)
+
+
+@app.command()
+def fetch(
+    profiles: Annotated[list[str] | None, typer.Argument(help="Default: all that come with the package.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetches the weights of profiles and checks them, so that services start without a network."""
+    with _errors():
+        folders = {name: str(weights_folder(load_profile(name).spec)) for name in profiles or shipped_profiles()}
+        _show(folders, as_json)
+
+
+@app.command(name="fit")
+def fit_command(
+    features: Annotated[list[Path], typer.Argument(help="About ten .npy files, one feature tensor each.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the profile.")],
+    layout: Annotated[str, typer.Option(help="llm, vit, latent or cnn.")] = "llm",
+    prefix: Annotated[int, typer.Option(help="vit: tokens before the grid.")] = 0,
+    name: Annotated[str, typer.Option(help="Name of the profile.")] = "custom",
+    profile: Annotated[str, typer.Option(help="Fit this profile's model at --split instead of --layout.")] = "",
+    split: Split = None,
+    as_json: Json = False,
+) -> None:
+    """Makes a profile from about ten features of any model, in seconds."""
+    with _errors():
+        samples = [_load_features(path) for path in features]
+        base = load_profile(profile, split) if profile else None
+        codec = fit(samples, layout=layout, name=name, prefix=prefix, profile=base)
+        codec.save(output)
+        _show({"profile": str(output), "codecs": codec.codecs, "digest": codec.profile.digest.hex()}, as_json)
+
+
+@app.command()
+def encode(
+    features: Annotated[Path, typer.Argument(help="A .npy file of one feature tensor.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The frame; by custom, ending in .dtufc.")],
+    profile: Profile,
+    split: Split = None,
+    codec: Codec = "",
+    quality: Quality = None,
+    target_bpfp: TargetBpfp = None,
+    max_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
+    """Encodes a feature tensor to a frame."""
+    with _errors():
+        data = load(profile, split=split).encode(
+            _load_features(features),
+            quality=quality,
+            target_bpfp=target_bpfp,
+            max_bytes=max_bytes,
+            codec=codec or None,
+        )
+        output.write_bytes(data)
+        _show({"output": str(output), **describe(bitstream.parse(data), len(data))}, as_json)
+
+
+@app.command()
+def decode(
+    frame: Annotated[Path, typer.Argument(help="A frame.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .npy file; bfloat16 is written as float32.")],
+    profile: Profile,
+    split: Split = None,
+    as_json: Json = False,
+) -> None:
+    """Decodes a frame to a feature tensor."""
+    with _errors():
+        features = load(profile, split=split).decode(_read(frame))
+        np.save(output, features.astype(np.float32) if features.dtype.kind == "V" else features)
+        shape = " x ".join(map(str, features.shape))
+        _show({"output": str(output), "shape": shape, "dtype": str(features.dtype)}, as_json)
+
+
+@app.command()
+def inspect(frame: Annotated[Path, typer.Argument(help="A frame.")], as_json: Json = False) -> None:
+    """Says what a frame is, without decoding it."""
+    with _errors():
+        data = _read(frame)
+        facts = dict(describe(bitstream.parse(data), len(data)))
+        facts["profile"] = _name_of(bitstream.parse(data).profile_digest)
+        _show(facts, as_json)
+
+
+@app.command()
+def answer(
+    question: str,
+    choices: Annotated[list[str], typer.Argument(help="Two to 26.")],
+    edge: Edge = DEFAULT_ADDRESS,
+    timeout_s: Timeout = 60.0,
+    profile: Served = "",
+    codec: Codec = "",
+    quality: Quality = None,
+    target_bpfp: TargetBpfp = None,
+    max_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
+    """Asks the edge a question with choices."""
+    with _errors(), EdgeClient(edge, timeout_s=timeout_s) as client:
+        rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
+        reply = client.answer(question, choices, profile=profile, codec=codec, rate=rate)
+        facts = {"letter": reply.letter, "choice": choices[reply.choice]}
+        probabilities = dict(zip(choices, reply.probabilities, strict=True))
+        if as_json:
+            print(json.dumps({**facts, "probabilities": probabilities, "cost": cost_facts(reply.cost)}))
+            return
+        _show({**facts, **{f"p({choice})": p for choice, p in probabilities.items()}}, as_json)
+        _show(cost_facts(reply.cost), as_json)
+
+
+@app.command()
+def complete(
+    prompt: str,
+    max_tokens: Annotated[int, typer.Option(help="At most so many.")] = 32,
+    plain: Annotated[bool, typer.Option("--plain", help="Without the model's chat template.")] = False,
+    edge: Edge = DEFAULT_ADDRESS,
+    timeout_s: Timeout = 60.0,
+    profile: Served = "",
+    codec: Codec = "",
+    quality: Quality = None,
+    target_bpfp: TargetBpfp = None,
+    max_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
+    """Lets the edge and its cloud continue a prompt."""
+    with _errors(), EdgeClient(edge, timeout_s=timeout_s) as client:
+        rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
+        replies = []
+        for reply in client.complete(
+            prompt, max_tokens=max_tokens, plain=plain, profile=profile, codec=codec, rate=rate
+        ):
+            replies.append(reply)
+            if not as_json:
+                print(reply.text, end="", flush=True)
+        last = replies[-1]
+        if as_json:
+            text = "".join(reply.text for reply in replies)
+            print(json.dumps({"text": text, "finish_reason": last.finish_reason, "cost": cost_facts(last.cost)}))
+            return
+        print()
+        _show({"finish_reason": last.finish_reason, **cost_facts(last.cost)}, as_json)
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The label map, as PNG.")],
+    edge: Edge = DEFAULT_ADDRESS,
+    timeout_s: Timeout = 60.0,
+    profile: Served = "",
+    codec: Codec = "",
+    quality: Quality = None,
+    target_bpfp: TargetBpfp = None,
+    max_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
+    """Lets the edge and its cloud segment an image."""
+    with _errors(), EdgeClient(edge, timeout_s=timeout_s) as client:
+        rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
+        reply = client.segment(image, profile=profile, codec=codec, rate=rate)
+        output.write_bytes(reply.label_map_png)
+        facts: dict[str, Any] = {"output": str(output), "width": reply.width, "height": reply.height}
+        if as_json:
+            print(json.dumps({**facts, "cost": cost_facts(reply.cost)}))
+            return
+        _show({**facts, **cost_facts(reply.cost)}, as_json)
+
+
+def cost_facts(cost: "inference_pb2.Cost") -> dict[str, Any]:
+    """A reply's cost, flat: sizes, BPFP, and the milliseconds of each stage."""
+    return {
+        "profile": cost.profile,
+        "codec": cost.codec,
+        "frames": cost.num_frames,
+        "raw_bytes": cost.raw_bytes,
+        "payload_bytes": cost.payload_bytes,
+        "wire_bytes": cost.wire_bytes,
+        "bpfp_payload": cost.bpfp_payload,
+        "bpfp_wire": cost.bpfp_wire,
+        **{f"{stage.name}_ms": round(1000 * stage.seconds, 3) for stage in cost.stages},
+    }
+
+
+def _load_features(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(field=str(path), problem=str(error), remedy="Give a .npy file of one array") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(field="frame", problem=str(error), remedy="Name a readable file") from error
+
+
+def _name_of(digest: bytes) -> str:
+    for name in shipped_profiles():
+        spec = load_profile(name).spec
+        for split in {spec.split, *spec.calibrations}:
+            if load_profile(name, split).short_digest == digest:
+                return f"{name}@{split}"
+    return "not a shipped one"

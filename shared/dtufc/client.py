@@ -1,0 +1,109 @@
+"""EdgeClient: prompts and images to an edge, results back, errors as our own."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self, TypeVar
+
+import grpc
+
+from dtufc.errors import InputError
+from dtufc.feature_codec import Rate
+from dtufc.rpc import Tls, blocking_channel, error_of
+from dtufc.v1 import head_pb2, inference_pb2, inference_pb2_grpc
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+_PEER = "the edge"
+T = TypeVar("T")
+
+
+class EdgeClient:
+    """A connection to one edge. Use it as a context manager, or close it.
+
+    Every call takes `profile` (by default the first that serves the task), `codec` (by default klt where it is
+    fitted) and `rate`, and raises DtufcError: InputError for what was asked, Unavailable where the edge or its cloud
+    cannot be reached, DeadlineExceeded after `timeout_s`.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = 60.0, tls: Tls | None = None) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._channel = blocking_channel(address, tls)
+        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def models(self) -> Sequence[head_pb2.ProfileInfo]:
+        """The profiles that the edge serves."""
+        return self._reported(
+            lambda: self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=self._timeout_s)
+        ).profiles
+
+    def answer(
+        self, question: str, choices: Sequence[str], *, profile: str = "", codec: str = "", rate: Rate | None = None
+    ) -> inference_pb2.AnswerReply:
+        """A question and two to 26 choices: the letter, every choice's probability, and the cost."""
+        message = inference_pb2.AnswerRequest(
+            coding=_coding(profile, codec, rate), question=question, choices=list(choices)
+        )
+        return self._reported(lambda: self._stub.Answer(message, timeout=self._timeout_s))
+
+    def complete(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int = 32,
+        plain: bool = False,
+        profile: str = "",
+        codec: str = "",
+        rate: Rate | None = None,
+    ) -> Iterator[inference_pb2.CompleteReply]:
+        """A prompt's next tokens, each as it comes; the last reply has the cost and the reason of the end."""
+        message = inference_pb2.CompleteRequest(
+            coding=_coding(profile, codec, rate), prompt=prompt, max_tokens=max_tokens, plain=plain
+        )
+        stream = self._reported(lambda: self._stub.Complete(message, timeout=self._timeout_s))
+        while True:
+            try:
+                yield self._reported(lambda: next(stream))
+            except StopIteration:
+                return
+
+    def segment(
+        self, image: bytes | Path, *, profile: str = "", codec: str = "", rate: Rate | None = None
+    ) -> inference_pb2.SegmentReply:
+        """An image file, or its bytes: its label map as PNG, and the cost."""
+        message = inference_pb2.SegmentRequest(
+            coding=_coding(profile, codec, rate), image=_read(image) if isinstance(image, Path) else image
+        )
+        return self._reported(lambda: self._stub.Segment(message, timeout=self._timeout_s))
+
+    def _reported(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            raise error_of(error, _PEER, self._address, self._timeout_s) from error
+
+
+def _coding(profile: str, codec: str, rate: Rate | None) -> inference_pb2.Coding:
+    rate = rate or Rate()
+    return inference_pb2.Coding(
+        profile=profile,
+        codec=codec,
+        quality=rate.quality,
+        target_bpfp=rate.target_bpfp,
+        max_bytes=rate.max_bytes,
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(field="image", problem=str(error), remedy="Name a readable file") from error

@@ -1,0 +1,400 @@
+"""Calibrated transform coding: a KLT over the channels, a DCT over the tokens' picture, one step, static tables.
+
+    features --rows--> ordinary rows --(x - mean) F--> z --DCT over the grid--> c --/ (step gain)--> q --rANS--> bytes
+                       rows apart    --(x / g - centre) F----------------> z --/ step-------------> q --rANS--> bytes
+
+Rows apart are the prefix tokens and the rows whose root mean square is far from the usual one (the massive
+activations of a decoder's first token): each is brought to the usual size by a gain g of its own, so that nothing is
+clipped. Where tokens are no picture there is no DCT, and every row has an activity that shifts its tables.
+
+Decoding is exact: `exact` says how, `docs/bitstream.md` ("klt") is the norm of the payload. What is fitted, and how,
+is in `klt_fit`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import ClassVar, Final, Self
+
+import numpy as np
+
+from dtufc.bitstream import CodecId, read_varint, write_varint
+from dtufc.codecs import Payload
+from dtufc.codecs.exact import EXACT_BITS, OCTAVE, dct_gain_bits, forward_dct, inverse_dct, power_of_two
+from dtufc.entropy import Decoder, Encoder, Tables
+from dtufc.errors import Corrupt, Desync, InputError
+from dtufc.layout import Layout
+
+STEP_BIAS: Final = 16 * OCTAVE  # step indices are sent without a sign
+CLASSES_PER_OCTAVE: Final = 4
+CLASS_MIN: Final = -12  # the smallest scale/step, in quarter octaves, that is coded; below it all is zero
+CLASS_MAX: Final = 44
+ACTIVITY_MIN: Final = -8  # of a row, in quarter octaves
+ACTIVITY_MAX: Final = 24
+FAR: Final = 4.0  # a row is apart beyond this ratio of root mean squares
+BASIS_BITS: Final = 15
+_FRACTION: Final = 16.0  # reconstruction is in sixteenths of a step
+_GRID_BITS: Final = 8  # decoded coefficients of a grid are multiples of 2^-8
+_GAIN_OCTAVE: Final = 16
+_GAIN_BIAS: Final = 256  # gains are 2^((index - 256) / 16), index < 512
+_STRAY: Final = 2  # symbols of uncoded units are sent one by one from this size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """All that a decoder needs, and all that a profile keeps. C channels, B bands.
+
+    Attributes:
+        basis: [C, C] int16, the inverse transform; its rows are components, of falling variance.
+        scale: [C] float64; x = mean + scale * (z @ basis).
+        mean: [C] float64, of ordinary rows.
+        centre: [C] float64, of rows apart, each divided by its gain.
+        typical: [1] float64, the usual root mean square of a row.
+        log_sigma: [1 + B, C] int16, scales in 1/64 octave; row 0 of rows, the others of the grid's bands.
+        gain: [1 + B, C] float32, what a step is multiplied by.
+        edges: [B - 2] float64, borders of the bands: squared radius, relative to the highest frequency.
+        mean_abs: [C] float32, E|z| / sigma; the encoder's alone.
+        rounding: [3] float32: the offset before rounding down, the shift of reconstruction in sixteenths of a step,
+            and how much finer outliers are coded.
+        frequencies: flat uint32, the tables of the classes one behind the other.
+        sizes: [classes] int32, their lengths.
+        activity: uint32, the table of the rows' activity.
+        steps: [2] int16, the step at quality 0 and at quality 1, in 1/64 octave.
+    """
+
+    basis: np.ndarray
+    scale: np.ndarray
+    mean: np.ndarray
+    centre: np.ndarray
+    typical: np.ndarray
+    log_sigma: np.ndarray
+    gain: np.ndarray
+    edges: np.ndarray
+    mean_abs: np.ndarray
+    rounding: np.ndarray
+    frequencies: np.ndarray
+    sizes: np.ndarray
+    activity: np.ndarray
+    steps: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """One feature on its way: which rows go by themselves, and where the grids are."""
+
+    rows_shape: tuple[int, int, int]  # images, tokens, channels
+    prefix: int
+    grid: tuple[int, int] | None
+    apart: np.ndarray  # indices of rows apart among all rows, ascending
+    gains: np.ndarray  # their gain indices
+
+    @property
+    def singles(self) -> np.ndarray:
+        """Indices of the rows that are coded one by one."""
+        images, tokens, _ = self.rows_shape
+        return self.apart if self.grid else np.arange(images * tokens)
+
+
+class KltCodec:
+    """Features -> payload by one step size, in units of a typical component; quality goes by its logarithm."""
+
+    id: ClassVar = CodecId.klt
+    has_rate: ClassVar = True
+
+    def __init__(self, calibration: Calibration, layout: Layout) -> None:
+        self._c = calibration
+        self._layout = layout
+        self._basis = calibration.basis.astype(np.float64)
+        matrix = self._basis * calibration.scale
+        self._forward = np.linalg.inv(matrix).astype(np.float32)  # the encoder's alone: it need not be exact
+        ends = np.cumsum(calibration.sizes)[:-1]
+        self._tables = Tables(np.split(calibration.frequencies, ends), escape=True)
+        self._activity = Tables([calibration.activity], escape=False)
+        self._rounding, self._shift, self._finer = (float(value) for value in calibration.rounding)
+        self._symbol_limit = 1 << (EXACT_BITS - BASIS_BITS - 5 - int(len(self._basis)).bit_length())
+
+    @classmethod
+    def fit(
+        cls, samples: Sequence[np.ndarray], layout: Layout, gradients: Sequence[np.ndarray] | None = None
+    ) -> Self:
+        """Learns from about ten features; see `klt_fit.fit`."""
+        from dtufc.codecs.klt_fit import fit
+
+        return cls(fit(samples, layout, gradients), layout)
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray], layout: Layout) -> Self:
+        wanted = {field.name for field in fields(Calibration)}
+        if set(arrays) != wanted:
+            raise InputError(
+                field="profile", problem=f"klt lacks or has too many of {wanted}", remedy="Fit the profile anew"
+            )
+        return cls(Calibration(**arrays), layout)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return asdict(self._c)
+
+    def encode(self, features: np.ndarray, quality: float) -> Payload:
+        """Features of any type and shape that the layout knows, finite.
+
+        Raises:
+            InputError: another number of channels than was fitted, or values beyond the exact range.
+        """
+        rows = self._layout.to_rows(features.astype(np.float32))  # [images, tokens, C]
+        if rows.shape[-1] != len(self._basis):
+            problem = f"{rows.shape[-1]} channels, fitted for {len(self._basis)}"
+            raise InputError(field="features", problem=problem, remedy="Use the profile of this model")
+        coarsest, finest = (int(step) for step in self._c.steps)
+        step_index = coarsest - round(quality * (coarsest - finest))
+        parts = self._split(rows, features.shape)
+        singles = self._singles(rows, parts)
+        activity = self._activities(singles, step_index)
+        units = self._units(parts, activity, step_index)
+        q = self._quantize(np.concatenate([singles.ravel(), self._spectrum(rows, parts)]), step_index)
+        encoder = Encoder()
+        encoder.write(self._activity, 0, activity - ACTIVITY_MIN)
+        for row, positions in units:
+            encoder.write(self._tables, row, q[positions])
+            q[positions] = 0
+        strays = _write_sparse(q)
+        head = write_varint(step_index + STEP_BIAS) + _write_apart(parts) + write_varint(len(strays)) + strays
+        return Payload(data=head + encoder.finish(), symbol_crc=encoder.crc)
+
+    def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        rows_shape = self._layout.rows_shape(shape)
+        if rows_shape[-1] != len(self._basis):
+            raise Corrupt(problem=f"{rows_shape[-1]} channels, not {len(self._basis)}")
+        step_index, offset = read_varint(payload.data, 0)
+        step_index -= STEP_BIAS
+        if step_index > STEP_BIAS:
+            raise Corrupt(problem="a step beyond all measure")
+        parts, offset = self._read_parts(payload.data, offset, shape)
+        num_strays, offset = read_varint(payload.data, offset)
+        strays, coded = payload.data[offset : offset + num_strays], payload.data[offset + num_strays :]
+        decoder = Decoder(coded)
+        activity = decoder.read(self._activity, 0, len(parts.singles)) + ACTIVITY_MIN
+        q = np.zeros(self._num_symbols(parts), dtype=np.int32)
+        for row, positions in self._units(parts, activity, step_index):
+            q[positions] = decoder.read(self._tables, row, len(positions))
+        decoder.finish()
+        if decoder.crc != payload.symbol_crc:
+            raise Desync(expected=payload.symbol_crc, found=decoder.crc)
+        _read_sparse(strays, q)
+        if np.abs(q).max(initial=0) >= self._symbol_limit:
+            raise Corrupt(problem="a symbol beyond the exact range")
+        rows = self._reconstruct(q, parts, step_index)
+        with np.errstate(over="ignore"):  # a 16-bit type may not hold what rounding went past its largest value
+            features = np.clip(rows, *_finite_range(dtype)).astype(dtype)
+        return self._layout.from_rows(features.reshape(rows_shape), shape)
+
+    # Encoder
+
+    def _split(self, rows: np.ndarray, shape: tuple[int, ...]) -> _Parts:
+        """Finds the rows apart: the prefix of each grid, and those of unusual size."""
+        images, tokens, channels = rows.shape
+        grid = self._layout.grid(shape)
+        squares = np.einsum("itc,itc->it", rows, rows, dtype=np.float64) / channels
+        ratio = np.sqrt(squares) / float(self._c.typical[0])
+        apart = (ratio > FAR) | ((ratio < 1 / FAR) & (ratio > 0))
+        if grid:
+            apart[:, : self._layout.prefix] = True
+        at = np.flatnonzero(apart)
+        logs = np.log2(np.maximum(ratio.ravel()[at], 2.0**-20))
+        gains = np.clip(np.rint(logs * _GAIN_OCTAVE).astype(np.int64) + _GAIN_BIAS, 0, 2 * _GAIN_BIAS - 1)
+        return _Parts(rows_shape=rows.shape, prefix=self._layout.prefix, grid=grid, apart=at, gains=gains)
+
+    def _singles(self, rows: np.ndarray, parts: _Parts) -> np.ndarray:
+        """[rows, C], z of the rows that are coded one by one."""
+        at = parts.singles
+        flat = rows.reshape(-1, rows.shape[-1])[at].astype(np.float64) - self._c.mean
+        is_apart = np.isin(at, parts.apart)
+        normal = rows.reshape(-1, rows.shape[-1])[parts.apart] / _gains(parts.gains)[:, None]
+        flat[is_apart] = (normal - self._c.centre) * self._finer
+        return flat.astype(np.float32) @ self._forward
+
+    def _spectrum(self, rows: np.ndarray, parts: _Parts) -> np.ndarray:
+        """Flat [images, h w, C]: coefficients of the grids, divided by their gains; empty without a grid."""
+        if parts.grid is None:
+            return np.empty(0, np.float32)
+        centred = rows - self._c.mean.astype(np.float32)
+        centred.reshape(-1, rows.shape[-1])[parts.apart] = 0
+        z = centred[:, parts.prefix :] @ self._forward
+        spectrum = forward_dct(z, *parts.grid)
+        if not np.abs(spectrum).max() < self._grid_limit(parts.grid) * 2.0 ** -(_GRID_BITS + 1):
+            raise _too_large()
+        return (spectrum / self._c.gain[bands_of(self._c.edges, parts.grid)]).ravel()
+
+    def _activities(self, z: np.ndarray, step_index: int) -> np.ndarray:
+        """[rows] int32: each row's scale against the fitted ones, over the components that are worth bits."""
+        sigma = np.exp2(self._c.log_sigma[0] / OCTAVE)
+        used = max(8, int((sigma > power_of_two(step_index) / 2).sum()))
+        relative = np.mean(np.abs(z[:, :used]) / sigma[:used], axis=1) / self._c.mean_abs[:used].mean()
+        activity = np.rint(CLASSES_PER_OCTAVE * np.log2(np.maximum(relative, 1e-6)))
+        return np.clip(activity, ACTIVITY_MIN, ACTIVITY_MAX).astype(np.int32)
+
+    def _quantize(self, c: np.ndarray, step_index: int) -> np.ndarray:
+        magnitude = np.floor(np.abs(c) * np.float32(1 / power_of_two(step_index)) + np.float32(self._rounding))
+        if not magnitude.max(initial=0) < self._symbol_limit:
+            raise _too_large()
+        return np.copysign(magnitude, c).astype(np.int32)
+
+    # Both ways
+
+    def _grid_limit(self, grid: tuple[int, int]) -> float:
+        """The largest coefficient, in multiples of 2^-8, for which every sum of the decoder is exact."""
+        gained = BASIS_BITS + len(self._basis).bit_length() + sum(dct_gain_bits(size) for size in grid)
+        return 2.0 ** (EXACT_BITS - gained)
+
+    def _num_symbols(self, parts: _Parts) -> int:
+        images, tokens, channels = parts.rows_shape
+        return (len(parts.singles) + (images * (tokens - parts.prefix) if parts.grid else 0)) * channels
+
+    def _units(self, parts: _Parts, activity: np.ndarray, step_index: int) -> list[tuple[int, np.ndarray]]:
+        """(table, positions of its symbols), coarse classes first; symbols in none of them are zero."""
+        base = _class_of(self._c.log_sigma[0].astype(np.int32) - step_index)  # [C]
+        singles = (base + activity[:, None]).ravel()
+        positions = np.flatnonzero(singles >= CLASS_MIN)
+        classes = singles[positions]
+        if parts.grid:
+            grid_classes, grid_positions = self._grid_units(parts, step_index)
+            classes = np.concatenate([classes, grid_classes])
+            positions = np.concatenate([positions, singles.size + grid_positions])
+        rows = (np.minimum(classes, CLASS_MAX) - CLASS_MIN).astype(np.uint8)
+        positions = positions[np.argsort(rows, kind="stable")]  # of bytes: a radix sort
+        ends = np.cumsum(np.bincount(rows, minlength=len(self._tables.rows)))
+        runs = zip(range(len(ends)), np.split(positions, ends[:-1]), strict=True)
+        return [(row, run) for row, run in runs if len(run)]
+
+    def _grid_units(self, parts: _Parts, step_index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(class, position) of each coded coefficient of the grids."""
+        assert parts.grid is not None
+        images, _, channels = parts.rows_shape
+        classes = _class_of(self._c.log_sigma.astype(np.int32) - step_index)  # [1 + B, C]
+        by_token = classes[bands_of(self._c.edges, parts.grid)].ravel()
+        positions = np.flatnonzero(by_token >= CLASS_MIN)
+        offsets = np.arange(images) * len(by_token)
+        return np.tile(by_token[positions], images), (offsets[:, None] + positions).ravel()
+
+    # Decoder
+
+    def _read_parts(self, data: bytes, offset: int, shape: tuple[int, ...]) -> tuple[_Parts, int]:
+        images, tokens, channels = self._layout.rows_shape(shape)
+        count, offset = read_varint(data, offset)
+        if count > images * tokens:
+            raise Corrupt(problem=f"{count} rows apart of {images * tokens}")
+        at, gains, row = [], [], -1
+        for _ in range(count):
+            skip, offset = read_varint(data, offset)
+            gain, offset = read_varint(data, offset)
+            row += skip + 1
+            at.append(row)
+            gains.append(gain)
+        if row >= images * tokens or max(gains, default=0) >= 2 * _GAIN_BIAS:
+            raise Corrupt(problem="a row apart beyond the feature")
+        grid = self._layout.grid(shape)
+        parts = _Parts(
+            rows_shape=(images, tokens, channels),
+            prefix=self._layout.prefix,
+            grid=grid,
+            apart=np.array(at, dtype=np.int64),
+            gains=np.array(gains, dtype=np.int64),
+        )
+        return parts, offset
+
+    def _reconstruct(self, q: np.ndarray, parts: _Parts, step_index: int) -> np.ndarray:
+        """[images tokens, C] float64, the same bits everywhere."""
+        images, tokens, channels = parts.rows_shape
+        rows = np.zeros((images * tokens, channels))
+        num_singles = len(parts.singles) * channels
+        step = power_of_two(step_index)
+        if parts.grid:
+            z = self._grid_values(q[num_singles:], parts, step)
+            x = z.reshape(-1, channels) @ self._basis * (self._c.scale * 2.0**-_GRID_BITS)
+            rows.reshape(images, tokens, channels)[:, parts.prefix :] = x.reshape(images, -1, channels)
+            rows += self._c.mean
+        singles = self._sixteenths(q[:num_singles]).reshape(-1, channels) @ self._basis
+        singles *= self._c.scale * (step / _FRACTION)
+        if not parts.grid:
+            rows = singles + self._c.mean
+        apart = singles if parts.grid else singles[parts.apart]
+        rows[parts.apart] = (apart * (1 / self._finer) + self._c.centre) * _gains(parts.gains)[:, None]
+        return rows
+
+    def _grid_values(self, q: np.ndarray, parts: _Parts, step: float) -> np.ndarray:
+        """z of the grids [images, h w, C], integers times 2^-8."""
+        assert parts.grid is not None
+        images, _, channels = parts.rows_shape
+        unit = self._c.gain.astype(np.float64) * (step * 2.0**_GRID_BITS / _FRACTION)
+        nonzero = np.flatnonzero(q)
+        token, channel = np.divmod(nonzero, channels)
+        band = bands_of(self._c.edges, parts.grid)[token % (parts.grid[0] * parts.grid[1])]
+        limit = self._grid_limit(parts.grid)
+        values = np.rint(self._sixteenths(q[nonzero]) * unit[band, channel])
+        c = np.zeros(q.size)
+        c[nonzero] = np.clip(values, -limit, limit)
+        return inverse_dct(c.reshape(images, -1, channels), *parts.grid)
+
+    def _sixteenths(self, q: np.ndarray) -> np.ndarray:
+        wide = q.astype(np.float64)
+        return wide * _FRACTION + np.sign(wide) * self._shift
+
+
+def bands_of(edges: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """[h w], the row of `gain` and `log_sigma` for each frequency: 1 for the mean, then by squared radius."""
+    down, across = (np.arange(size) / max(size - 1, 1) for size in grid)
+    radius = (down[:, None] * down[:, None] + across * across).ravel()
+    bands = np.searchsorted(edges, radius, side="right") + 2
+    bands[0] = 1
+    return bands
+
+
+def _too_large() -> InputError:
+    return InputError(
+        field="features",
+        problem="values far beyond those that the profile was fitted on",
+        remedy="Use codec 'raw', or fit a profile on such features",
+    )
+
+
+def _class_of(log_ratio: np.ndarray) -> np.ndarray:
+    """Ratio of scale to step in 1/64 octave -> class in quarter octaves, to the nearest."""
+    width = OCTAVE // CLASSES_PER_OCTAVE
+    return (log_ratio + width // 2) // width
+
+
+def _gains(indices: np.ndarray) -> np.ndarray:
+    per_gain = OCTAVE // _GAIN_OCTAVE
+    return np.array([power_of_two((int(index) - _GAIN_BIAS) * per_gain) for index in indices])
+
+
+def _write_apart(parts: _Parts) -> bytes:
+    """Number of rows apart, then for each the rows skipped before it and its gain."""
+    skips = np.diff(parts.apart, prepend=-1) - 1
+    pairs = zip(skips.tolist(), parts.gains.tolist(), strict=True)
+    return write_varint(len(parts.apart)) + b"".join(write_varint(skip) + write_varint(gain) for skip, gain in pairs)
+
+
+def _write_sparse(q: np.ndarray) -> bytes:
+    """Large symbols of units that are not coded: positions skipped, then the symbol, sign last."""
+    at = np.flatnonzero(np.abs(q) >= _STRAY)
+    skips = np.diff(at, prepend=-1) - 1
+    pairs = zip(skips.tolist(), q[at].tolist(), strict=True)
+    return b"".join(write_varint(skip) + write_varint(2 * abs(value) + (value < 0)) for skip, value in pairs)
+
+
+def _read_sparse(data: bytes, q: np.ndarray) -> None:
+    offset, position = 0, -1
+    while offset < len(data):
+        skip, offset = read_varint(data, offset)
+        folded, offset = read_varint(data, offset)
+        position += skip + 1
+        if position >= q.size or folded >= 1 << 32:
+            raise Corrupt(problem="a stray symbol beyond the feature")
+        q[position] = -(folded >> 1) if folded & 1 else folded >> 1
+
+
+def _finite_range(dtype: np.dtype) -> tuple[float, float]:
+    import ml_dtypes
+
+    info = ml_dtypes.finfo(dtype)
+    return float(info.min), float(info.max)
+

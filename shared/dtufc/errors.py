@@ -1,0 +1,118 @@
+"""Everything that can go wrong, as one tree.
+
+    DtufcError
+      InputError          what the caller did: mend the input and call again
+      BitstreamError      what the bytes are
+        Truncated           they end too early
+        BadMagic            they are no frame at all
+        UnsupportedVersion  they are a frame of another format version
+        Corrupt             a field, a length or a checksum is wrong
+      DisagreementError   what the two sides disagree on
+        ProfileMismatch     the frame was made with another profile
+        Desync              the frame decoded to other symbols than were encoded
+      ServiceError        what the service lacks
+        Overloaded          the queue is full
+        Unavailable         the other side cannot be reached
+        DeadlineExceeded    the time given has passed
+        Internal            a fault of the service itself
+
+Each class carries a stable code, which crosses the wire as the reason of a google.rpc.ErrorInfo,
+and a context of named strings, from which the message is built and which cross with it.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class DtufcError(Exception):
+    """The root. `context` holds the named facts from which the message was built."""
+
+    code: ClassVar[str] = "DTUFC"
+    template: ClassVar[str]
+
+    def __init__(self, **context: object) -> None:
+        self.context: dict[str, str] = {name: str(value) for name, value in context.items()}
+        super().__init__(self.template.format_map(self.context))
+
+
+class InputError(DtufcError):
+    """`field` was wrong: `problem`. `remedy` says what to do."""
+
+    code = "INPUT"
+    template = "{field}: {problem}. {remedy}."
+
+
+class BitstreamError(DtufcError):
+    """The bytes are not a frame that can be decoded: `problem`."""
+
+    code = "BITSTREAM"
+    template = "not a decodable frame: {problem}. Send the bytes as they were encoded."
+
+
+class Truncated(BitstreamError):
+    code = "TRUNCATED"
+    template = "frame ends after {available} bytes where {needed} are needed. Send the whole frame."
+
+
+class BadMagic(BitstreamError):
+    code = "BAD_MAGIC"
+    template = "these bytes start with {found} and are no DT-UFC frame. Send what `encode` returned."
+
+
+class UnsupportedVersion(BitstreamError):
+    code = "UNSUPPORTED_VERSION"
+    template = "frame of format version {found}; this release reads version {supported}. Upgrade the older side."
+
+
+class Corrupt(BitstreamError):
+    code = "CORRUPT"
+    template = "corrupt frame: {problem}. Send it again."
+
+
+class DisagreementError(DtufcError):
+    code = "DISAGREEMENT"
+
+
+class ProfileMismatch(DisagreementError):
+    code = "PROFILE_MISMATCH"
+    template = (
+        "profile {profile} is {expected} on this side and {found} on the other. "
+        "Give both sides the same profile and release."
+    )
+
+
+class Desync(DisagreementError):
+    code = "DESYNC"
+    template = "the frame decoded to symbols with checksum {found}, not {expected}. Encode it again with codec 'raw'."
+
+
+class ServiceError(DtufcError):
+    code = "SERVICE"
+
+
+class Overloaded(ServiceError):
+    code = "OVERLOADED"
+    template = "the queue of {limit} requests is full. Try again later."
+
+
+class Unavailable(ServiceError):
+    code = "UNAVAILABLE"
+    template = "{peer} at {address} cannot be reached: {problem}. Check that it runs and that the address is right."
+
+
+class DeadlineExceeded(ServiceError):
+    code = "DEADLINE_EXCEEDED"
+    template = "no answer from {peer} within {timeout_s} s. Allow more time, or send less."
+
+
+class Internal(ServiceError):
+    code = "INTERNAL"
+    template = "the service failed. Its log has the cause."
+
+
+def _leaves(cls: type[DtufcError]) -> list[type[DtufcError]]:
+    below = [leaf for child in cls.__subclasses__() for leaf in _leaves(child)]
+    return [cls, *below]
+
+
+BY_CODE: Mapping[str, type[DtufcError]] = {cls.code: cls for cls in _leaves(DtufcError)}

@@ -1,0 +1,277 @@
+"""The library's front: features of one profile to frames and back.
+
+    features --codec--> Payload --bitstream--> bytes --bitstream--> Frame --codec--> features
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from dtufc import bitstream
+from dtufc.bitstream import CodecId, Dtype, Frame
+from dtufc.codecs import Codec, FittedCodec, Payload
+from dtufc.codecs.klt import KltCodec
+from dtufc.codecs.levels import LevelsCodec
+from dtufc.codecs.raw import RawCodec
+from dtufc.errors import Corrupt, InputError, ProfileMismatch
+from dtufc.features import NUMPY_DTYPES, as_array, as_tensor, dtype_of
+from dtufc.layout import Family, Layout
+from dtufc.profile import LayoutSpec, Profile, ProfileSpec, load_profile
+
+if TYPE_CHECKING:
+    import torch
+
+FITTED: Final[Mapping[str, type[FittedCodec]]] = {"levels": LevelsCodec, "klt": KltCodec}
+DEFAULT_QUALITY: Final = 0.5
+_QUALITY_STEPS: Final = 1024  # how finely a rate target is searched
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """How many bytes to spend; at most one of the three is set.
+
+    Attributes:
+        quality: from 0, the fewest bytes, to 1, the most exact.
+        target_bpfp: at most so many bits a feature value, the whole frame counted.
+        max_bytes: at most so many bytes a frame.
+    """
+
+    quality: float | None = None
+    target_bpfp: float | None = None
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in self.__slots__ if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InputError(field="rate", problem=f"{' and '.join(given)} together", remedy="Give one of them")
+        if self.quality is not None and not 0 <= self.quality <= 1:
+            raise InputError(field="quality", problem=f"{self.quality}", remedy="Give a number from 0 to 1")
+        if self.target_bpfp is not None and not 0 < self.target_bpfp < math.inf:
+            raise InputError(field="target_bpfp", problem=f"{self.target_bpfp}", remedy="Give a positive number")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise InputError(field="max_bytes", problem=f"{self.max_bytes}", remedy="Give a positive number")
+
+    def byte_limit(self, num_values: int) -> int | None:
+        """Bytes that a frame of so many values may have, or None where quality decides."""
+        if self.target_bpfp is not None:
+            return int(min(self.target_bpfp * num_values / 8, bitstream.MAX_PAYLOAD_BYTES))
+        return self.max_bytes
+
+
+class FeatureCodec:
+    """Encodes and decodes the features of one profile."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self._codecs: dict[str, Codec] = {"raw": RawCodec()}
+
+    @property
+    def codecs(self) -> list[str]:
+        """Names of the codecs that this profile can use."""
+        return ["raw", *(name for name in FITTED if any(key.startswith(f"{name}.") for key in self.profile.calibration))]
+
+    @property
+    def default_codec(self) -> str:
+        """klt where it is fitted, else raw."""
+        return "klt" if "klt" in self.codecs else "raw"
+
+    def encode(
+        self,
+        features: "np.ndarray | torch.Tensor",
+        *,
+        quality: float | None = None,
+        target_bpfp: float | None = None,
+        max_bytes: int | None = None,
+        codec: str | None = None,
+    ) -> bytes:
+        """One feature tensor to one frame.
+
+        Args:
+            features: any shape that the profile's layout knows; float32, float16 or bfloat16; finite.
+            quality: in [0, 1]; 0.5 by default. More of it, more bytes.
+            target_bpfp: instead of quality: at most so many bits a value.
+            max_bytes: instead of quality: at most so many bytes.
+            codec: raw, levels or klt; klt by default where it is fitted.
+
+        Raises:
+            InputError: features, rate or codec that cannot be.
+        """
+        rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
+        array = as_array(features)
+        bitstream.check_shape(array.shape)
+        self.profile.layout.check(array.shape)
+        chosen = self._codec(codec or self.default_codec)
+
+        def at(level: float) -> bytes:
+            return self._pack(array, chosen, chosen.encode(array, level))
+
+        limit = rate.byte_limit(array.size)
+        if limit is None:
+            return at(DEFAULT_QUALITY if rate.quality is None else rate.quality)
+        return _largest_within(limit, at, chosen.has_rate)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """One frame to its features, of the shape and type that went in; bfloat16 as ml_dtypes has it.
+
+        The same bytes on every machine.
+
+        Raises:
+            BitstreamError: the bytes are no frame, or no frame that this release reads.
+            ProfileMismatch: the frame was made with another profile.
+            Desync: it decoded to other symbols than were encoded.
+        """
+        return self.decode_frame(bitstream.parse(data))
+
+    def decode_tensor(self, data: bytes) -> "torch.Tensor":
+        """`decode`, as a torch tensor."""
+        return as_tensor(self.decode(data))
+
+    def decode_frame(self, frame: Frame) -> np.ndarray:
+        """`decode`, of a frame that has been parsed."""
+        if frame.profile_digest != self._digest:
+            raise ProfileMismatch(
+                profile=self.profile.name, expected=self._digest.hex(), found=frame.profile_digest.hex()
+            )
+        try:
+            self.profile.layout.check(frame.shape)
+        except InputError as error:
+            raise Corrupt(problem=str(error)) from error
+        payload = Payload(data=frame.payload, symbol_crc=frame.symbol_crc)
+        return self._codec(frame.codec.name).decode(payload, frame.shape, NUMPY_DTYPES[frame.dtype])
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the profile into a folder, for `dtufc.load`."""
+        self.profile.save(Path(folder))
+
+    @cached_property
+    def _digest(self) -> bytes:
+        return self.profile.short_digest
+
+    def _codec(self, name: str) -> Codec:
+        if name not in CodecId.__members__:
+            raise InputError(field="codec", problem=f"no codec {name}", remedy=f"Use one of {', '.join(self.codecs)}")
+        if name not in self._codecs:
+            self._codecs[name] = FITTED[name].from_arrays(self.profile.of_codec(name), self.profile.layout)
+        return self._codecs[name]
+
+    def _pack(self, array: np.ndarray, codec: Codec, payload: Payload) -> bytes:
+        return bitstream.pack(
+            Frame(
+                codec=codec.id,
+                dtype=dtype_of(array),
+                shape=array.shape,
+                profile_digest=self._digest,
+                symbol_crc=payload.symbol_crc,
+                payload=payload.data,
+            )
+        )
+
+
+def load(profile: str | Path, *, split: int | None = None) -> FeatureCodec:
+    """The feature codec of a shipped profile, or of a profile in a folder.
+
+    Args:
+        profile: a name that `dtufc models` lists, or a folder with a `profile.yaml`.
+        split: layers that run on the edge; the profile's own by default.
+
+    Raises:
+        InputError: there is no such profile, or the model has no such split.
+    """
+    return FeatureCodec(load_profile(profile, split))
+
+
+def fit(
+    samples: "Sequence[np.ndarray | torch.Tensor]",
+    *,
+    layout: str = "llm",
+    name: str = "custom",
+    prefix: int = 0,
+    gradients: "Sequence[np.ndarray | torch.Tensor] | None" = None,
+    profile: Profile | None = None,
+) -> FeatureCodec:
+    """A feature codec for any model, from about ten of its features, in seconds.
+
+    Args:
+        samples: features, each of a shape that the layout knows; finite.
+        layout: llm, vit, latent or cnn (`dtufc.layout`).
+        name: of the profile.
+        prefix: tokens before the grid; for vit.
+        gradients: of what the rest of the model makes of each sample, of the same shape: bits then go where the
+            result depends on them. Without them, errors count alike everywhere.
+        profile: fit this model at this split; instead of layout, name and prefix.
+
+    Raises:
+        InputError: no sample, or one that does not fit the layout or the others.
+    """
+    arrays = [as_array(sample).astype(np.float32) for sample in samples]
+    slopes = None if gradients is None else [as_array(gradient).astype(np.float32) for gradient in gradients]
+    if not arrays:
+        raise InputError(field="samples", problem="none were given", remedy="Give about ten features")
+    if profile is None:
+        profile = _profile_for(arrays[0].shape, layout, name, prefix)
+    for array in arrays:
+        profile.layout.check(array.shape)
+    fitted: Mapping[str, FittedCodec] = {
+        "levels": LevelsCodec.fit(arrays, profile.layout),
+        "klt": KltCodec.fit(arrays, profile.layout, slopes),
+    }
+    calibration = {f"{codec}.{key}": value for codec, fit in fitted.items() for key, value in fit.arrays().items()}
+    return FeatureCodec(Profile(spec=profile.spec, split=profile.split, calibration=calibration))
+
+
+def _profile_for(shape: tuple[int, ...], layout: str, name: str, prefix: int) -> Profile:
+    if layout not in Family.__members__:
+        raise InputError(field="layout", problem=layout, remedy=f"Use one of {', '.join(Family)}")
+    family = Family(layout)
+    any_width = Layout(family=family, prefix=prefix)
+    channels = any_width.rows_shape(shape)[-1]
+    spec = ProfileSpec(
+        name=name, model="features", layout=LayoutSpec(family=family, channels=channels, prefix=prefix)
+    )
+    return Profile(spec=spec, split=0, calibration={})
+
+
+def _largest_within(limit: int, at: Callable[[float], bytes], has_rate: bool) -> bytes:
+    """The frame of the highest quality that has at most `limit` bytes, by bisection.
+
+    Raises InputError, naming the size that would do, where none has.
+    """
+    low, high = 0, _QUALITY_STEPS
+    best = at(low / _QUALITY_STEPS)
+    if len(best) > limit:
+        raise InputError(
+            field="rate",
+            problem=f"at most {limit} bytes asked for, and the smallest frame has {len(best)}",
+            remedy=f"Allow {len(best)} bytes, or choose another codec",
+        )
+    while has_rate and low < high:
+        middle = (low + high + 1) // 2
+        frame = at(middle / _QUALITY_STEPS)
+        if len(frame) <= limit:
+            low, best = middle, frame
+        else:
+            high = middle - 1
+    return best
+
+
+def describe(frame: Frame, num_bytes: int) -> Mapping[str, str | int | float]:
+    """A frame in words: what `dtufc inspect` prints."""
+    raw_bytes = frame.num_values * NUMPY_DTYPES[Dtype(frame.dtype)].itemsize
+    return {
+        "codec": frame.codec.name,
+        "dtype": frame.dtype.name,
+        "shape": " x ".join(map(str, frame.shape)),
+        "profile_digest": frame.profile_digest.hex(),
+        "values": frame.num_values,
+        "raw_bytes": raw_bytes,
+        "payload_bytes": len(frame.payload),
+        "wire_bytes": num_bytes,
+        "bpfp_payload": 8 * len(frame.payload) / frame.num_values,
+        "bpfp_wire": 8 * num_bytes / frame.num_values,
+        "symbol_crc": f"{frame.symbol_crc:08x}",
+    }

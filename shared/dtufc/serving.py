@@ -1,0 +1,78 @@
+"""The life of a service process, the same on both sides: settings, models, metrics, server, graceful stop."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import start_http_server
+
+from dtufc.errors import DtufcError, InputError
+from dtufc.profile import Profile, load_profile
+from dtufc.rpc import Server, Worker
+from dtufc.settings import ServiceSettings
+from dtufc.telemetry import Telemetry, configure_logging
+
+_log = logging.getLogger(__name__)
+Register = Callable[[Server, Worker, Telemetry], Awaitable[str]]
+
+
+def served_profiles(settings: ServiceSettings) -> list[Profile]:
+    """The profiles that the settings name; NAME@K is NAME split after layer K."""
+    profiles = []
+    for entry in settings.profiles:
+        name, at, split = entry.rpartition("@")
+        if at and not split.isdecimal():
+            raise InputError(field="profiles", problem=f"{entry}: no split behind the @", remedy="Write NAME@K")
+        profiles.append(load_profile(name, int(split)) if at else load_profile(entry))
+    names = [profile.name for profile in profiles]
+    if not names or len(set(names)) < len(names):
+        raise InputError(field="profiles", problem=f"{names}", remedy="Name each profile once, and at least one")
+    return profiles
+
+
+async def serve(settings: ServiceSettings, telemetry: Telemetry, register: Register) -> None:
+    """Runs one side until it is told to stop.
+
+    Args:
+        settings: of this side.
+        telemetry: of this side.
+        register: loads the models, adds the service to the server, and returns the service's name.
+    """
+    host, _, port = settings.metrics_listen.rpartition(":")
+    metrics = _metrics(host, int(port), telemetry)
+    worker = Worker(threads=settings.threads, queue_limit=settings.queue_limit)
+    telemetry.running.set_function(lambda: worker.running)
+    server = Server(settings.listen, settings.server_tls, settings.max_message_bytes)
+    service = await register(server, worker, telemetry)
+    address = await server.start([service])
+    _log.info("serving", extra={"fields": {"address": address, "metrics": settings.metrics_listen}})
+    await server.serve_until_signal(settings.drain_s)
+    worker.close()
+    metrics.shutdown()
+    _log.info("stopped")
+
+
+def run(settings_class: type[ServiceSettings], start: Callable[[ServiceSettings], Awaitable[None]]) -> int:
+    """The body of a side's `__main__`; returns the exit status: 2 for settings that cannot be."""
+    try:
+        settings = settings_class.from_command_line()
+        configure_logging(settings.log_level)
+        asyncio.run(_as_coroutine(start(settings)))
+    except DtufcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+async def _as_coroutine(work: Awaitable[None]) -> None:
+    await work
+
+
+def _metrics(host: str, port: int, telemetry: Telemetry) -> WSGIServer:
+    try:
+        server, _ = start_http_server(port, host, telemetry.registry)
+    except OSError as error:
+        raise InputError(field="metrics_listen", problem=str(error), remedy="Choose a free address") from error
+    return server

@@ -1,0 +1,122 @@
+from dtufc.v1 import head_pb2 as _head_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Coding(_message.Message):
+    __slots__ = ("profile", "codec", "quality", "target_bpfp", "max_bytes")
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    TARGET_BPFP_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    profile: str
+    codec: str
+    quality: float
+    target_bpfp: float
+    max_bytes: int
+    def __init__(self, profile: _Optional[str] = ..., codec: _Optional[str] = ..., quality: _Optional[float] = ..., target_bpfp: _Optional[float] = ..., max_bytes: _Optional[int] = ...) -> None: ...
+
+class Cost(_message.Message):
+    __slots__ = ("profile", "codec", "num_frames", "num_values", "raw_bytes", "payload_bytes", "wire_bytes", "bpfp_payload", "bpfp_wire", "stages")
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    NUM_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    NUM_VALUES_FIELD_NUMBER: _ClassVar[int]
+    RAW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WIRE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BPFP_PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    BPFP_WIRE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    profile: str
+    codec: str
+    num_frames: int
+    num_values: int
+    raw_bytes: int
+    payload_bytes: int
+    wire_bytes: int
+    bpfp_payload: float
+    bpfp_wire: float
+    stages: _containers.RepeatedCompositeFieldContainer[_head_pb2.Stage]
+    def __init__(self, profile: _Optional[str] = ..., codec: _Optional[str] = ..., num_frames: _Optional[int] = ..., num_values: _Optional[int] = ..., raw_bytes: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., wire_bytes: _Optional[int] = ..., bpfp_payload: _Optional[float] = ..., bpfp_wire: _Optional[float] = ..., stages: _Optional[_Iterable[_Union[_head_pb2.Stage, _Mapping]]] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsReply(_message.Message):
+    __slots__ = ("profiles",)
+    PROFILES_FIELD_NUMBER: _ClassVar[int]
+    profiles: _containers.RepeatedCompositeFieldContainer[_head_pb2.ProfileInfo]
+    def __init__(self, profiles: _Optional[_Iterable[_Union[_head_pb2.ProfileInfo, _Mapping]]] = ...) -> None: ...
+
+class AnswerRequest(_message.Message):
+    __slots__ = ("coding", "question", "choices")
+    CODING_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
+    coding: Coding
+    question: str
+    choices: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, coding: _Optional[_Union[Coding, _Mapping]] = ..., question: _Optional[str] = ..., choices: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AnswerReply(_message.Message):
+    __slots__ = ("letter", "choice", "probabilities", "cost")
+    LETTER_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    letter: str
+    choice: int
+    probabilities: _containers.RepeatedScalarFieldContainer[float]
+    cost: Cost
+    def __init__(self, letter: _Optional[str] = ..., choice: _Optional[int] = ..., probabilities: _Optional[_Iterable[float]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
+
+class CompleteRequest(_message.Message):
+    __slots__ = ("coding", "prompt", "max_tokens", "plain")
+    CODING_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PLAIN_FIELD_NUMBER: _ClassVar[int]
+    coding: Coding
+    prompt: str
+    max_tokens: int
+    plain: bool
+    def __init__(self, coding: _Optional[_Union[Coding, _Mapping]] = ..., prompt: _Optional[str] = ..., max_tokens: _Optional[int] = ..., plain: _Optional[bool] = ...) -> None: ...
+
+class CompleteReply(_message.Message):
+    __slots__ = ("text", "token_id", "cost", "finish_reason")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    token_id: int
+    cost: Cost
+    finish_reason: str
+    def __init__(self, text: _Optional[str] = ..., token_id: _Optional[int] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., finish_reason: _Optional[str] = ...) -> None: ...
+
+class SegmentRequest(_message.Message):
+    __slots__ = ("coding", "image")
+    CODING_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    coding: Coding
+    image: bytes
+    def __init__(self, coding: _Optional[_Union[Coding, _Mapping]] = ..., image: _Optional[bytes] = ...) -> None: ...
+
+class SegmentReply(_message.Message):
+    __slots__ = ("label_map_png", "width", "height", "cost")
+    LABEL_MAP_PNG_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    label_map_png: bytes
+    width: int
+    height: int
+    cost: Cost
+    def __init__(self, label_map_png: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...

