@@ -1,15 +1,12 @@
 """The cloud's half of the way.
 
-    bytes --bitstream--> Frame --codec--> features --head--> result
+bytes --bitstream--> Frame --codec--> features --head--> result
 """
 
 import io
 from collections.abc import Sequence
 
 import torch
-from PIL import Image
-from torch import Tensor
-
 from dtufc import bitstream
 from dtufc.bitstream import Frame
 from dtufc.errors import InputError
@@ -18,6 +15,9 @@ from dtufc.features import as_tensor
 from dtufc.profile import Profile
 from dtufc.telemetry import Request
 from dtufc.zoo import weights_folder
+from PIL import Image
+from torch import Tensor
+
 from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
 
@@ -30,8 +30,8 @@ class CloudPipeline:
         self.codec = FeatureCodec(profile)
         self._max_tokens = max_tokens
         folder = weights_folder(profile.spec)
-        head_class = {"llama": LlamaHead, "dinov2": Dinov2Head}[profile.spec.model]
-        self.head: LlamaHead | Dinov2Head = head_class(folder, profile.split, device, dtype)
+        head_class: type[LlamaHead | Dinov2Head] = LlamaHead if profile.spec.model == "llama" else Dinov2Head
+        self._head = head_class(folder, profile.split, device, dtype)
 
     def decode(self, data: bytes, request: Request) -> Tensor:
         """Frame to features [tokens, d].
@@ -68,24 +68,22 @@ class CloudPipeline:
         with request.stages.measure("cloud.head"):
             return head.next_token(features)
 
-    def label_map(
-        self, data: bytes, box: tuple[int, int, int, int], size: tuple[int, int], request: Request
-    ) -> bytes:
+    def label_map(self, data: bytes, box: tuple[int, int, int, int], size: tuple[int, int], request: Request) -> bytes:
         """Label map of the image that lies at `box`, of `size` (height, width), as PNG."""
-        if not isinstance(self.head, Dinov2Head):
+        if not isinstance(self._head, Dinov2Head):
             raise self._no_task("segment")
         features = self.decode(data, request)
         with request.stages.measure("cloud.head"):
-            labels = self.head.label_map(features, box, size)
+            labels = self._head.label_map(features, box, size)
         with request.stages.measure("cloud.png"):
             file = io.BytesIO()
             Image.fromarray(labels).save(file, "PNG")
             return file.getvalue()
 
     def _llama(self) -> LlamaHead:
-        if not isinstance(self.head, LlamaHead):
+        if not isinstance(self._head, LlamaHead):
             raise self._no_task("answer or complete")
-        return self.head
+        return self._head
 
     def _no_task(self, task: str) -> InputError:
         return InputError(

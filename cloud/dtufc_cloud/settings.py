@@ -2,10 +2,9 @@
 
 from typing import ClassVar
 
+from dtufc.settings import ServiceSettings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
-
-from dtufc.settings import ServiceSettings
 
 
 class CloudSettings(ServiceSettings):

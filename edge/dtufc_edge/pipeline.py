@@ -1,20 +1,20 @@
 """The edge's half of the way.
 
-    input --backbone--> features --codec--> payload --bitstream--> bytes
+input --backbone--> features --codec--> payload --bitstream--> bytes
 """
 
 import io
 
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
-
 from dtufc import bitstream
 from dtufc.errors import InputError
 from dtufc.feature_codec import FeatureCodec, Rate
 from dtufc.profile import Profile
 from dtufc.telemetry import Request
 from dtufc.zoo import weights_folder
+from PIL import Image, ImageOps
+from torch import Tensor
+
 from dtufc_edge.backbones.dinov2 import Box, Dinov2Backbone
 from dtufc_edge.backbones.llama import LlamaBackbone, LlamaSession
 
@@ -28,8 +28,9 @@ class EdgePipeline:
         self.profile = profile
         self.codec = FeatureCodec(profile)
         folder = weights_folder(profile.spec)
-        backbone_class = {"llama": LlamaBackbone, "dinov2": Dinov2Backbone}[profile.spec.model]
-        self._backbone: LlamaBackbone | Dinov2Backbone = backbone_class(folder, profile.split, device, dtype)
+        backbone_class: type[LlamaBackbone | Dinov2Backbone]
+        backbone_class = LlamaBackbone if profile.spec.model == "llama" else Dinov2Backbone
+        self._backbone = backbone_class(folder, profile.split, device, dtype)
 
     @property
     def llama(self) -> LlamaBackbone:
@@ -84,9 +85,7 @@ def open_image(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
         InputError: no image, one that is cut off, or one that is too large.
     """
     if not 0 < len(data) <= max_bytes:
-        raise InputError(
-            field="image", problem=f"{len(data)} bytes", remedy=f"Send a file of 1 to {max_bytes} bytes"
-        )
+        raise InputError(field="image", problem=f"{len(data)} bytes", remedy=f"Send a file of 1 to {max_bytes} bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > max_pixels:

@@ -1,6 +1,6 @@
 """InferenceService over gRPC: checks the request, walks it through pipeline and cloud, says what it cost.
 
-    request --> check --> backbone --> encode --HeadService--> result --> reply
+request --> check --> backbone --> encode --HeadService--> result --> reply
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -9,14 +9,14 @@ from typing import NoReturn
 
 import grpc
 import torch
-from torch import Tensor
-
 from dtufc.errors import Desync, InputError
 from dtufc.feature_codec import Rate
 from dtufc.profile import Task
 from dtufc.rpc import Worker, profile_info, reporting
 from dtufc.telemetry import Request, Telemetry
 from dtufc.v1 import head_pb2, inference_pb2, inference_pb2_grpc
+from torch import Tensor
+
 from dtufc_edge.cloud import Cloud
 from dtufc_edge.pipeline import EdgePipeline, open_image
 from dtufc_edge.settings import EdgeSettings
@@ -93,7 +93,10 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             raise InputError(field="question", problem="it is empty", remedy="Ask something")
         if not 2 <= len(message.choices) <= len(ascii_uppercase) or not all(c.strip() for c in message.choices):
             raise InputError(field="choices", problem="not two to 26 texts", remedy="Give two to 26 that say something")
-        lines = [message.question, *(f"{letter}. {text}" for letter, text in zip(letters, message.choices, strict=True))]
+        lines = [
+            message.question,
+            *(f"{letter}. {text}" for letter, text in zip(letters, message.choices, strict=True)),
+        ]
         token_ids = llama.chat_ids("\n".join([*lines, "Answer with the letter alone."]))
         self._check_prompt(token_ids)
         features = await self._worker.run(call.pipeline.read, llama.start(), token_ids, call.request)

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
-
 from dtufc.rpc import Tls
 from dtufc.settings import ServiceSettings
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
 
 class EdgeSettings(ServiceSettings):
@@ -19,7 +18,9 @@ class EdgeSettings(ServiceSettings):
     listen: str = Field(default="127.0.0.1:50051", description="Address of the gRPC service.")
     metrics_listen: str = Field(default="127.0.0.1:9101", description="Address of the Prometheus metrics.")
     cloud: str = Field(default="127.0.0.1:50052", description="Address of the cloud.")
-    cloud_tls_ca: Path | None = Field(default=None, description="PEM file of the CA to trust: turns on TLS to the cloud.")
+    cloud_tls_ca: Path | None = Field(
+        default=None, description="PEM file of the CA to trust: turns on TLS to the cloud."
+    )
     cloud_tls_certificate: Path | None = Field(default=None, description="PEM file, where the cloud asks for it.")
     cloud_tls_key: Path | None = Field(default=None, description="PEM file of its key.")
     max_prompt_tokens: int = Field(default=1024, ge=1, description="Longest prompt, in tokens.")

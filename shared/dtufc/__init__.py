@@ -1,8 +1,8 @@
 """DT-UFC: features of split models as small bitstreams.
 
-    codec = dtufc.load("dinov2-small")
-    frame = codec.encode(features, quality=0.5)
-    features = codec.decode(frame)
+codec = dtufc.load("dinov2-small")
+frame = codec.encode(features, quality=0.5)
+features = codec.decode(frame)
 """
 
 from dtufc.feature_codec import FeatureCodec, fit, load

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dtufc import bitstream
+from dtufc.arrays import Array
 from dtufc.client import DEFAULT_ADDRESS, EdgeClient
 from dtufc.errors import DtufcError, InputError
 from dtufc.feature_codec import Rate, describe, fit, load
@@ -63,7 +64,7 @@ def _show(facts: Mapping[str, Any], as_json: bool) -> None:
 @app.command()
 def models(as_json: Json = False) -> None:
     """Lists the profiles that come with the package."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in shipped_profiles():
         profile = load_profile(name)
         rows.append(
@@ -85,8 +86,8 @@ def models(as_json: Json = False) -> None:
     for row in rows:
         fetched = "here" if row["fetched"] else "not fetched yet"
         split = f"{row['split']} of {row['layers']}"
-        fitted = ", ".join(map(str, row["fitted_splits"]))  # type: ignore[arg-type]
-        table.add_row(str(row["profile"]), ", ".join(row["tasks"]), split, fitted, fetched, str(row["digest"])[:16])  # type: ignore[arg-type]
+        fitted = ", ".join(map(str, row["fitted_splits"]))
+        table.add_row(row["profile"], ", ".join(row["tasks"]), split, fitted, fetched, row["digest"][:16])
     _console.print(table)
 
 
@@ -271,9 +272,9 @@ def cost_facts(cost: "inference_pb2.Cost") -> dict[str, Any]:
     }
 
 
-def _load_features(path: Path) -> np.ndarray:
+def _load_features(path: Path) -> Array:
     try:
-        return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+        return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(field=str(path), problem=str(error), remedy="Give a .npy file of one array") from error
 

@@ -13,6 +13,7 @@ import constriction
 import numpy as np
 from jaxtyping import Int32, UInt32
 
+from dtufc.arrays import Array
 from dtufc.bitstream import read_varint, write_varint
 from dtufc.errors import Corrupt, InputError
 
@@ -33,7 +34,7 @@ class Tables:
         escape: whether the last entry of each row is the escape.
     """
 
-    def __init__(self, rows: Sequence[UInt32[np.ndarray, " entries"]], *, escape: bool) -> None:
+    def __init__(self, rows: Sequence[UInt32[Array, " entries"]], *, escape: bool) -> None:
         for row in rows:
             sized = len(row) >= 4 and len(row) % 2 == 0 if escape else len(row) >= 2
             if not sized or int(row.sum(dtype=np.int64)) != TOTAL or row.min() < 1:
@@ -64,11 +65,11 @@ class Encoder:
     """Collects runs of symbols, each under one row of some table, and writes them as one stream."""
 
     def __init__(self) -> None:
-        self._runs: list[tuple[np.ndarray, Any]] = []
+        self._runs: list[tuple[Array, Any]] = []
         self._escapes = bytearray()
         self.crc = 0
 
-    def write(self, tables: Tables, row: int, symbols: Int32[np.ndarray, " n"]) -> None:
+    def write(self, tables: Tables, row: int, symbols: Int32[Array, " n"]) -> None:
         """Appends a run of symbols coded with one row."""
         radius = tables.radius(row)
         entries = symbols + np.int32(radius)
@@ -105,7 +106,7 @@ class Decoder:
         self._next_escape = 0
         self.crc = 0
 
-    def read(self, tables: Tables, row: int, count: int) -> Int32[np.ndarray, " n"]:
+    def read(self, tables: Tables, row: int, count: int) -> Int32[Array, " n"]:
         """The next `count` symbols, coded with this row.
 
         Raises:
@@ -133,7 +134,7 @@ class Decoder:
         return -magnitude if folded & 1 else magnitude
 
 
-def quantize_frequencies(weights: np.ndarray, total: int = TOTAL) -> UInt32[np.ndarray, " entries"]:
+def quantize_frequencies(weights: Array, total: int = TOTAL) -> UInt32[Array, " entries"]:
     """Non-negative weights -> integers of the same proportions that sum to `total`, none zero.
 
     For fitting only: the result is stored, and never computed again from floats.

@@ -1,6 +1,6 @@
 """The library's front: features of one profile to frames and back.
 
-    features --codec--> Payload --bitstream--> bytes --bitstream--> Frame --codec--> features
+features --codec--> Payload --bitstream--> bytes --bitstream--> Frame --codec--> features
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from dtufc import bitstream
+from dtufc.arrays import Array
 from dtufc.bitstream import CodecId, Dtype, Frame
 from dtufc.codecs import Codec, FittedCodec, Payload
 from dtufc.codecs.klt import KltCodec
@@ -73,7 +74,10 @@ class FeatureCodec:
     @property
     def codecs(self) -> list[str]:
         """Names of the codecs that this profile can use."""
-        return ["raw", *(name for name in FITTED if any(key.startswith(f"{name}.") for key in self.profile.calibration))]
+        return [
+            "raw",
+            *(name for name in FITTED if any(key.startswith(f"{name}.") for key in self.profile.calibration)),
+        ]
 
     @property
     def default_codec(self) -> str:
@@ -82,7 +86,7 @@ class FeatureCodec:
 
     def encode(
         self,
-        features: "np.ndarray | torch.Tensor",
+        features: "Array | torch.Tensor",
         *,
         quality: float | None = None,
         target_bpfp: float | None = None,
@@ -115,7 +119,7 @@ class FeatureCodec:
             return at(DEFAULT_QUALITY if rate.quality is None else rate.quality)
         return _largest_within(limit, at, chosen.has_rate)
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(self, data: bytes) -> Array:
         """One frame to its features, of the shape and type that went in; bfloat16 as ml_dtypes has it.
 
         The same bytes on every machine.
@@ -131,7 +135,7 @@ class FeatureCodec:
         """`decode`, as a torch tensor."""
         return as_tensor(self.decode(data))
 
-    def decode_frame(self, frame: Frame) -> np.ndarray:
+    def decode_frame(self, frame: Frame) -> Array:
         """`decode`, of a frame that has been parsed."""
         if frame.profile_digest != self._digest:
             raise ProfileMismatch(
@@ -159,7 +163,7 @@ class FeatureCodec:
             self._codecs[name] = FITTED[name].from_arrays(self.profile.of_codec(name), self.profile.layout)
         return self._codecs[name]
 
-    def _pack(self, array: np.ndarray, codec: Codec, payload: Payload) -> bytes:
+    def _pack(self, array: Array, codec: Codec, payload: Payload) -> bytes:
         return bitstream.pack(
             Frame(
                 codec=codec.id,
@@ -186,12 +190,12 @@ def load(profile: str | Path, *, split: int | None = None) -> FeatureCodec:
 
 
 def fit(
-    samples: "Sequence[np.ndarray | torch.Tensor]",
+    samples: "Sequence[Array | torch.Tensor]",
     *,
     layout: str = "llm",
     name: str = "custom",
     prefix: int = 0,
-    gradients: "Sequence[np.ndarray | torch.Tensor] | None" = None,
+    gradients: "Sequence[Array | torch.Tensor] | None" = None,
     profile: Profile | None = None,
 ) -> FeatureCodec:
     """A feature codec for any model, from about ten of its features, in seconds.
@@ -230,9 +234,7 @@ def _profile_for(shape: tuple[int, ...], layout: str, name: str, prefix: int) ->
     family = Family(layout)
     any_width = Layout(family=family, prefix=prefix)
     channels = any_width.rows_shape(shape)[-1]
-    spec = ProfileSpec(
-        name=name, model="features", layout=LayoutSpec(family=family, channels=channels, prefix=prefix)
-    )
+    spec = ProfileSpec(name=name, model="features", layout=LayoutSpec(family=family, channels=channels, prefix=prefix))
     return Profile(spec=spec, split=0, calibration={})
 
 

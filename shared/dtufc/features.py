@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from dtufc.arrays import Array
 from dtufc.bitstream import Dtype
 from dtufc.errors import InputError
 
@@ -19,7 +20,7 @@ NUMPY_DTYPES: dict[Dtype, np.dtype[Any]] = {
 }
 
 
-def as_array(features: "np.ndarray | torch.Tensor") -> np.ndarray:
+def as_array(features: "Array | torch.Tensor") -> Array:
     """A contiguous numpy array of the same values and type; bfloat16 as ml_dtypes has it.
 
     Raises:
@@ -39,20 +40,18 @@ def as_array(features: "np.ndarray | torch.Tensor") -> np.ndarray:
             field="features", problem=f"a {type(features).__name__}", remedy="Give a numpy array or a torch tensor"
         )
     if array.dtype not in NUMPY_DTYPES.values():
-        raise InputError(
-            field="features", problem=f"dtype {array.dtype}", remedy="Give float32, float16 or bfloat16"
-        )
+        raise InputError(field="features", problem=f"dtype {array.dtype}", remedy="Give float32, float16 or bfloat16")
     if not np.isfinite(array).all():
         raise InputError(field="features", problem="NaN or infinite values", remedy="Give finite values")
     return array
 
 
-def dtype_of(array: np.ndarray) -> Dtype:
+def dtype_of(array: Array) -> Dtype:
     """The wire's name for the array's type."""
     return next(name for name, dtype in NUMPY_DTYPES.items() if dtype == array.dtype)
 
 
-def as_tensor(array: np.ndarray) -> "torch.Tensor":
+def as_tensor(array: Array) -> "torch.Tensor":
     """The torch tensor of the same values and type."""
     import torch
 

@@ -12,6 +12,7 @@ from math import isqrt
 
 import numpy as np
 
+from dtufc.arrays import Array
 from dtufc.errors import InputError
 
 
@@ -82,7 +83,7 @@ class Layout:
             return (shape[0] if len(shape) == 3 else 1), shape[-2], shape[-1]
         return 1, shape[-2] * shape[-1], shape[-3]
 
-    def to_rows(self, features: np.ndarray) -> np.ndarray:
+    def to_rows(self, features: Array) -> Array:
         """Features of any layout -> [images, tokens, channels]; a view where memory order allows."""
         self.check(features.shape)
         if self.family in (Family.llm, Family.vit):
@@ -90,13 +91,13 @@ class Layout:
         channels = features.shape[-3]
         return features.reshape(1, channels, -1).transpose(0, 2, 1)
 
-    def from_rows(self, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def from_rows(self, rows: Array, shape: tuple[int, ...]) -> Array:
         """The inverse of `to_rows` for features of `shape`."""
         if self.family in (Family.llm, Family.vit):
             return rows.reshape(shape)
         return np.ascontiguousarray(rows.transpose(0, 2, 1)).reshape(shape)
 
-    def to_plane(self, features: np.ndarray) -> np.ndarray:
+    def to_plane(self, features: Array) -> Array:
         """Features -> one plane [H, W]: tokens stacked, or channels as a mosaic."""
         self.check(features.shape)
         if self.family in (Family.llm, Family.vit):
@@ -106,7 +107,7 @@ class Layout:
         tiles = features.reshape(down, across, height, width)
         return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3)).reshape(down * height, across * width)
 
-    def from_plane(self, plane: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def from_plane(self, plane: Array, shape: tuple[int, ...]) -> Array:
         """The inverse of `to_plane` for features of `shape`."""
         if self.family in (Family.llm, Family.vit):
             return plane.reshape(shape)

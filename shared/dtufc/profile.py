@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
+from dtufc.arrays import Array
 from dtufc.bitstream import DIGEST_BYTES
 from dtufc.errors import InputError
 from dtufc.layout import Family, Layout
@@ -94,7 +95,7 @@ class Profile:
 
     spec: ProfileSpec
     split: int
-    calibration: Mapping[str, np.ndarray]
+    calibration: Mapping[str, Array]
 
     @property
     def name(self) -> str:
@@ -122,7 +123,7 @@ class Profile:
         """The part of the digest that every frame carries."""
         return self.digest[:DIGEST_BYTES]
 
-    def of_codec(self, codec: str) -> dict[str, np.ndarray]:
+    def of_codec(self, codec: str) -> dict[str, Array]:
         """The arrays of one codec, without its prefix.
 
         Raises:
@@ -142,13 +143,17 @@ class Profile:
             )
         return arrays
 
+    def save_calibration(self, path: Path) -> None:
+        """Writes the codecs' arrays into a safetensors file, which takes every array for row-major."""
+        save_file({name: np.ascontiguousarray(array) for name, array in self.calibration.items()}, path)
+
     def save(self, folder: Path) -> None:
         """Writes `profile.yaml` and the calibration into a folder, for `load_profile`."""
         folder.mkdir(parents=True, exist_ok=True)
         calibrations = {**self.spec.calibrations}
         if self.calibration:
             calibrations[self.split] = f"split{self.split}.safetensors"
-            save_file(dict(self.calibration), folder / calibrations[self.split])
+            self.save_calibration(folder / calibrations[self.split])
         spec = self.spec.model_copy(update={"calibrations": calibrations, "split": self.split})
         text = yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
         (folder / "profile.yaml").write_text(text, encoding="utf-8")
@@ -194,7 +199,7 @@ def _at_split(spec: ProfileSpec, home: Path, split: int) -> Profile:
         raise InputError(
             field="split", problem=f"{split} of {spec.num_layers} layers", remedy=f"Give 1 to {spec.num_layers}"
         )
-    calibration: dict[str, np.ndarray] = {}
+    calibration: dict[str, Array] = {}
     if split in spec.calibrations:
         path = home / spec.calibrations[split]
         try:

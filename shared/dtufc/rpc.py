@@ -108,9 +108,7 @@ class Server:
             InputError: the address cannot be bound.
         """
         self._services = ["", *services]
-        reflection.enable_server_reflection(
-            (*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc
-        )
+        reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
         try:
             port = self._bind()
         except RuntimeError as error:
@@ -191,7 +189,9 @@ async def abort(context: grpc.aio.ServicerContext, error: errors.DtufcError) -> 
     raise AssertionError("abort returned")
 
 
-def error_of(error: grpc.Call | grpc.aio.AioRpcError, peer: str, address: str, timeout_s: float | None) -> errors.DtufcError:
+def error_of(
+    error: grpc.Call | grpc.aio.AioRpcError, peer: str, address: str, timeout_s: float | None
+) -> errors.DtufcError:
     """The error that the other side raised, or what a broken connection amounts to."""
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):

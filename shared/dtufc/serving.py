@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import start_http_server
@@ -15,6 +16,7 @@ from dtufc.settings import ServiceSettings
 from dtufc.telemetry import Telemetry, configure_logging
 
 _log = logging.getLogger(__name__)
+S = TypeVar("S", bound=ServiceSettings)
 Register = Callable[[Server, Worker, Telemetry], Awaitable[str]]
 
 
@@ -54,20 +56,16 @@ async def serve(settings: ServiceSettings, telemetry: Telemetry, register: Regis
     _log.info("stopped")
 
 
-def run(settings_class: type[ServiceSettings], start: Callable[[ServiceSettings], Awaitable[None]]) -> int:
+def run(settings_class: type[S], start: Callable[[S], Coroutine[Any, Any, None]]) -> int:
     """The body of a side's `__main__`; returns the exit status: 2 for settings that cannot be."""
     try:
         settings = settings_class.from_command_line()
         configure_logging(settings.log_level)
-        asyncio.run(_as_coroutine(start(settings)))
+        asyncio.run(start(settings))
     except DtufcError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-async def _as_coroutine(work: Awaitable[None]) -> None:
-    await work
 
 
 def _metrics(host: str, port: int, telemetry: Telemetry) -> WSGIServer:

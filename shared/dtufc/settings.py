@@ -25,7 +25,11 @@ class ServiceSettings(BaseSettings):
 
     prefix: ClassVar[str]
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", cli_kebab_case=True, cli_hide_none_type=True, cli_avoid_json=True,
+        frozen=True,
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
         cli_implicit_flags=True,
     )
 

@@ -6,11 +6,12 @@ run: the fit sorts, sums in float64 and draws no random number.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from dtufc.arrays import Array
 from dtufc.errors import InputError
 
 NUM_LEVELS: Final = 256
@@ -29,12 +30,12 @@ class PeakyToBalanced:
         borders: the 255 midpoints (c_k + c_{k+1}) / 2 (eq. 5), float32; a value on a border takes the upper level.
     """
 
-    centroids: Float[np.ndarray, "256"]
-    borders: Float[np.ndarray, "255"] = field(init=False)
-    _first: np.ndarray = field(init=False, repr=False)
+    centroids: Float[Array, "256"]
+    borders: Float[Array, "255"] = field(init=False)
+    _first: Array = field(init=False, repr=False)
     _most: int = field(init=False, repr=False)
-    _padded: np.ndarray = field(init=False, repr=False)
-    _half: dict[str, np.ndarray] = field(init=False, repr=False, default_factory=dict)
+    _padded: Array = field(init=False, repr=False)
+    _half: dict[str, Array] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         centroids = np.asarray(self.centroids, dtype=np.float32)
@@ -56,7 +57,7 @@ class PeakyToBalanced:
     @classmethod
     def fit(
         cls,
-        samples: Float[np.ndarray, "..."] | Sequence[Float[np.ndarray, "..."]],
+        samples: Float[Array, "..."] | Sequence[Float[Array, "..."]],
         *,
         tolerance: float = 1e-6,
         max_iterations: int = 2000,
@@ -82,7 +83,7 @@ class PeakyToBalanced:
         values.sort()
         return cls(_lloyd(values, _compand(values), tolerance, max_iterations).astype(np.float32))
 
-    def forward(self, features: np.ndarray) -> UInt8[np.ndarray, "..."]:
+    def forward(self, features: Array) -> UInt8[Array, "..."]:
         """Nearest level of each value (eq. 2, 5).
 
         Args:
@@ -96,11 +97,11 @@ class PeakyToBalanced:
         values = np.ascontiguousarray(features, dtype=np.float32)
         return self._nearest(values)
 
-    def inverse(self, levels: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    def inverse(self, levels: UInt8[Array, "..."]) -> Float[Array, "..."]:
         """c_k of each level (eq. 3), float32."""
         return self.centroids.take(levels)
 
-    def _nearest(self, values: np.ndarray) -> np.ndarray:
+    def _nearest(self, values: Array) -> Array:
         # The high 16 bits of a float32 narrow the search to a run of borders: step through it where it is short.
         if self._most > _LONGEST_RUN:
             return np.searchsorted(self.borders, values, side="right").astype(np.uint8)
@@ -110,7 +111,7 @@ class PeakyToBalanced:
             levels += values >= self._padded.take(levels)
         return levels
 
-    def _table(self, dtype: np.dtype) -> np.ndarray:
+    def _table(self, dtype: np.dtype[Any]) -> Array:
         """The level of every 16-bit float, by its bits. Those that are not finite get level 0 or 255."""
         if dtype.name not in self._half:
             every = np.arange(1 << 16, dtype=np.uint16).view(dtype).astype(np.float32)
@@ -119,7 +120,7 @@ class PeakyToBalanced:
         return self._half[dtype.name]
 
 
-def _index_by_high_half(borders: np.ndarray) -> tuple[np.ndarray, int]:
+def _index_by_high_half(borders: Array) -> tuple[Array, int]:
     """For each high half of a float32, the lowest level of any value that has it, and the longest run to step."""
     high = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
     ends = np.stack([high, high | np.uint32(0xFFFF)]).view(np.float32)
@@ -128,7 +129,7 @@ def _index_by_high_half(borders: np.ndarray) -> tuple[np.ndarray, int]:
     return lowest.astype(np.uint8), int((highest - lowest).max())
 
 
-def _compand(values: np.ndarray) -> np.ndarray:
+def _compand(values: Array) -> Array:
     """256 starting levels with density p(x)^(1/3), the optimum of high-resolution theory; `values` sorted."""
     # Equal-width bins cannot see a peak beside an outlier of a thousand standard deviations: bins of equal
     # count see the peak, bins of equal width the tails; use the edges of both.
@@ -144,7 +145,7 @@ def _compand(values: np.ndarray) -> np.ndarray:
     return np.interp(at, cumulative, edges)
 
 
-def _lloyd(values: np.ndarray, centroids: np.ndarray, tolerance: float, max_iterations: int) -> np.ndarray:
+def _lloyd(values: Array, centroids: Array, tolerance: float, max_iterations: int) -> Array:
     """Lloyd's iteration (eq. 5, 6) on sorted values: 255 binary searches and two prefix sums a step."""
     wide = values.astype(np.float64)
     sums = np.concatenate([[0.0], np.cumsum(wide)])

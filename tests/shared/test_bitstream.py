@@ -4,11 +4,10 @@ import tracemalloc
 import zlib
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-
 from dtufc.bitstream import MAX_VALUES, CodecId, Dtype, Frame, pack, parse, read_varint, write_varint
 from dtufc.errors import BadMagic, BitstreamError, Corrupt, InputError, Truncated, UnsupportedVersion
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 FRAMES = st.builds(
     Frame,

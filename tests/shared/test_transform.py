@@ -3,14 +3,14 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from dtufc.arrays import Array
+from dtufc.errors import InputError
+from dtufc.transform import PeakyToBalanced
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtufc.errors import InputError
-from dtufc.transform import PeakyToBalanced
 
-
-def peaky(rng: np.random.Generator, size: int = 200_000) -> np.ndarray:
+def peaky(rng: np.random.Generator, size: int = 200_000) -> Array:
     """Heavy tails and a few values a thousand standard deviations out, as in a decoder's last layer."""
     values = rng.standard_t(2.5, size=size).astype(np.float32)
     values[:: size // 10] = 8000.0
@@ -33,7 +33,7 @@ def test_every_value_goes_to_its_nearest_level(transform: PeakyToBalanced, rng: 
 def test_sixteen_bit_values_take_the_level_of_the_same_float(
     transform: PeakyToBalanced, rng: np.random.Generator, dtype: type
 ) -> None:
-    values = (rng.standard_normal((30, 40)) * 20).astype(dtype)
+    values: Array = (rng.standard_normal((30, 40)) * 20).astype(dtype)
     np.testing.assert_array_equal(transform.forward(values), transform.forward(values.astype(np.float32)))
 
 
@@ -78,8 +78,10 @@ def test_it_beats_uniform_levels_by_far(rng: np.random.Generator) -> None:
     assert error(transform) < error(uniform) / 100
 
 
-@pytest.mark.parametrize("values", [np.zeros(10, np.float32), np.array([1.5], np.float32), np.arange(3, dtype=np.float32)])
-def test_fewer_values_than_levels_are_kept_exactly(values: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    "values", [np.zeros(10, np.float32), np.array([1.5], np.float32), np.arange(3, dtype=np.float32)]
+)
+def test_fewer_values_than_levels_are_kept_exactly(values: Array) -> None:
     transform = PeakyToBalanced.fit(values)
     np.testing.assert_allclose(transform.inverse(transform.forward(values)), values, atol=1e-6)
 

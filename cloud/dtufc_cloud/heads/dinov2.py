@@ -9,14 +9,13 @@ import json
 from math import isqrt
 from pathlib import Path
 
-import numpy as np
 import torch
+from dtufc.arrays import Array
+from dtufc.errors import InputError
+from dtufc.zoo.tensors import dinov2_stored_name, fill, read_tensors, tensor_names
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, Dinov2Model
-
-from dtufc.errors import InputError
-from dtufc.zoo.tensors import dinov2_stored_name, fill, read_tensors, tensor_names
 
 
 class SaliencyHead(nn.Module):
@@ -88,7 +87,7 @@ class Dinov2Head:
         size = (self.side, self.side)
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0].float().cpu()
 
-    def label_map(self, features: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
+    def label_map(self, features: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> Array:
         """Labels of the image that lies at `box` (left, top, right, bottom), brought to `size` (height, width).
 
         Returns:

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dtufc.zoo.tensors import dinov2_stored_name, fill, read_tensors
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, Dinov2Model
 
-from dtufc.zoo.tensors import dinov2_stored_name, fill, read_tensors
-
-_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, which the model was trained with
-_STD = (0.229, 0.224, 0.225)
+_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)  # of ImageNet, which the model was trained with
+_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +54,7 @@ class Dinov2Backbone:
         canvas = Image.new("RGB", (self._side, self._side))
         canvas.paste(image.convert("RGB").resize((width, height), resample), (left, top))
         pixels = np.asarray(canvas, np.float32) / 255
-        pixels = (pixels - np.float32(_MEAN)) / np.float32(_STD)
+        pixels = (pixels - _MEAN) / _STD
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
         return tensor, Box(left=left, top=top, right=left + width, bottom=top + height)
 

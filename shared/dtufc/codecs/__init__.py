@@ -1,14 +1,15 @@
 """Codecs: features <-> payload. One small interface, and one contract test that every codec passes.
 
-    features --encode(quality)--> Payload --decode--> features
+features --encode(quality)--> Payload --decode--> features
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from dtufc.arrays import Array
 from dtufc.bitstream import CodecId
 from dtufc.layout import Layout
 
@@ -32,10 +33,10 @@ class Codec(Protocol):
     id: ClassVar[CodecId]
     has_rate: ClassVar[bool]  # whether `quality` changes anything
 
-    def encode(self, features: np.ndarray, quality: float) -> Payload:
+    def encode(self, features: Array, quality: float) -> Payload:
         """Any dtype and shape that the layout knows, finite; quality in [0, 1]."""
 
-    def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """The features, as near as the codec keeps them.
 
         Raises:
@@ -48,12 +49,12 @@ class FittedCodec(Codec, Protocol):
     """A codec that learns from a few features and keeps what it learnt as integers."""
 
     @classmethod
-    def fit(cls, samples: Sequence[np.ndarray], layout: Layout) -> Self:
+    def fit(cls, samples: Sequence[Array], layout: Layout) -> Self:
         """Learns from about ten features, float32."""
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray], layout: Layout) -> Self:
+    def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:
         """What `arrays` returned, read back from a profile."""
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, Array]:
         """All that the decoder needs, for a profile."""

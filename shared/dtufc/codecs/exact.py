@@ -11,6 +11,8 @@ from typing import Final
 
 import numpy as np
 
+from dtufc.arrays import Array
+
 OCTAVE: Final = 64  # steps and scales are counted in 1/64 octave
 DCT_BITS: Final = 14
 EXACT_BITS: Final = 53
@@ -38,7 +40,7 @@ def power_of_two(index: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def integer_dct(size: int) -> np.ndarray:
+def integer_dct(size: int) -> Array:
     """Orthonormal DCT-II [frequency, place], times 2^14, rounded to integers; float64."""
     with localcontext() as context:
         context.prec = _DIGITS
@@ -55,14 +57,14 @@ def integer_dct(size: int) -> np.ndarray:
         return np.array([[int(value.to_integral_value()) for value in row] for row in rows], dtype=np.float64)
 
 
-def forward_dct(tokens: np.ndarray, height: int, width: int) -> np.ndarray:
+def forward_dct(tokens: Array, height: int, width: int) -> Array:
     """[..., h w, K] float32 -> its two-dimensional DCT over the tokens, for an encoder."""
     scale = np.float32(2.0**-DCT_BITS)
     down, across = integer_dct(height).astype(np.float32) * scale, integer_dct(width).astype(np.float32) * scale
     return _both_axes(tokens, down, across)
 
 
-def inverse_dct(tokens: np.ndarray, height: int, width: int) -> np.ndarray:
+def inverse_dct(tokens: Array, height: int, width: int) -> Array:
     """[..., h w, K] integers in float64 -> the inverse, rounded to integers after each axis."""
     scale = 2.0**-DCT_BITS
     rows = np.matmul(integer_dct(height).T, tokens.reshape(-1, height, width * tokens.shape[-1]))
@@ -75,7 +77,7 @@ def dct_gain_bits(size: int) -> int:
     return (2 * size).bit_length() // 2 + 1
 
 
-def _both_axes(tokens: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
+def _both_axes(tokens: Array, down: Array, across: Array) -> Array:
     height, width = len(down), len(across)
     rows = np.matmul(down, tokens.reshape(-1, height, width * tokens.shape[-1]))
     return np.matmul(across, rows.reshape(-1, width, tokens.shape[-1])).reshape(tokens.shape)

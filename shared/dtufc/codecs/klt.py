@@ -13,10 +13,11 @@ is in `klt_fit`.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 
+from dtufc.arrays import Array
 from dtufc.bitstream import CodecId, read_varint, write_varint
 from dtufc.codecs import Payload
 from dtufc.codecs.exact import EXACT_BITS, OCTAVE, dct_gain_bits, forward_dct, inverse_dct, power_of_two
@@ -61,20 +62,20 @@ class Calibration:
         steps: [2] int16, the step at quality 0 and at quality 1, in 1/64 octave.
     """
 
-    basis: np.ndarray
-    scale: np.ndarray
-    mean: np.ndarray
-    centre: np.ndarray
-    typical: np.ndarray
-    log_sigma: np.ndarray
-    gain: np.ndarray
-    edges: np.ndarray
-    mean_abs: np.ndarray
-    rounding: np.ndarray
-    frequencies: np.ndarray
-    sizes: np.ndarray
-    activity: np.ndarray
-    steps: np.ndarray
+    basis: Array
+    scale: Array
+    mean: Array
+    centre: Array
+    typical: Array
+    log_sigma: Array
+    gain: Array
+    edges: Array
+    mean_abs: Array
+    rounding: Array
+    frequencies: Array
+    sizes: Array
+    activity: Array
+    steps: Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +85,11 @@ class _Parts:
     rows_shape: tuple[int, int, int]  # images, tokens, channels
     prefix: int
     grid: tuple[int, int] | None
-    apart: np.ndarray  # indices of rows apart among all rows, ascending
-    gains: np.ndarray  # their gain indices
+    apart: Array  # indices of rows apart among all rows, ascending
+    gains: Array  # their gain indices
 
     @property
-    def singles(self) -> np.ndarray:
+    def singles(self) -> Array:
         """Indices of the rows that are coded one by one."""
         images, tokens, _ = self.rows_shape
         return self.apart if self.grid else np.arange(images * tokens)
@@ -110,19 +111,17 @@ class KltCodec:
         self._tables = Tables(np.split(calibration.frequencies, ends), escape=True)
         self._activity = Tables([calibration.activity], escape=False)
         self._rounding, self._shift, self._finer = (float(value) for value in calibration.rounding)
-        self._symbol_limit = 1 << (EXACT_BITS - BASIS_BITS - 5 - int(len(self._basis)).bit_length())
+        self._symbol_limit = 1 << (EXACT_BITS - BASIS_BITS - 5 - len(self._basis).bit_length())
 
     @classmethod
-    def fit(
-        cls, samples: Sequence[np.ndarray], layout: Layout, gradients: Sequence[np.ndarray] | None = None
-    ) -> Self:
+    def fit(cls, samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None = None) -> Self:
         """Learns from about ten features; see `klt_fit.fit`."""
         from dtufc.codecs.klt_fit import fit
 
         return cls(fit(samples, layout, gradients), layout)
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray], layout: Layout) -> Self:
+    def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:
         wanted = {field.name for field in fields(Calibration)}
         if set(arrays) != wanted:
             raise InputError(
@@ -130,10 +129,10 @@ class KltCodec:
             )
         return cls(Calibration(**arrays), layout)
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, Array]:
         return asdict(self._c)
 
-    def encode(self, features: np.ndarray, quality: float) -> Payload:
+    def encode(self, features: Array, quality: float) -> Payload:
         """Features of any type and shape that the layout knows, finite.
 
         Raises:
@@ -159,7 +158,7 @@ class KltCodec:
         head = write_varint(step_index + STEP_BIAS) + _write_apart(parts) + write_varint(len(strays)) + strays
         return Payload(data=head + encoder.finish(), symbol_crc=encoder.crc)
 
-    def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         rows_shape = self._layout.rows_shape(shape)
         if rows_shape[-1] != len(self._basis):
             raise Corrupt(problem=f"{rows_shape[-1]} channels, not {len(self._basis)}")
@@ -188,9 +187,9 @@ class KltCodec:
 
     # Encoder
 
-    def _split(self, rows: np.ndarray, shape: tuple[int, ...]) -> _Parts:
+    def _split(self, rows: Array, shape: tuple[int, ...]) -> _Parts:
         """Finds the rows apart: the prefix of each grid, and those of unusual size."""
-        images, tokens, channels = rows.shape
+        channels = rows.shape[-1]
         grid = self._layout.grid(shape)
         squares = np.einsum("itc,itc->it", rows, rows, dtype=np.float64) / channels
         ratio = np.sqrt(squares) / float(self._c.typical[0])
@@ -200,9 +199,11 @@ class KltCodec:
         at = np.flatnonzero(apart)
         logs = np.log2(np.maximum(ratio.ravel()[at], 2.0**-20))
         gains = np.clip(np.rint(logs * _GAIN_OCTAVE).astype(np.int64) + _GAIN_BIAS, 0, 2 * _GAIN_BIAS - 1)
-        return _Parts(rows_shape=rows.shape, prefix=self._layout.prefix, grid=grid, apart=at, gains=gains)
+        return _Parts(
+            rows_shape=self._layout.rows_shape(shape), prefix=self._layout.prefix, grid=grid, apart=at, gains=gains
+        )
 
-    def _singles(self, rows: np.ndarray, parts: _Parts) -> np.ndarray:
+    def _singles(self, rows: Array, parts: _Parts) -> Array:
         """[rows, C], z of the rows that are coded one by one."""
         at = parts.singles
         flat = rows.reshape(-1, rows.shape[-1])[at].astype(np.float64) - self._c.mean
@@ -211,11 +212,11 @@ class KltCodec:
         flat[is_apart] = (normal - self._c.centre) * self._finer
         return flat.astype(np.float32) @ self._forward
 
-    def _spectrum(self, rows: np.ndarray, parts: _Parts) -> np.ndarray:
+    def _spectrum(self, rows: Array, parts: _Parts) -> Array:
         """Flat [images, h w, C]: coefficients of the grids, divided by their gains; empty without a grid."""
         if parts.grid is None:
             return np.empty(0, np.float32)
-        centred = rows - self._c.mean.astype(np.float32)
+        centred: Array = rows - self._c.mean.astype(np.float32)
         centred.reshape(-1, rows.shape[-1])[parts.apart] = 0
         z = centred[:, parts.prefix :] @ self._forward
         spectrum = forward_dct(z, *parts.grid)
@@ -223,7 +224,7 @@ class KltCodec:
             raise _too_large()
         return (spectrum / self._c.gain[bands_of(self._c.edges, parts.grid)]).ravel()
 
-    def _activities(self, z: np.ndarray, step_index: int) -> np.ndarray:
+    def _activities(self, z: Array, step_index: int) -> Array:
         """[rows] int32: each row's scale against the fitted ones, over the components that are worth bits."""
         sigma = np.exp2(self._c.log_sigma[0] / OCTAVE)
         used = max(8, int((sigma > power_of_two(step_index) / 2).sum()))
@@ -231,7 +232,7 @@ class KltCodec:
         activity = np.rint(CLASSES_PER_OCTAVE * np.log2(np.maximum(relative, 1e-6)))
         return np.clip(activity, ACTIVITY_MIN, ACTIVITY_MAX).astype(np.int32)
 
-    def _quantize(self, c: np.ndarray, step_index: int) -> np.ndarray:
+    def _quantize(self, c: Array, step_index: int) -> Array:
         magnitude = np.floor(np.abs(c) * np.float32(1 / power_of_two(step_index)) + np.float32(self._rounding))
         if not magnitude.max(initial=0) < self._symbol_limit:
             raise _too_large()
@@ -248,7 +249,7 @@ class KltCodec:
         images, tokens, channels = parts.rows_shape
         return (len(parts.singles) + (images * (tokens - parts.prefix) if parts.grid else 0)) * channels
 
-    def _units(self, parts: _Parts, activity: np.ndarray, step_index: int) -> list[tuple[int, np.ndarray]]:
+    def _units(self, parts: _Parts, activity: Array, step_index: int) -> list[tuple[int, Array]]:
         """(table, positions of its symbols), coarse classes first; symbols in none of them are zero."""
         base = _class_of(self._c.log_sigma[0].astype(np.int32) - step_index)  # [C]
         singles = (base + activity[:, None]).ravel()
@@ -264,10 +265,10 @@ class KltCodec:
         runs = zip(range(len(ends)), np.split(positions, ends[:-1]), strict=True)
         return [(row, run) for row, run in runs if len(run)]
 
-    def _grid_units(self, parts: _Parts, step_index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _grid_units(self, parts: _Parts, step_index: int) -> tuple[Array, Array]:
         """(class, position) of each coded coefficient of the grids."""
         assert parts.grid is not None
-        images, _, channels = parts.rows_shape
+        images = parts.rows_shape[0]
         classes = _class_of(self._c.log_sigma.astype(np.int32) - step_index)  # [1 + B, C]
         by_token = classes[bands_of(self._c.edges, parts.grid)].ravel()
         positions = np.flatnonzero(by_token >= CLASS_MIN)
@@ -300,7 +301,7 @@ class KltCodec:
         )
         return parts, offset
 
-    def _reconstruct(self, q: np.ndarray, parts: _Parts, step_index: int) -> np.ndarray:
+    def _reconstruct(self, q: Array, parts: _Parts, step_index: int) -> Array:
         """[images tokens, C] float64, the same bits everywhere."""
         images, tokens, channels = parts.rows_shape
         rows = np.zeros((images * tokens, channels))
@@ -319,7 +320,7 @@ class KltCodec:
         rows[parts.apart] = (apart * (1 / self._finer) + self._c.centre) * _gains(parts.gains)[:, None]
         return rows
 
-    def _grid_values(self, q: np.ndarray, parts: _Parts, step: float) -> np.ndarray:
+    def _grid_values(self, q: Array, parts: _Parts, step: float) -> Array:
         """z of the grids [images, h w, C], integers times 2^-8."""
         assert parts.grid is not None
         images, _, channels = parts.rows_shape
@@ -333,12 +334,12 @@ class KltCodec:
         c[nonzero] = np.clip(values, -limit, limit)
         return inverse_dct(c.reshape(images, -1, channels), *parts.grid)
 
-    def _sixteenths(self, q: np.ndarray) -> np.ndarray:
+    def _sixteenths(self, q: Array) -> Array:
         wide = q.astype(np.float64)
         return wide * _FRACTION + np.sign(wide) * self._shift
 
 
-def bands_of(edges: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+def bands_of(edges: Array, grid: tuple[int, int]) -> Array:
     """[h w], the row of `gain` and `log_sigma` for each frequency: 1 for the mean, then by squared radius."""
     down, across = (np.arange(size) / max(size - 1, 1) for size in grid)
     radius = (down[:, None] * down[:, None] + across * across).ravel()
@@ -355,13 +356,13 @@ def _too_large() -> InputError:
     )
 
 
-def _class_of(log_ratio: np.ndarray) -> np.ndarray:
+def _class_of(log_ratio: Array) -> Array:
     """Ratio of scale to step in 1/64 octave -> class in quarter octaves, to the nearest."""
     width = OCTAVE // CLASSES_PER_OCTAVE
     return (log_ratio + width // 2) // width
 
 
-def _gains(indices: np.ndarray) -> np.ndarray:
+def _gains(indices: Array) -> Array:
     per_gain = OCTAVE // _GAIN_OCTAVE
     return np.array([power_of_two((int(index) - _GAIN_BIAS) * per_gain) for index in indices])
 
@@ -373,7 +374,7 @@ def _write_apart(parts: _Parts) -> bytes:
     return write_varint(len(parts.apart)) + b"".join(write_varint(skip) + write_varint(gain) for skip, gain in pairs)
 
 
-def _write_sparse(q: np.ndarray) -> bytes:
+def _write_sparse(q: Array) -> bytes:
     """Large symbols of units that are not coded: positions skipped, then the symbol, sign last."""
     at = np.flatnonzero(np.abs(q) >= _STRAY)
     skips = np.diff(at, prepend=-1) - 1
@@ -381,7 +382,7 @@ def _write_sparse(q: np.ndarray) -> bytes:
     return b"".join(write_varint(skip) + write_varint(2 * abs(value) + (value < 0)) for skip, value in pairs)
 
 
-def _read_sparse(data: bytes, q: np.ndarray) -> None:
+def _read_sparse(data: bytes, q: Array) -> None:
     offset, position = 0, -1
     while offset < len(data):
         skip, offset = read_varint(data, offset)
@@ -392,9 +393,8 @@ def _read_sparse(data: bytes, q: np.ndarray) -> None:
         q[position] = -(folded >> 1) if folded & 1 else folded >> 1
 
 
-def _finite_range(dtype: np.dtype) -> tuple[float, float]:
+def _finite_range(dtype: np.dtype[Any]) -> tuple[float, float]:
     import ml_dtypes
 
-    info = ml_dtypes.finfo(dtype)
+    info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     return float(info.min), float(info.max)
-

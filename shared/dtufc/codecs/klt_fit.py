@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from dtufc.arrays import Array
 from dtufc.codecs.exact import OCTAVE, forward_dct, power_of_two
 from dtufc.codecs.klt import (
     ACTIVITY_MAX,
@@ -43,7 +44,7 @@ _TOKENS = (0.4, 2.0, 8.0)  # rounding offset, outward shift in sixteenths, and f
 _PICTURE = (0.5, 0.0, 1.0)
 
 
-def fit(samples: Sequence[np.ndarray], layout: Layout, gradients: Sequence[np.ndarray] | None = None) -> Calibration:
+def fit(samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None = None) -> Calibration:
     """Fits everything that `klt` needs.
 
     Args:
@@ -62,7 +63,7 @@ def fit(samples: Sequence[np.ndarray], layout: Layout, gradients: Sequence[np.nd
 class _Fit:
     """The steps of one fit, in order; each needs those before."""
 
-    def __init__(self, samples: Sequence[np.ndarray], layout: Layout, gradients: Sequence[np.ndarray] | None) -> None:
+    def __init__(self, samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None) -> None:
         self.layout = layout
         self.rows = [layout.to_rows(sample).astype(np.float64) for sample in samples]  # [images, tokens, C]
         self.grids = [layout.grid(sample.shape) for sample in samples]
@@ -131,20 +132,18 @@ class _Fit:
         self.basis = np.rint(back / self.scale)
         self.forward = np.linalg.inv(self.basis * self.scale)
 
-    def _metric(self) -> np.ndarray:
+    def _metric(self) -> Array:
         """[C, C]: what an error in the features costs."""
         variance = np.maximum(np.diag(self.covariance), 1e-9 * np.diag(self.covariance).mean() + 1e-30)
-        if self.is_picture:
-            plain = np.eye(self.channels) * (self.channels / variance.sum())
-        else:
-            plain = np.diag(1 / variance)
+        by_channel = np.full(self.channels, 1 / variance.mean()) if self.is_picture else 1 / variance
+        plain = np.diag(by_channel)
         if self.gradients is None:
             return plain
         g = np.concatenate([g[~apart] for g, apart in zip(self.gradients, self.apart, strict=True)])
         outer = g.T @ g
         return outer * (self.channels / np.sum(outer * self.covariance)) + _PLAIN_SHARE * plain
 
-    def _transformed(self, rows: np.ndarray, apart: np.ndarray) -> np.ndarray:
+    def _transformed(self, rows: Array, apart: Array) -> Array:
         """z of every row [images, tokens, C]; rows apart against their own centre."""
         z = (rows - self.mean) @ self.forward
         size = np.sqrt(np.mean(rows[apart] ** 2, axis=-1))
@@ -171,7 +170,7 @@ class _Fit:
         ordinary = np.concatenate([z[~apart] for z, apart in zip(self.z, self.apart, strict=True)])
         self.mean_abs = np.abs(ordinary).mean(axis=0) / np.maximum(ordinary.std(axis=0), 1e-30)
 
-    def _band_gains(self) -> np.ndarray:
+    def _band_gains(self) -> Array:
         """[B, C]: steps are larger where the result depends less on a component's band."""
         assert self.gradients is not None
         back = self.basis * self.scale
@@ -182,10 +181,10 @@ class _Fit:
         ]
         energy = _smooth(np.mean(by_sample, axis=0), 6)
         weight = (energy / energy.mean() + _BAND_SHARE) / (1 + _BAND_SHARE)
-        gains: np.ndarray = 1 / np.sqrt(weight)
+        gains: Array = 1 / np.sqrt(weight)
         return gains
 
-    def _band_energy(self, z: np.ndarray, apart: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    def _band_energy(self, z: Array, apart: Array, grid: tuple[int, int]) -> Array:
         """[B, C]: mean square of each component's coefficients in each band; empty bands are interpolated."""
         z = np.where(apart[..., None], 0, z)[:, self.layout.prefix :].astype(np.float32)
         energy = np.mean(forward_dct(z, *grid).astype(np.float64) ** 2, axis=0)  # [h w, C]
@@ -198,8 +197,8 @@ class _Fit:
         every = np.arange(_NUM_BANDS + 1)
         return np.exp(np.stack([np.interp(every, filled, column) for column in logs.T], axis=1))
 
-    def _tables(self) -> tuple[list[np.ndarray], np.ndarray]:
-        """A table for each class, and one for the activity, counted on samples that their scales were not taken from."""
+    def _tables(self) -> tuple[list[Array], Array]:
+        """A table for each class, and one for the activity, counted on samples that the scales were not taken from."""
         num_classes = CLASS_MAX - CLASS_MIN + 1
         radii = [_radius(row + CLASS_MIN) for row in range(num_classes)]
         counts = [np.zeros(radius + 2) for radius in radii]
@@ -216,7 +215,7 @@ class _Fit:
         ]
         return tables, quantize_frequencies(activities)
 
-    def _count(self, index: int, log_sigma: np.ndarray, counts: list[np.ndarray], activities: np.ndarray) -> None:
+    def _count(self, index: int, log_sigma: Array, counts: list[Array], activities: Array) -> None:
         """Adds one sample's symbols at several steps, by class; and its rows' activities."""
         z, apart, grid = self.z[index], self.apart[index], self.grids[index]
         singles = z[apart] if self.is_picture else z.reshape(-1, self.channels)
@@ -238,7 +237,7 @@ class _Fit:
                 classes = np.rint((log_sigma[bands] - step_index) * CLASSES_PER_OCTAVE / OCTAVE)
                 self._add(np.broadcast_to(classes, coefficients.shape), coefficients, step, counts)
 
-    def _add(self, classes: np.ndarray, values: np.ndarray, step: float, counts: list[np.ndarray]) -> None:
+    def _add(self, classes: Array, values: Array, step: float, counts: list[Array]) -> None:
         magnitudes = np.floor(np.abs(values) / step + self._rounding[0])
         rows = np.minimum(classes, CLASS_MAX) - CLASS_MIN
         coded = rows >= 0
@@ -250,13 +249,13 @@ class _Fit:
             count[-1] += row[len(count) - 1 :].sum()
 
 
-def _edges() -> np.ndarray:
+def _edges() -> Array:
     """Squared radii between the bands; the largest there is, is 2."""
-    relative: np.ndarray = 2.0 * (np.arange(1, _NUM_BANDS) / _NUM_BANDS) ** (2 / _BAND_EXPONENT)
+    relative: Array = 2.0 * (np.arange(1, _NUM_BANDS) / _NUM_BANDS) ** (2 / _BAND_EXPONENT)
     return relative
 
 
-def _log_sigma(energy: np.ndarray) -> np.ndarray:
+def _log_sigma(energy: Array) -> Array:
     logs = np.rint(OCTAVE * 0.5 * np.log2(np.maximum(energy, 1e-12)))
     return np.clip(logs, -(2**14), 2**14).astype(np.int16)
 
@@ -266,7 +265,7 @@ def _radius(class_index: int) -> int:
     return int(np.clip(np.ceil(8 * 2.0 ** (class_index / CLASSES_PER_OCTAVE)) + 2, 3, _MAX_RADIUS))
 
 
-def _table(count: np.ndarray, ratio: float, rounding: float) -> np.ndarray:
+def _table(count: Array, ratio: float, rounding: float) -> Array:
     """Counts of magnitudes (the last: beyond) and a Laplace prior of this ratio of scale to step -> frequencies."""
     magnitude = np.arange(len(count) + 1)
     beyond = np.exp(-np.maximum(magnitude - rounding, 0) * np.sqrt(2) / ratio)  # P(|q| >= magnitude)
@@ -278,14 +277,14 @@ def _table(count: np.ndarray, ratio: float, rounding: float) -> np.ndarray:
     return quantize_frequencies(np.concatenate([half[::-1], weights[:1], half, weights[-1:]]))
 
 
-def _roots(metric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _roots(metric: Array) -> tuple[Array, Array]:
     """metric^(1/2) and metric^(-1/2)."""
     values, vectors = np.linalg.eigh(metric)
     values = np.sqrt(np.maximum(values, values.max() * 1e-12))
     return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
-def _smooth(values: np.ndarray, width: int) -> np.ndarray:
+def _smooth(values: Array, width: int) -> Array:
     """Smooths the last axis with a Gaussian of `width` entries, its ends held."""
     at = np.arange(-3 * width, 3 * width + 1)
     kernel = np.exp(-0.5 * (at / width) ** 2)

@@ -5,10 +5,11 @@ that of all channels.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 
+from dtufc.arrays import Array
 from dtufc.bitstream import CodecId
 from dtufc.codecs import Payload
 from dtufc.entropy import TOTAL, Decoder, Encoder, Tables, quantize_frequencies
@@ -27,7 +28,7 @@ class LevelsCodec:
     id: ClassVar = CodecId.levels
     has_rate: ClassVar = False
 
-    def __init__(self, transform: PeakyToBalanced, stored: np.ndarray, layout: Layout) -> None:
+    def __init__(self, transform: PeakyToBalanced, stored: Array, layout: Layout) -> None:
         self.transform = transform
         self._stored = stored
         scale = np.uint32(TOTAL >> _STORED_BITS)
@@ -35,7 +36,7 @@ class LevelsCodec:
         self._layout = layout
 
     @classmethod
-    def fit(cls, samples: Sequence[np.ndarray], layout: Layout) -> Self:
+    def fit(cls, samples: Sequence[Array], layout: Layout) -> Self:
         """The transform from all values, the tables from each channel's levels."""
         transform = PeakyToBalanced.fit(samples)
         rows = [layout.to_rows(transform.forward(sample)) for sample in samples]
@@ -51,13 +52,13 @@ class LevelsCodec:
         return cls(transform, np.stack(rows).astype(np.uint16), layout)
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray], layout: Layout) -> Self:
+    def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:
         return cls(PeakyToBalanced(arrays["centroids"]), arrays["frequencies"], layout)
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, Array]:
         return {"centroids": self.transform.centroids, "frequencies": self._stored}
 
-    def encode(self, features: np.ndarray, quality: float = 1.0) -> Payload:
+    def encode(self, features: Array, quality: float = 1.0) -> Payload:
         """`quality` changes nothing."""
         rows = self._layout.to_rows(self.transform.forward(features))  # [images, tokens, channels]
         by_channel = rows.reshape(-1, rows.shape[-1]).T.astype(np.int32)
@@ -66,7 +67,7 @@ class LevelsCodec:
             encoder.write(self._tables, channel, symbols)
         return Payload(data=encoder.finish(), symbol_crc=encoder.crc)
 
-    def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         rows_shape = self._layout.rows_shape(shape)
         if rows_shape[-1] != len(self._stored):
             raise Corrupt(problem=f"{rows_shape[-1]} channels, not {len(self._stored)}")

@@ -1,10 +1,11 @@
 """The features as they are, little-endian: the reference that every other codec is held against."""
 
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from dtufc.arrays import Array
 from dtufc.bitstream import CodecId
 from dtufc.codecs import Payload
 from dtufc.errors import Corrupt
@@ -16,12 +17,12 @@ class RawCodec:
     id: ClassVar = CodecId.raw
     has_rate: ClassVar = False
 
-    def encode(self, features: np.ndarray, quality: float = 1.0) -> Payload:
+    def encode(self, features: Array, quality: float = 1.0) -> Payload:
         """The values' bytes, row-major; `quality` changes nothing."""
         unsigned = features.view(f"u{features.dtype.itemsize}")
         return Payload(data=unsigned.astype(unsigned.dtype.newbyteorder("<"), copy=False).tobytes(), symbol_crc=0)
 
-    def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Raises Corrupt where there are more or fewer bytes than values, or a value is not finite."""
         if len(payload.data) != prod(shape) * dtype.itemsize:
             raise Corrupt(problem=f"{len(payload.data)} bytes for {prod(shape)} values")

@@ -37,7 +37,9 @@ def weights_folder(spec: ProfileSpec) -> Path:
     match spec.source:
         case FolderSource(folder=folder, fingerprint=expected):
             if not (folder / "config.json").is_file():
-                raise InputError(field="source", problem=f"no model in {folder}", remedy="Give a save_pretrained folder")
+                raise InputError(
+                    field="source", problem=f"no model in {folder}", remedy="Give a save_pretrained folder"
+                )
             if expected is not None and fingerprint(folder) != expected:
                 raise InputError(
                     field="source",
@@ -81,7 +83,9 @@ def fetch_package(package: str, version: str, sha256: str, *, source: bool = Fal
     if actual != sha256:
         shutil.rmtree(folder)
         raise InputError(
-            field=f"package {package}", problem=f"sha256 is {actual}, not {sha256}", remedy="Fetch it from a trusted index"
+            field=f"package {package}",
+            problem=f"sha256 is {actual}, not {sha256}",
+            remedy="Fetch it from a trusted index",
         )
     return found[0]
 

@@ -12,7 +12,6 @@ from torch import nn
 
 from dtufc.errors import InputError
 
-
 _DINOV2_STORED = {
     "q_proj": "attention.query",
     "k_proj": "attention.key",

@@ -1,0 +1,62 @@
+# Every target sets up what it needs; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTO := $(wildcard proto/dtufc/v1/*.proto)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format proto bench profiles golden lock clean
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s'|'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "installing the edge and the cloud into $(VENV) (the first time takes minutes)"
+	$(PIP) install -c requirements.lock -e '.[edge,cloud]'
+	@touch $@
+
+$(VENV)/.workbench: $(VENV)/.runtime
+	@echo "installing the workbench and the test tools into $(VENV)"
+	$(PIP) install -c requirements.lock -e '.[lab,dev]'
+	@touch $@
+
+demo: $(VENV)/.runtime ## Starts cloud and edge, sends a prompt and photographs, prints what came back and what it cost
+	$(BIN)/python -m dtufc_lab.demo
+
+test: $(VENV)/.workbench ## All tests, on real models and real servers
+	$(BIN)/dtufc fetch
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.workbench ## Style, types, imports, generated code: quick
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m dtufc_lab.generate --check
+
+format: $(VENV)/.workbench ## Formats the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/.workbench ## Generates the code of proto/ into shared/dtufc/v1
+	$(BIN)/python -m dtufc_lab.generate
+
+bench: $(VENV)/.workbench ## Rate against accuracy and time, written to docs/benchmarks.md
+	$(BIN)/python -m dtufc_lab.bench
+
+profiles: $(VENV)/.workbench ## Fits the shipped profiles anew
+	$(BIN)/python -m dtufc_lab.fit_profiles
+
+golden: $(VENV)/.workbench ## Writes the golden frames anew: a change of the bitstream
+	$(BIN)/python -m pytest tests/shared/test_golden.py --write-golden
+
+lock: $(VENV)/.workbench ## Writes requirements.lock from what is installed
+	$(BIN)/python -m dtufc_lab.lock > requirements.lock
+
+clean: ## Removes what was installed and generated here
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
