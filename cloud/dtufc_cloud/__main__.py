@@ -8,7 +8,6 @@ from dtufc.rpc import Server, Worker
 from dtufc.serving import run, serve, served_profiles
 from dtufc.telemetry import Telemetry
 from dtufc.v1 import head_pb2, head_pb2_grpc
-
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.service import HeadService
 from dtufc_cloud.settings import CloudSettings

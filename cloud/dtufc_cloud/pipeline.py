@@ -7,6 +7,9 @@ import io
 from collections.abc import Sequence
 
 import torch
+from PIL import Image
+from torch import Tensor
+
 from dtufc import bitstream
 from dtufc.bitstream import Frame
 from dtufc.errors import InputError
@@ -15,9 +18,6 @@ from dtufc.features import as_tensor
 from dtufc.profile import Profile
 from dtufc.telemetry import Request
 from dtufc.zoo import weights_folder
-from PIL import Image
-from torch import Tensor
-
 from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import grpc
+
 from dtufc.errors import InputError, ProfileMismatch
 from dtufc.rpc import Worker, profile_info, reporting
 from dtufc.telemetry import Request, Telemetry
 from dtufc.v1 import head_pb2, head_pb2_grpc
-
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.settings import CloudSettings
 

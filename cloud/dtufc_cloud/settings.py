@@ -2,9 +2,10 @@
 
 from typing import ClassVar
 
-from dtufc.settings import ServiceSettings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
+
+from dtufc.settings import ServiceSettings
 
 
 class CloudSettings(ServiceSettings):

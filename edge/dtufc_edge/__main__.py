@@ -8,7 +8,6 @@ from dtufc.rpc import Server, Worker, channel
 from dtufc.serving import run, serve, served_profiles
 from dtufc.telemetry import Telemetry
 from dtufc.v1 import inference_pb2, inference_pb2_grpc
-
 from dtufc_edge.cloud import Cloud
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.service import InferenceService

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 import grpc
+
 from dtufc.errors import DtufcError, ProfileMismatch, Unavailable
 from dtufc.rpc import error_of
 from dtufc.v1 import head_pb2, head_pb2_grpc

@@ -6,15 +6,15 @@ input --backbone--> features --codec--> payload --bitstream--> bytes
 import io
 
 import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
 from dtufc import bitstream
 from dtufc.errors import InputError
 from dtufc.feature_codec import FeatureCodec, Rate
 from dtufc.profile import Profile
 from dtufc.telemetry import Request
 from dtufc.zoo import weights_folder
-from PIL import Image, ImageOps
-from torch import Tensor
-
 from dtufc_edge.backbones.dinov2 import Box, Dinov2Backbone
 from dtufc_edge.backbones.llama import LlamaBackbone, LlamaSession
 

@@ -9,14 +9,14 @@ from typing import NoReturn
 
 import grpc
 import torch
+from torch import Tensor
+
 from dtufc.errors import Desync, InputError
 from dtufc.feature_codec import Rate
 from dtufc.profile import Task
 from dtufc.rpc import Worker, profile_info, reporting
 from dtufc.telemetry import Request, Telemetry
 from dtufc.v1 import head_pb2, inference_pb2, inference_pb2_grpc
-from torch import Tensor
-
 from dtufc_edge.cloud import Cloud
 from dtufc_edge.pipeline import EdgePipeline, open_image
 from dtufc_edge.settings import EdgeSettings

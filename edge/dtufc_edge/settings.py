@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import ClassVar
 
-from dtufc.rpc import Tls
-from dtufc.settings import ServiceSettings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
+
+from dtufc.rpc import Tls
+from dtufc.settings import ServiceSettings
 
 
 class EdgeSettings(ServiceSettings):

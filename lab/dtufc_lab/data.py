@@ -13,8 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from dtufc.zoo import fetch_package
 from PIL import Image
+
+from dtufc.zoo import fetch_package
 
 Use = Literal["fit", "test"]
 SIDE = 518  # of a square crop for DINOv2

@@ -16,15 +16,16 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
 from dtufc.arrays import Array
 from dtufc.errors import DtufcError
 from dtufc.profile import load_profile, shipped_profiles
 from dtufc.v1 import inference_pb2, inference_pb2_grpc
 from dtufc.zoo import weights_folder
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = Path("demo-output")

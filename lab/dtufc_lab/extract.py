@@ -6,6 +6,10 @@ from functools import partial
 from itertools import cycle, islice
 
 import torch
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+
 from dtufc.arrays import Array
 from dtufc.profile import Profile
 from dtufc.zoo import weights_folder
@@ -13,10 +17,6 @@ from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
 from dtufc_edge.backbones.dinov2 import Dinov2Backbone
 from dtufc_edge.backbones.llama import LlamaBackbone
-from PIL import Image
-from rich.progress import track
-from torch import Tensor
-
 from dtufc_lab.data import Use, photos, square, texts
 
 CPU = torch.device("cpu")

@@ -4,9 +4,9 @@ from importlib import resources
 from pathlib import Path
 
 import yaml
+
 from dtufc.feature_codec import fit
 from dtufc.profile import load_profile
-
 from dtufc_lab.extract import fitting_set
 
 FITS = [("dinov2-small", 12, 24), ("smollm2-135m", 16, 48), ("smollm2-135m", 30, 48)]  # name, split, features

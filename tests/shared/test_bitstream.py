@@ -4,10 +4,11 @@ import tracemalloc
 import zlib
 
 import pytest
-from dtufc.bitstream import MAX_VALUES, CodecId, Dtype, Frame, pack, parse, read_varint, write_varint
-from dtufc.errors import BadMagic, BitstreamError, Corrupt, InputError, Truncated, UnsupportedVersion
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from dtufc.bitstream import MAX_VALUES, CodecId, Dtype, Frame, pack, parse, read_varint, write_varint
+from dtufc.errors import BadMagic, BitstreamError, Corrupt, InputError, Truncated, UnsupportedVersion
 
 FRAMES = st.builds(
     Frame,

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from dtufc.errors import InputError
-from dtufc.layout import Family, Layout, mosaic
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dtufc.errors import InputError
+from dtufc.layout import Family, Layout, mosaic
 
 SMALL = st.integers(1, 7)
 

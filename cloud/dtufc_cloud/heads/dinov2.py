@@ -10,12 +10,13 @@ from math import isqrt
 from pathlib import Path
 
 import torch
-from dtufc.arrays import Array
-from dtufc.errors import InputError
-from dtufc.zoo.tensors import dinov2_stored_name, fill, read_tensors, tensor_names
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, Dinov2Model
+
+from dtufc.arrays import Array
+from dtufc.errors import InputError
+from dtufc.zoo.tensors import dinov2_stored_name, fill, read_tensors, tensor_names
 
 
 class SaliencyHead(nn.Module):

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from dtufc.errors import InputError
-from dtufc.zoo.tensors import fill, read_tensors, shift_layer
 from torch import Tensor
 from transformers import AutoConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from dtufc.errors import InputError
+from dtufc.zoo.tensors import fill, read_tensors, shift_layer
 
 
 class LlamaHead:

@@ -6,11 +6,12 @@ No forward pass is copied: the edge's part is a `LlamaModel` of `split` layers w
 from pathlib import Path
 
 import torch
-from dtufc.errors import InputError
-from dtufc.zoo.tensors import fill, read_tensors
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, DynamicCache, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from dtufc.errors import InputError
+from dtufc.zoo.tensors import fill, read_tensors
 
 
 class LlamaBackbone:

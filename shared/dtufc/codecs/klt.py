@@ -37,6 +37,7 @@ _FRACTION: Final = 16.0  # reconstruction is in sixteenths of a step
 _GRID_BITS: Final = 8  # decoded coefficients of a grid are multiples of 2^-8
 _GAIN_OCTAVE: Final = 16
 _GAIN_BIAS: Final = 256  # gains are 2^((index - 256) / 16), index < 512
+_COARSEST_OUTLIER: Final = 4.0  # the step beyond which outliers are coded no coarser
 _STRAY: Final = 2  # symbols of uncoded units are sent one by one from this size
 
 
@@ -55,7 +56,7 @@ class Calibration:
         edges: [B - 2] float64, borders of the bands: squared radius, relative to the highest frequency.
         mean_abs: [C] float32, E|z| / sigma; the encoder's alone.
         rounding: [3] float32: the offset before rounding down, the shift of reconstruction in sixteenths of a step,
-            and how much finer outliers are coded.
+            and how much finer rows apart are coded that are no prefix.
         frequencies: flat uint32, the tables of the classes one behind the other.
         sizes: [classes] int32, their lengths.
         activity: uint32, the table of the rows' activity.
@@ -145,7 +146,7 @@ class KltCodec:
         coarsest, finest = (int(step) for step in self._c.steps)
         step_index = coarsest - round(quality * (coarsest - finest))
         parts = self._split(rows, features.shape)
-        singles = self._singles(rows, parts)
+        singles = self._singles(rows, parts, step_index)
         activity = self._activities(singles, step_index)
         units = self._units(parts, activity, step_index)
         q = self._quantize(np.concatenate([singles.ravel(), self._spectrum(rows, parts)]), step_index)
@@ -203,13 +204,13 @@ class KltCodec:
             rows_shape=self._layout.rows_shape(shape), prefix=self._layout.prefix, grid=grid, apart=at, gains=gains
         )
 
-    def _singles(self, rows: Array, parts: _Parts) -> Array:
+    def _singles(self, rows: Array, parts: _Parts, step_index: int) -> Array:
         """[rows, C], z of the rows that are coded one by one."""
         at = parts.singles
         flat = rows.reshape(-1, rows.shape[-1])[at].astype(np.float64) - self._c.mean
         is_apart = np.isin(at, parts.apart)
         normal = rows.reshape(-1, rows.shape[-1])[parts.apart] / _gains(parts.gains)[:, None]
-        flat[is_apart] = (normal - self._c.centre) * self._finer
+        flat[is_apart] = (normal - self._c.centre) * self._fineness(parts, step_index)
         return flat.astype(np.float32) @ self._forward
 
     def _spectrum(self, rows: Array, parts: _Parts) -> Array:
@@ -244,6 +245,13 @@ class KltCodec:
         """The largest coefficient, in multiples of 2^-8, for which every sum of the decoder is exact."""
         gained = BASIS_BITS + len(self._basis).bit_length() + sum(dct_gain_bits(size) for size in grid)
         return 2.0 ** (EXACT_BITS - gained)
+
+    def _fineness(self, parts: _Parts, step_index: int) -> Array:
+        """[rows apart, 1]: how much finer each is coded. Every token reads an outlier: no coarse step may lose it."""
+        is_prefix = (parts.apart % parts.rows_shape[1] < parts.prefix) & (parts.grid is not None)
+        is_prefix &= np.abs(parts.gains - _GAIN_BIAS) <= _GAIN_OCTAVE * np.log2(FAR)
+        finer = self._finer * max(1.0, power_of_two(step_index) / _COARSEST_OUTLIER)
+        return np.where(is_prefix, 1.0, finer)[:, None]
 
     def _num_symbols(self, parts: _Parts) -> int:
         images, tokens, channels = parts.rows_shape
@@ -317,7 +325,8 @@ class KltCodec:
         if not parts.grid:
             rows = singles + self._c.mean
         apart = singles if parts.grid else singles[parts.apart]
-        rows[parts.apart] = (apart * (1 / self._finer) + self._c.centre) * _gains(parts.gains)[:, None]
+        residual = apart * (1 / self._fineness(parts, step_index))
+        rows[parts.apart] = (residual + self._c.centre) * _gains(parts.gains)[:, None]
         return rows
 
     def _grid_values(self, q: Array, parts: _Parts, step: float) -> Array:

@@ -41,7 +41,7 @@ _MAX_RADIUS: Final = 255
 _TOKEN_STEPS: Final = (2 * OCTAVE, -4 * OCTAVE)  # at quality 0 and at quality 1
 _PICTURE_STEPS: Final = (6 * OCTAVE, -4 * OCTAVE)
 _TOKENS = (0.4, 2.0, 8.0)  # rounding offset, outward shift in sixteenths, and finer outliers, found by agreement
-_PICTURE = (0.5, 0.0, 1.0)
+_PICTURE = (0.5, 0.0, 8.0)
 
 
 def fit(samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None = None) -> Calibration:
@@ -148,7 +148,10 @@ class _Fit:
         z = (rows - self.mean) @ self.forward
         size = np.sqrt(np.mean(rows[apart] ** 2, axis=-1))
         gain = np.maximum(size / self.typical, 1e-30)[:, None]
-        z[apart] = (rows[apart] / gain - self.centre) * self._rounding[2] @ self.forward
+        is_prefix = np.nonzero(apart)[1] < (self.layout.prefix if self.is_picture else 0)
+        is_prefix &= (gain[:, 0] <= FAR) & (gain[:, 0] >= 1 / FAR)
+        finer = np.where(is_prefix, 1.0, self._rounding[2])[:, None]
+        z[apart] = (rows[apart] / gain - self.centre) * finer @ self.forward
         return z
 
     def _find_scales(self) -> None:
