@@ -42,6 +42,7 @@ class CloudPipeline:
         """
         with request.stages.measure("cloud.parse"):
             frame = bitstream.parse(data)
+        self.codec.check_profile(frame)
         self._check_tokens(frame)
         request.codec = frame.codec.name
         with request.stages.measure("cloud.decode"):
@@ -92,7 +93,6 @@ class CloudPipeline:
 
     def _check_tokens(self, frame: Frame) -> None:
         images, tokens, _ = self.profile.layout.rows_shape(frame.shape)
-        if images * tokens > self._max_tokens:
-            raise InputError(
-                field="frame", problem=f"{images * tokens} tokens", remedy=f"Send at most {self._max_tokens}"
-            )
+        if images > 1 or tokens > self._max_tokens:
+            problem = f"{images} inputs of {tokens} tokens"
+            raise InputError(field="frame", problem=problem, remedy=f"Send one, of at most {self._max_tokens} tokens")

@@ -4,6 +4,7 @@ input --backbone--> features --codec--> payload --bitstream--> bytes
 """
 
 import io
+import struct
 
 import torch
 from PIL import Image, ImageOps
@@ -92,7 +93,7 @@ def open_image(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
             problem = f"{image.width} x {image.height} pixels"
             raise InputError(field="image", problem=problem, remedy=f"Send at most {max_pixels} pixels")
         return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error, Image.DecompressionBombError) as error:
         raise InputError(
             field="image", problem=f"cannot be read: {error}", remedy=f"Send a whole {', '.join(_FORMATS)} file"
         ) from error

@@ -3,7 +3,8 @@
 request --> check --> backbone --> encode --HeadService--> result --> reply
 """
 
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from string import ascii_uppercase
 from typing import NoReturn
 
@@ -22,18 +23,24 @@ from dtufc_edge.pipeline import EdgePipeline, open_image
 from dtufc_edge.settings import EdgeSettings
 
 _DEFAULT_NEW_TOKENS = 32
+_MOST_CHARACTERS_A_TOKEN = 16  # on average over a prompt, generously
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character cut between two tokens decodes to
 
 
 class Call:
     """One request on its way: its pipeline, codec, rate, deadline and record."""
 
-    def __init__(self, pipeline: EdgePipeline, codec: str, rate: Rate, timeout_s: float, request: Request) -> None:
+    def __init__(self, pipeline: EdgePipeline, codec: str, rate: Rate, deadline: float, request: Request) -> None:
         self.pipeline = pipeline
         self.codec = codec
         self.rate = rate
-        self.timeout_s = timeout_s
         self.request = request
+        self._deadline = deadline  # of time.monotonic
+
+    @property
+    def timeout_s(self) -> float:
+        """What is left of the deadline."""
+        return max(0.0, self._deadline - time.monotonic())
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -74,7 +81,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         async with reporting(context):
             with self._telemetry.request("complete") as request:
                 call = self._call("complete", message.coding, context, request)
-                async for reply in self._complete(call, message, context):
+                async for reply in self._complete(call, message):
                     yield reply
 
     async def Segment(
@@ -97,11 +104,10 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             message.question,
             *(f"{letter}. {text}" for letter, text in zip(letters, message.choices, strict=True)),
         ]
-        token_ids = llama.chat_ids("\n".join([*lines, "Answer with the letter alone."]))
-        self._check_prompt(token_ids)
+        token_ids = await self._tokens(llama.chat_ids, "\n".join([*lines, "Answer with the letter alone."]))
         features = await self._worker.run(call.pipeline.read, llama.start(), token_ids, call.request)
         task = head_pb2.AnswerTask(token_ids=[llama.token_id(letter) for letter in letters])
-        reply = await self._through(call, features, head_pb2.RunRequest(answer=task), call.timeout_s)
+        reply = await self._through(call, features, head_pb2.RunRequest(answer=task))
         probabilities = list(reply.probabilities.values)
         choice = max(range(len(letters)), key=probabilities.__getitem__)
         return inference_pb2.AnswerReply(
@@ -109,7 +115,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         )
 
     async def _complete(
-        self, call: Call, message: inference_pb2.CompleteRequest, context: grpc.aio.ServicerContext
+        self, call: Call, message: inference_pb2.CompleteRequest
     ) -> AsyncIterator[inference_pb2.CompleteReply]:
         llama = call.pipeline.llama
         if not message.prompt.strip():
@@ -118,8 +124,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         if num_tokens > self._settings.max_new_tokens:
             remedy = f"Ask for at most {self._settings.max_new_tokens}"
             raise InputError(field="max_tokens", problem=f"{num_tokens}", remedy=remedy)
-        token_ids = llama.plain_ids(message.prompt) if message.plain else llama.chat_ids(message.prompt)
-        self._check_prompt(token_ids)
+        token_ids = await self._tokens(llama.plain_ids if message.plain else llama.chat_ids, message.prompt)
         session = llama.start()
         features = await self._worker.run(call.pipeline.read, session, token_ids, call.request)
         new_ids: list[int] = []
@@ -128,7 +133,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         while len(new_ids) < num_tokens:
             # The cloud keeps nothing between calls yet: each token sends the whole sequence's features again.
             run = head_pb2.RunRequest(next_token=head_pb2.NextTokenTask())
-            reply = await self._through(call, features, run, self._timeout_s(context))
+            reply = await self._through(call, features, run)
             if llama.is_end(reply.token_id):
                 finish_reason = "end"
                 break
@@ -151,28 +156,27 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         task = head_pb2.SegmentTask(
             left=box.left, top=box.top, right=box.right, bottom=box.bottom, width=image.width, height=image.height
         )
-        reply = await self._through(call, features, head_pb2.RunRequest(segment=task), call.timeout_s)
+        reply = await self._through(call, features, head_pb2.RunRequest(segment=task))
         return inference_pb2.SegmentReply(
             label_map_png=reply.label_map_png, width=image.width, height=image.height, cost=_cost(call)
         )
 
-    async def _through(
-        self, call: Call, features: Tensor, run: head_pb2.RunRequest, timeout_s: float
-    ) -> head_pb2.RunReply:
-        """Encodes the features, sends them with their task, and books the cloud's stages."""
+    async def _through(self, call: Call, features: Tensor, run: head_pb2.RunRequest) -> head_pb2.RunReply:
+        """Encodes the features, sends them with their task, and books the cloud's stages.
+
+        Features that desync go again in `raw`, which cannot; so do those that follow in this call.
+        """
         run.profile = call.pipeline.profile.name
-        codec = call.codec
-        while True:
-            run.frame = await self._worker.run(call.pipeline.encode, features, codec, call.rate, call.request)
-            with call.request.stages.measure("round_trip"):
-                try:
-                    reply = await self._cloud.run(run, timeout_s)
-                    break
-                except Desync:
-                    if codec == "raw":
-                        raise
-                    self._telemetry.desyncs.labels(call.request.model, codec).inc()
-                    codec = "raw"  # which cannot desync
+        run.frame = await self._worker.run(call.pipeline.encode, features, call.codec, call.rate, call.request)
+        with call.request.stages.measure("round_trip"):
+            try:
+                reply = await self._cloud.run(run, call.timeout_s)
+            except Desync:
+                self._telemetry.desyncs.labels(call.request.model, call.codec).inc()
+                call.codec = call.request.codec = "raw"
+                call.rate = Rate()
+                run.frame = await self._worker.run(call.pipeline.encode, features, "raw", call.rate, call.request)
+                reply = await self._cloud.run(run, call.timeout_s)
         for stage in reply.stages:
             call.request.stages.add(stage.name, stage.seconds)
         return reply
@@ -190,7 +194,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         request.codec = codec
         kind = coding.WhichOneof("rate")
         rate = Rate() if kind is None else Rate(**{kind: getattr(coding, kind)})
-        return Call(pipeline, codec, rate, self._timeout_s(context), request)
+        remaining = context.time_remaining()
+        timeout_s = self._settings.timeout_s if remaining is None else float(remaining)
+        return Call(pipeline, codec, rate, time.monotonic() + timeout_s, request)
 
     def _pipeline(self, task: Task, name: str) -> EdgePipeline:
         able = {n: p for n, p in self._pipelines.items() if task in p.profile.spec.tasks}
@@ -202,15 +208,16 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             raise InputError(field="profile", problem=f"{name or 'none'} can {task}", remedy=f"These can: {known}")
         return able[name] if name else next(iter(able.values()))
 
-    def _check_prompt(self, token_ids: list[int]) -> None:
-        if len(token_ids) > self._settings.max_prompt_tokens:
-            remedy = f"Stay within {self._settings.max_prompt_tokens}"
+    async def _tokens(self, tokenize: Callable[[str], list[int]], prompt: str) -> list[int]:
+        """Token ids of a prompt; one that cannot fit is refused before it is tokenized."""
+        limit = self._settings.max_prompt_tokens
+        remedy = f"Stay within {limit} tokens"
+        if len(prompt) > limit * _MOST_CHARACTERS_A_TOKEN:
+            raise InputError(field="prompt", problem=f"{len(prompt)} characters", remedy=remedy)
+        token_ids = await self._worker.run(tokenize, prompt)
+        if len(token_ids) > limit:
             raise InputError(field="prompt", problem=f"{len(token_ids)} tokens", remedy=remedy)
-
-    def _timeout_s(self, context: grpc.aio.ServicerContext) -> float:
-        """What is left of the call's deadline; the setting where it brought none."""
-        remaining = context.time_remaining()
-        return self._settings.timeout_s if remaining is None else max(0.0, float(remaining))
+        return token_ids
 
 
 def _cost(call: Call) -> inference_pb2.Cost:

@@ -16,8 +16,8 @@ from dtufc.errors import BadMagic, Corrupt, InputError, Truncated, UnsupportedVe
 MAGIC: Final = b"DTU"
 VERSION: Final = 1
 MAX_RANK: Final = 4
-MAX_VALUES: Final = 1 << 26  # values in one feature: 256 MiB as float32
-MAX_PAYLOAD_BYTES: Final = 1 << 28
+MAX_VALUES: Final = 1 << 24  # values in one feature: 64 MiB as float32
+MAX_PAYLOAD_BYTES: Final = 1 << 27
 DIGEST_BYTES: Final = 8
 
 _HEAD = struct.Struct("<3sBBBBB")  # magic, version, codec, dtype, rank, reserved
@@ -114,7 +114,7 @@ def parse(data: bytes) -> Frame:
     if version != VERSION:
         raise UnsupportedVersion(found=version, supported=VERSION)
     if codec not in _CODECS or dtype not in _DTYPES or reserved:
-        raise Corrupt(problem=f"codec {codec}, dtype {dtype}, reserved {reserved}")
+        raise Corrupt(problem=f"codec {codec}, dtype {dtype} or flags {reserved} that this release does not know")
     if not 1 <= rank <= MAX_RANK:
         raise Corrupt(problem=f"{rank} dimensions")
     offset = _HEAD.size + DIGEST_BYTES

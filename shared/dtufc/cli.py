@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -158,7 +159,8 @@ def decode(
     """Decodes a frame to a feature tensor."""
     with _errors():
         features = load(profile, split=split).decode(_read(frame))
-        np.save(output, features.astype(np.float32) if features.dtype.kind == "V" else features)
+        with output.open("wb") as file:
+            np.save(file, features.astype(np.float32) if features.dtype.kind == "V" else features)
         shape = " x ".join(map(str, features.shape))
         _show({"output": str(output), "shape": shape, "dtype": str(features.dtype)}, as_json)
 
@@ -190,13 +192,12 @@ def answer(
     with _errors(), EdgeClient(edge, timeout_s=timeout_s) as client:
         rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
         reply = client.answer(question, choices, profile=profile, codec=codec, rate=rate)
-        facts = {"letter": reply.letter, "choice": choices[reply.choice]}
-        probabilities = dict(zip(choices, reply.probabilities, strict=True))
+        facts: dict[str, Any] = {"letter": reply.letter, "choice": choices[reply.choice]}
         if as_json:
-            print(json.dumps({**facts, "probabilities": probabilities, "cost": cost_facts(reply.cost)}))
+            print(json.dumps({**facts, "probabilities": list(reply.probabilities), "cost": cost_facts(reply.cost)}))
             return
-        _show({**facts, **{f"p({choice})": p for choice, p in probabilities.items()}}, as_json)
-        _show(cost_facts(reply.cost), as_json)
+        odds = {f"p({letter})": p for letter, p in zip(ascii_uppercase, reply.probabilities, strict=False)}
+        _show({**facts, **odds, **cost_facts(reply.cost)}, as_json)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from jaxtyping import Int32, UInt32
 
 from dtufc.arrays import Array
 from dtufc.bitstream import read_varint, write_varint
-from dtufc.errors import Corrupt, InputError
+from dtufc.errors import BitstreamError, Corrupt, Desync, InputError
 
 PRECISION: Final = 24
 TOTAL: Final = 1 << PRECISION
@@ -104,14 +104,11 @@ class Decoder:
             raise Corrupt(problem="coded symbols end in a zero word")
         self._coder = _AnsCoder(compressed)
         self._next_escape = 0
+        self._problem = ""
         self.crc = 0
 
     def read(self, tables: Tables, row: int, count: int) -> Int32[Array, " n"]:
-        """The next `count` symbols, coded with this row.
-
-        Raises:
-            BitstreamError: an escape is missing or malformed.
-        """
+        """The next `count` symbols, coded with this row. They can be trusted once `finish` has returned."""
         entries = self._coder.decode(tables.model(row), count)
         self.crc = zlib.crc32(entries.astype("<u2").tobytes(), self.crc)
         radius = tables.radius(row)
@@ -121,16 +118,28 @@ class Decoder:
                 symbols[index] = self._read_escape(radius)
         return symbols
 
-    def finish(self) -> None:
-        """Raises Corrupt unless everything has been read."""
-        if self._next_escape != len(self._escapes) or not self._coder.is_empty():
-            raise Corrupt(problem="coded symbols are left over")
+    def finish(self, symbol_crc: int) -> None:
+        """Checks what was read.
+
+        Raises:
+            Desync: these are not the symbols that were encoded; whatever else is wrong follows from it.
+            Corrupt: they are, and yet an escape was missing or malformed, or something is left over.
+        """
+        if self.crc != symbol_crc:
+            raise Desync(expected=f"{symbol_crc:08x}", found=f"{self.crc:08x}")
+        if self._problem or self._next_escape != len(self._escapes) or not self._coder.is_empty():
+            raise Corrupt(problem=self._problem or "coded symbols are left over")
 
     def _read_escape(self, radius: int) -> int:
-        folded, self._next_escape = read_varint(self._escapes, self._next_escape)
+        try:
+            folded, self._next_escape = read_varint(self._escapes, self._next_escape)
+        except BitstreamError as error:
+            self._problem = str(error)
+            return 0
         magnitude = (folded >> 1) + radius + 1
         if magnitude >= 1 << 31:
-            raise Corrupt(problem="an escaped symbol beyond 32 bits")
+            self._problem = "an escaped symbol beyond 32 bits"
+            return 0
         return -magnitude if folded & 1 else magnitude
 
 

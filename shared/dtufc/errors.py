@@ -23,6 +23,8 @@ and a context of named strings, from which the message is built and which cross 
 from collections.abc import Mapping
 from typing import ClassVar
 
+_LONGEST = 300  # characters of a fact: it crosses the wire, and may hold what a caller sent
+
 
 class DtufcError(Exception):
     """The root. `context` holds the named facts from which the message was built."""
@@ -31,7 +33,7 @@ class DtufcError(Exception):
     template: ClassVar[str]
 
     def __init__(self, **context: object) -> None:
-        self.context: dict[str, str] = {name: str(value) for name, value in context.items()}
+        self.context: dict[str, str] = {name: str(value)[:_LONGEST] for name, value in context.items()}
         super().__init__(self.template.format_map(self.context))
 
 
@@ -110,9 +112,9 @@ class Internal(ServiceError):
     template = "the service failed. Its log has the cause."
 
 
-def _leaves(cls: type[DtufcError]) -> list[type[DtufcError]]:
-    below = [leaf for child in cls.__subclasses__() for leaf in _leaves(child)]
-    return [cls, *below]
+def _raisable(cls: type[DtufcError]) -> list[type[DtufcError]]:
+    below = [leaf for child in cls.__subclasses__() for leaf in _raisable(child)]
+    return [cls, *below] if "template" in vars(cls) else below
 
 
-BY_CODE: Mapping[str, type[DtufcError]] = {cls.code: cls for cls in _leaves(DtufcError)}
+BY_CODE: Mapping[str, type[DtufcError]] = {cls.code: cls for cls in _raisable(DtufcError)}

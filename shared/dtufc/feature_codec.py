@@ -137,16 +137,21 @@ class FeatureCodec:
 
     def decode_frame(self, frame: Frame) -> Array:
         """`decode`, of a frame that has been parsed."""
-        if frame.profile_digest != self._digest:
-            raise ProfileMismatch(
-                profile=self.profile.name, expected=self._digest.hex(), found=frame.profile_digest.hex()
-            )
+        self.check_profile(frame)
         try:
             self.profile.layout.check(frame.shape)
         except InputError as error:
             raise Corrupt(problem=str(error)) from error
         payload = Payload(data=frame.payload, symbol_crc=frame.symbol_crc)
         return self._codec(frame.codec.name).decode(payload, frame.shape, NUMPY_DTYPES[frame.dtype])
+
+    def check_profile(self, frame: Frame) -> None:
+        """Raises ProfileMismatch for a frame of another profile, or of a codec that this one was not fitted for."""
+        if frame.profile_digest != self._digest:
+            found = frame.profile_digest.hex()
+            raise ProfileMismatch(profile=self.profile.name, expected=self._digest.hex(), found=found)
+        if frame.codec.name not in self.codecs:
+            raise ProfileMismatch(profile=self.profile.name, expected=self.codecs, found=frame.codec.name)
 
     def save(self, folder: str | Path) -> None:
         """Writes the profile into a folder, for `dtufc.load`."""
@@ -253,7 +258,11 @@ def _largest_within(limit: int, at: Callable[[float], bytes], has_rate: bool) ->
         )
     while has_rate and low < high:
         middle = (low + high + 1) // 2
-        frame = at(middle / _QUALITY_STEPS)
+        try:
+            frame = at(middle / _QUALITY_STEPS)
+        except InputError:  # symbols too large at so fine a step
+            high = middle - 1
+            continue
         if len(frame) <= limit:
             low, best = middle, frame
         else:

@@ -46,6 +46,12 @@ def as_array(features: "Array | torch.Tensor") -> Array:
     return array
 
 
+def to_dtype(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Rounds to float32 and from there to `dtype`; what would be beyond it becomes its largest value."""
+    largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    return np.clip(values, -largest, largest).astype(np.float32).astype(dtype)
+
+
 def dtype_of(array: Array) -> Dtype:
     """The wire's name for the array's type."""
     return next(name for name, dtype in NUMPY_DTYPES.items() if dtype == array.dtype)

@@ -15,6 +15,8 @@ import numpy as np
 from dtufc.arrays import Array
 from dtufc.errors import InputError
 
+MAX_SIDE = 1024  # of a picture of tokens; a decoder's work grows with its square
+
 
 class Family(StrEnum):
     llm = "llm"  # [T, d] or [1, T, d]: tokens of a decoder
@@ -51,6 +53,9 @@ class Layout:
             raise InputError(field="features", problem=f"shape {shape}", remedy=f"Give {expected}")
         if self.family == Family.vit and shape[-2] <= self.prefix:
             raise InputError(field="features", problem=f"{shape[-2]} tokens", remedy=f"Give {expected}")
+
+        if self.family in (Family.latent, Family.cnn) and max(shape[-2:]) > MAX_SIDE:
+            raise InputError(field="features", problem=f"shape {shape}", remedy=f"Give at most {MAX_SIDE} a side")
 
     def describe(self) -> str:
         """The shapes that fit, in words."""

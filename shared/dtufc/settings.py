@@ -33,8 +33,8 @@ class ServiceSettings(BaseSettings):
         cli_implicit_flags=True,
     )
 
-    listen: str = Field(description="Address of the gRPC service.")
-    metrics_listen: str = Field(description="Address of the Prometheus metrics.")
+    listen: str
+    metrics_listen: str
     profiles: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("smollm2-135m", "dinov2-small"),
         description="Profiles to serve, separated by commas: shipped names, or folders with a profile.yaml. "
@@ -56,6 +56,14 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _split_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("listen", "metrics_listen", check_fields=False)
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        host, colon, port = value.rpartition(":")
+        if not (host and colon and port.isdecimal() and int(port) < 1 << 16):
+            raise ValueError("give HOST:PORT")
+        return value
 
     @property
     def server_tls(self) -> Tls | None:

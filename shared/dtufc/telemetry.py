@@ -121,7 +121,8 @@ class Telemetry:
         labels = (request.model, request.codec)
         self._requests.labels(request.task, *labels).inc()
         self._seconds.labels(request.task, *labels).observe(seconds)
-        for stage, taken in request.stages.seconds.items():
+        stages = dict(request.stages.seconds)  # a cancelled call's thread may still add to it
+        for stage, taken in stages.items():
             self._stage.labels(stage, *labels).observe(taken)
         if reason:
             self._errors.labels(request.task, reason, *labels).inc()
@@ -140,7 +141,7 @@ class Telemetry:
             "raw_bytes": request.raw_bytes,
             "wire_bytes": request.wire_bytes,
             "bpfp": round(request.bpfp_wire, 4),
-            "stages": {stage: round(taken, 6) for stage, taken in request.stages.seconds.items()},
+            "stages": {stage: round(taken, 6) for stage, taken in stages.items()},
         }
         _log.info("request", extra={"fields": line})
 

@@ -33,7 +33,7 @@ def codec(layout: str) -> FeatureCodec:
 
 def relative_error(a: Array, b: Array) -> float:
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
-    return float(np.linalg.norm(wide_a - wide_b) / max(np.linalg.norm(wide_b), 1e-30))
+    return float(np.linalg.norm(wide_a - wide_b)) / max(float(np.linalg.norm(wide_b)), 1e-30)
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -42,7 +42,7 @@ def test_shape_and_type_come_back_on_every_shape(
     codec: FeatureCodec, layout: str, name: str, dtype: type, rng: np.random.Generator
 ) -> None:
     for shape in (SAMPLES[layout], *OTHER_SHAPES[layout]):
-        sent = features(rng, shape).astype(dtype)
+        sent: Array = features(rng, shape).astype(dtype)
         got = codec.decode(codec.encode(sent, codec=name, quality=0.9))
         assert got.shape == shape
         assert got.dtype == sent.dtype

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dtufc.arrays import Array
 from dtufc.entropy import TOTAL, Decoder, Encoder, Tables, quantize_frequencies
-from dtufc.errors import BitstreamError, InputError
+from dtufc.errors import BitstreamError, Desync, InputError
 from tests.shared import reference_rans
 
 RNG = np.random.default_rng(1)
@@ -41,8 +41,7 @@ def test_any_symbol_survives_the_escape(symbols: list[int], radius: int) -> None
     encoder.write(tables, 0, np.array(symbols, dtype=np.int32))
     decoder = Decoder(encoder.finish())
     assert decoder.read(tables, 0, len(symbols)).tolist() == symbols
-    decoder.finish()
-    assert decoder.crc == encoder.crc
+    decoder.finish(encoder.crc)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x05", b"\x00abc", b"\x00" + bytes(8), b"\xff" * 9])
@@ -58,7 +57,9 @@ def test_symbols_left_over_are_refused() -> None:
     decoder = Decoder(encoder.finish())
     decoder.read(tables, 0, 8)
     with pytest.raises(BitstreamError, match="left over"):
-        decoder.finish()
+        decoder.finish(decoder.crc)
+    with pytest.raises(Desync):
+        decoder.finish(encoder.crc)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import json
 from math import isqrt
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -98,9 +99,11 @@ class Dinov2Head:
         if not (0 <= left < right <= self.side and 0 <= top < bottom <= self.side):
             raise InputError(field="box", problem=f"{box}", remedy=f"Give a box within {self.side} x {self.side}")
         logits = self.logits(features)[None, :, top:bottom, left:right]
-        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0]
-        labels = (logits[0] > 0) * 255 if len(logits) == 1 else logits.argmax(dim=0)
-        return labels.to(torch.uint8).numpy()
+        if logits.shape[1] > 1:  # labels first, then the size: memory does not grow with their number
+            labels = logits.argmax(dim=1, keepdim=True).float()
+            return F.interpolate(labels, size=size, mode="nearest-exact")[0, 0].to(torch.uint8).numpy()
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0, 0]
+        return (logits > 0).to(torch.uint8).numpy() * np.uint8(255)
 
 
 class _Given(nn.Module):
@@ -115,8 +118,8 @@ def _dense_head(folder: Path, channels: int) -> nn.Module:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if config["kind"] == "saliency":
             return SaliencyHead(channels, list(config["widths"]))
-        if config["kind"] == "linear":
+        if config["kind"] == "linear" and 2 <= int(config["labels"]) <= 256:
             return LinearHead(channels, int(config["labels"]))
     except (OSError, KeyError, ValueError) as error:
         raise InputError(field="head", problem=f"{folder}: {error}", remedy="Give a head folder") from error
-    raise InputError(field="head", problem=f"kind {config['kind']}", remedy="Use saliency or linear")
+    raise InputError(field="head", problem=f"{config}", remedy="Use saliency, or linear with 2 to 256 labels")

@@ -5,7 +5,7 @@ bit varies, and every matrix product that a decoder computes has integer operand
 order of summation, instruction set or thread count can change it.
 """
 
-from decimal import Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import lru_cache
 from typing import Final
 
@@ -17,13 +17,13 @@ OCTAVE: Final = 64  # steps and scales are counted in 1/64 octave
 DCT_BITS: Final = 14
 EXACT_BITS: Final = 53
 _DIGITS: Final = 40
+_CONTEXT: Final = Context(prec=_DIGITS, rounding=ROUND_HALF_EVEN, traps=[])  # never the caller's
 
 
 @lru_cache(maxsize=1)
 def _roots() -> tuple[float, ...]:
     """2^(i / 64) for i < 64."""
-    with localcontext() as context:
-        context.prec = _DIGITS
+    with localcontext(_CONTEXT):
         root = Decimal(2)
         for _ in range(OCTAVE.bit_length() - 1):
             root = root.sqrt()
@@ -42,19 +42,15 @@ def power_of_two(index: int) -> float:
 @lru_cache(maxsize=64)
 def integer_dct(size: int) -> Array:
     """Orthonormal DCT-II [frequency, place], times 2^14, rounded to integers; float64."""
-    with localcontext() as context:
-        context.prec = _DIGITS
-        quarter = [_cosine(Decimal(index) / (2 * size)) for index in range(size + 1)]  # cos(pi i / 2n), i <= n
-
-        def cosine(index: int) -> Decimal:
-            index %= 4 * size
-            index = min(index, 4 * size - index)
-            return quarter[index] if index <= size else -quarter[2 * size - index]
-
+    with localcontext(_CONTEXT):
         norm = (Decimal(2) / size).sqrt() * 2**DCT_BITS
-        first = (Decimal(1) / size).sqrt() * 2**DCT_BITS
-        rows = [[first] * size] + [[norm * cosine((2 * n + 1) * k) for n in range(size)] for k in range(1, size)]
-        return np.array([[int(value.to_integral_value()) for value in row] for row in rows], dtype=np.float64)
+        first = int(((Decimal(1) / size).sqrt() * 2**DCT_BITS).to_integral_value())
+        quarter = [int((norm * _cosine(Decimal(i) / (2 * size))).to_integral_value()) for i in range(size + 1)]
+    half = np.array(quarter + [-value for value in quarter[-2::-1]], dtype=np.float64)  # cos(pi i / 2n), i <= 2n
+    turns = np.outer(np.arange(size), 2 * np.arange(size) + 1) % (4 * size)
+    matrix = half[np.minimum(turns, 4 * size - turns)]
+    matrix[0] = first
+    return matrix
 
 
 def forward_dct(tokens: Array, height: int, width: int) -> Array:

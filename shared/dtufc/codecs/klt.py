@@ -13,6 +13,7 @@ is in `klt_fit`.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
@@ -22,7 +23,8 @@ from dtufc.bitstream import CodecId, read_varint, write_varint
 from dtufc.codecs import Payload
 from dtufc.codecs.exact import EXACT_BITS, OCTAVE, dct_gain_bits, forward_dct, inverse_dct, power_of_two
 from dtufc.entropy import Decoder, Encoder, Tables
-from dtufc.errors import Corrupt, Desync, InputError
+from dtufc.errors import Corrupt, InputError
+from dtufc.features import to_dtype
 from dtufc.layout import Layout
 
 STEP_BIAS: Final = 16 * OCTAVE  # step indices are sent without a sign
@@ -106,13 +108,16 @@ class KltCodec:
         self._c = calibration
         self._layout = layout
         self._basis = calibration.basis.astype(np.float64)
-        matrix = self._basis * calibration.scale
-        self._forward = np.linalg.inv(matrix).astype(np.float32)  # the encoder's alone: it need not be exact
         ends = np.cumsum(calibration.sizes)[:-1]
         self._tables = Tables(np.split(calibration.frequencies, ends), escape=True)
         self._activity = Tables([calibration.activity], escape=False)
         self._rounding, self._shift, self._finer = (float(value) for value in calibration.rounding)
         self._symbol_limit = 1 << (EXACT_BITS - BASIS_BITS - 5 - len(self._basis).bit_length())
+
+    @cached_property
+    def _forward(self) -> Array:
+        """[C, C] float32: z = (x - mean) @ forward. The encoder's alone: it need not be exact."""
+        return np.linalg.inv(self._basis * self._c.scale).astype(np.float32)
 
     @classmethod
     def fit(cls, samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None = None) -> Self:
@@ -123,11 +128,8 @@ class KltCodec:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:
-        wanted = {field.name for field in fields(Calibration)}
-        if set(arrays) != wanted:
-            raise InputError(
-                field="profile", problem=f"klt lacks or has too many of {wanted}", remedy="Fit the profile anew"
-            )
+        if set(arrays) != {field.name for field in fields(Calibration)} or not _is_sound(Calibration(**arrays)):
+            raise InputError(field="profile", problem="the arrays of klt are damaged", remedy="Restore the profile")
         return cls(Calibration(**arrays), layout)
 
     def arrays(self) -> dict[str, Array]:
@@ -143,9 +145,13 @@ class KltCodec:
         if rows.shape[-1] != len(self._basis):
             problem = f"{rows.shape[-1]} channels, fitted for {len(self._basis)}"
             raise InputError(field="features", problem=problem, remedy="Use the profile of this model")
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found, and refused, in _quantize
+            return self._encode(rows, features.shape, quality)
+
+    def _encode(self, rows: Array, shape: tuple[int, ...], quality: float) -> Payload:
         coarsest, finest = (int(step) for step in self._c.steps)
         step_index = coarsest - round(quality * (coarsest - finest))
-        parts = self._split(rows, features.shape)
+        parts = self._split(rows, shape)
         singles = self._singles(rows, parts, step_index)
         activity = self._activities(singles, step_index)
         units = self._units(parts, activity, step_index)
@@ -175,15 +181,11 @@ class KltCodec:
         q = np.zeros(self._num_symbols(parts), dtype=np.int32)
         for row, positions in self._units(parts, activity, step_index):
             q[positions] = decoder.read(self._tables, row, len(positions))
-        decoder.finish()
-        if decoder.crc != payload.symbol_crc:
-            raise Desync(expected=payload.symbol_crc, found=decoder.crc)
+        decoder.finish(payload.symbol_crc)
         _read_sparse(strays, q)
         if np.abs(q).max(initial=0) >= self._symbol_limit:
             raise Corrupt(problem="a symbol beyond the exact range")
-        rows = self._reconstruct(q, parts, step_index)
-        with np.errstate(over="ignore"):  # a 16-bit type may not hold what rounding went past its largest value
-            features = np.clip(rows, *_finite_range(dtype)).astype(dtype)
+        features = to_dtype(self._reconstruct(q, parts, step_index), dtype)
         return self._layout.from_rows(features.reshape(rows_shape), shape)
 
     # Encoder
@@ -258,7 +260,7 @@ class KltCodec:
         return (len(parts.singles) + (images * (tokens - parts.prefix) if parts.grid else 0)) * channels
 
     def _units(self, parts: _Parts, activity: Array, step_index: int) -> list[tuple[int, Array]]:
-        """(table, positions of its symbols), coarse classes first; symbols in none of them are zero."""
+        """(table, positions of its symbols), from the lowest class up; symbols in none of them are zero."""
         base = _class_of(self._c.log_sigma[0].astype(np.int32) - step_index)  # [C]
         singles = (base + activity[:, None]).ravel()
         positions = np.flatnonzero(singles >= CLASS_MIN)
@@ -365,6 +367,30 @@ def _too_large() -> InputError:
     )
 
 
+def _is_sound(c: Calibration) -> bool:
+    """Whether the arrays have the types, shapes and ranges that exact decoding relies on."""
+    channels = len(c.basis)
+    shapes = [
+        (c.basis, np.int16, (channels, channels)),
+        *((array, np.float64, (channels,)) for array in (c.scale, c.mean, c.centre)),
+        (c.typical, np.float64, (1,)),
+        (c.log_sigma, np.int16, (len(c.gain), channels)),
+        (c.gain, np.float32, (len(c.gain), channels)),
+        (c.edges, np.float64, (len(c.gain) - 3,)),
+        (c.mean_abs, np.float32, (channels,)),
+        (c.rounding, np.float32, (3,)),
+        (c.sizes, np.int32, (CLASS_MAX - CLASS_MIN + 1,)),
+        (c.frequencies, np.uint32, (int(c.sizes.sum()),)),
+        (c.activity, np.uint32, (ACTIVITY_MAX - ACTIVITY_MIN + 1,)),
+        (c.steps, np.int16, (2,)),
+    ]
+    if any(array.dtype != dtype or array.shape != shape for array, dtype, shape in shapes):
+        return False
+    floats = (c.scale, c.mean, c.centre, c.typical, c.gain, c.edges, c.mean_abs, c.rounding)
+    shift = float(c.rounding[1])
+    return all(bool(np.isfinite(array).all()) for array in floats) and shift in range(16) and min(c.gain.min(), 1) > 0
+
+
 def _class_of(log_ratio: Array) -> Array:
     """Ratio of scale to step in 1/64 octave -> class in quarter octaves, to the nearest."""
     width = OCTAVE // CLASSES_PER_OCTAVE
@@ -400,10 +426,3 @@ def _read_sparse(data: bytes, q: Array) -> None:
         if position >= q.size or folded >= 1 << 32:
             raise Corrupt(problem="a stray symbol beyond the feature")
         q[position] = -(folded >> 1) if folded & 1 else folded >> 1
-
-
-def _finite_range(dtype: np.dtype[Any]) -> tuple[float, float]:
-    import ml_dtypes
-
-    info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
-    return float(info.min), float(info.max)

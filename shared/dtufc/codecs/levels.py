@@ -13,7 +13,8 @@ from dtufc.arrays import Array
 from dtufc.bitstream import CodecId
 from dtufc.codecs import Payload
 from dtufc.entropy import TOTAL, Decoder, Encoder, Tables, quantize_frequencies
-from dtufc.errors import Corrupt, Desync
+from dtufc.errors import Corrupt, InputError
+from dtufc.features import to_dtype
 from dtufc.layout import Layout
 from dtufc.transform import NUM_LEVELS, PeakyToBalanced
 
@@ -53,7 +54,15 @@ class LevelsCodec:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:
-        return cls(PeakyToBalanced(arrays["centroids"]), arrays["frequencies"], layout)
+        stored = arrays.get("frequencies")
+        if (
+            stored is None
+            or stored.dtype != np.uint16
+            or stored.shape[1:] != (NUM_LEVELS,)
+            or "centroids" not in arrays
+        ):
+            raise InputError(field="profile", problem="the tables of levels are damaged", remedy="Restore the profile")
+        return cls(PeakyToBalanced(arrays["centroids"]), stored, layout)
 
     def arrays(self) -> dict[str, Array]:
         return {"centroids": self.transform.centroids, "frequencies": self._stored}
@@ -76,8 +85,6 @@ class LevelsCodec:
         levels = np.empty((tokens, rows_shape[-1]), dtype=np.uint8)
         for channel in range(rows_shape[-1]):
             levels[:, channel] = decoder.read(self._tables, channel, tokens)
-        decoder.finish()
-        if decoder.crc != payload.symbol_crc:
-            raise Desync(expected=payload.symbol_crc, found=decoder.crc)
-        features = self.transform.inverse(levels).astype(dtype).reshape(rows_shape)
+        decoder.finish(payload.symbol_crc)
+        features = to_dtype(self.transform.inverse(levels), dtype).reshape(rows_shape)
         return self._layout.from_rows(features, shape)

