@@ -33,7 +33,7 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
     async def Run(self, message: head_pb2.RunRequest, context: grpc.aio.ServicerContext) -> head_pb2.RunReply:
         async with reporting(context):
             kind = message.WhichOneof("task")
-            with self._telemetry.request(_TASKS.get(kind or "", "unknown")) as request:
+            with self._telemetry.request(_TASKS.get(kind or "", "unknown")) as request, self._worker.admit():
                 pipeline = self._pipeline(message.profile)
                 request.model = pipeline.profile.name
                 reply = await self._worker.run(self._run, pipeline, message, request)

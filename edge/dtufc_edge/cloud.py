@@ -1,6 +1,6 @@
 """The edge's way to the cloud: compares profiles when the two meet, and turns a failed call into our own error."""
 
-import math
+import time
 from collections.abc import Mapping
 
 import grpc
@@ -28,9 +28,10 @@ class Cloud:
             Unavailable: the cloud cannot be reached, or not within the deadline.
             DtufcError: whatever the cloud raised.
         """
+        deadline = time.monotonic() + timeout_s
         try:
             await self._meet(request.profile, timeout_s)
-            return await self._stub.Run(request, timeout=timeout_s)
+            return await self._stub.Run(request, timeout=max(0.0, deadline - time.monotonic()))
         except grpc.aio.AioRpcError as error:
             raise self._translated(error, timeout_s) from error
 
@@ -46,6 +47,6 @@ class Cloud:
 
     def _translated(self, error: grpc.aio.AioRpcError, timeout_s: float) -> DtufcError:
         translated = error_of(error, _PEER, self._address, round(timeout_s, 3))
-        if isinstance(translated, Unavailable) or math.isclose(timeout_s, 0):
+        if isinstance(translated, Unavailable):
             self._theirs = None  # it may come back as another
         return translated

@@ -70,7 +70,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, message: inference_pb2.AnswerRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.AnswerReply:
         async with reporting(context):
-            with self._telemetry.request("answer") as request:
+            with self._telemetry.request("answer") as request, self._worker.admit():
                 call = self._call("answer", message.coding, context, request)
                 return await self._answer(call, message)
         _unreachable()
@@ -79,7 +79,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, message: inference_pb2.CompleteRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[inference_pb2.CompleteReply]:
         async with reporting(context):
-            with self._telemetry.request("complete") as request:
+            with self._telemetry.request("complete") as request, self._worker.admit():
                 call = self._call("complete", message.coding, context, request)
                 async for reply in self._complete(call, message):
                     yield reply
@@ -88,7 +88,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, message: inference_pb2.SegmentRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.SegmentReply:
         async with reporting(context):
-            with self._telemetry.request("segment") as request:
+            with self._telemetry.request("segment") as request, self._worker.admit():
                 call = self._call("segment", message.coding, context, request)
                 return await self._segment(call, message)
         _unreachable()

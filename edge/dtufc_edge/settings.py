@@ -6,6 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from dtufc.errors import InputError
 from dtufc.rpc import Tls
 from dtufc.settings import ServiceSettings
 
@@ -31,7 +32,11 @@ class EdgeSettings(ServiceSettings):
 
     @property
     def cloud_tls(self) -> Tls | None:
-        """What the channel to the cloud encrypts with, or None."""
-        if self.cloud_tls_ca is None:
+        """What the channel to the cloud encrypts with; None where no file is named."""
+        if self.cloud_tls_ca is None and self.cloud_tls_certificate is None and self.cloud_tls_key is None:
             return None
+        if self.cloud_tls_ca is None:
+            raise InputError(
+                field="cloud_tls_ca", problem="missing beside certificate or key", remedy="Name the CA to trust"
+            )
         return Tls(certificate=self.cloud_tls_certificate, key=self.cloud_tls_key, ca=self.cloud_tls_ca)

@@ -71,7 +71,7 @@ def _show_text(stub: inference_pb2_grpc.InferenceServiceStub, table: Table, cons
     raw, coded = (_complete(stub, codec) for codec in ("raw", "klt"))
     console.print(f"prompt: {PROMPT}\nreply:  {coded[0]}")
     same = np.mean([a == b for a, b in zip(raw[1], coded[1], strict=False)])
-    _row(table, "complete: the prompt", coded[2], f"{same:.0%} of {len(raw[1])} tokens")
+    _row(table, "complete", coded[2], f"{same:.0%} of {len(raw[1])} tokens")
     answers = [
         stub.Answer(
             inference_pb2.AnswerRequest(coding=inference_pb2.Coding(codec=codec), question=QUESTION, choices=CHOICES),
@@ -84,7 +84,7 @@ def _show_text(stub: inference_pb2_grpc.InferenceServiceStub, table: Table, cons
     drift = max(abs(a - b) for a, b in zip(raw_answer.probabilities, answer.probabilities, strict=True))
     odds = ", ".join(f"{choice} {p:.2f}" for choice, p in zip(CHOICES, answer.probabilities, strict=True))
     console.print(f"question: {QUESTION}\nanswer: {answer.letter} ({odds})")
-    _row(table, "answer: the question", answer.cost, f"{agreement}, p within {drift:.3f}")
+    _row(table, "answer", answer.cost, f"{agreement}, p within {drift:.3f}")
 
 
 def _complete(stub: inference_pb2_grpc.InferenceServiceStub, codec: str) -> tuple[str, list[int], inference_pb2.Cost]:
@@ -105,15 +105,14 @@ def _show_photographs(stub: inference_pb2_grpc.InferenceServiceStub, table: Tabl
         }
         masks = {codec: np.asarray(Image.open(io.BytesIO(reply.label_map_png))) for codec, reply in replies.items()}
         _overlay(Image.open(path), masks["klt"]).save(OUTPUT / f"{path.stem}.png")
-        name = f"segment: {path.name} ({path.stat().st_size} bytes)"
-        _row(table, name, replies["klt"].cost, f"IoU {_iou(masks['raw'] > 0, masks['klt'] > 0):.3f}")
+        _row(table, f"segment {path.name}", replies["klt"].cost, f"IoU {_iou(masks['raw'] > 0, masks['klt'] > 0):.3f}")
 
 
 def _table() -> Table:
     table = Table(title="through codec klt, quality 0.5; agreement is with codec raw, which loses nothing")
-    for column in ("request", "raw bytes", "coded bytes", "BPFP", "frames", "ms: backbone", "encode", "decode", "head"):
-        table.add_column(column, justify="left" if column == "request" else "right")
-    table.add_column("agreement")
+    for column in ("request", "raw bytes", "coded", "BPFP", "frames", "ms: backbone", "encode", "decode", "head"):
+        table.add_column(column, justify="left" if column == "request" else "right", no_wrap=True)
+    table.add_column("agreement", no_wrap=True)
     return table
 
 

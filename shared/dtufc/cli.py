@@ -49,7 +49,7 @@ def _errors() -> Iterator[None]:
     """An error of ours is one line and status 1, not a trace."""
     try:
         yield
-    except DtufcError as error:
+    except (DtufcError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
 

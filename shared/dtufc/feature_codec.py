@@ -239,7 +239,12 @@ def _profile_for(shape: tuple[int, ...], layout: str, name: str, prefix: int) ->
     family = Family(layout)
     any_width = Layout(family=family, prefix=prefix)
     channels = any_width.rows_shape(shape)[-1]
-    spec = ProfileSpec(name=name, model="features", layout=LayoutSpec(family=family, channels=channels, prefix=prefix))
+    try:
+        sizes = LayoutSpec(family=family, channels=channels, prefix=prefix)
+        spec = ProfileSpec(name=name, model="features", layout=sizes)
+    except ValidationError as error:
+        remedy = "Name it in lower-case letters, digits, dots and dashes"
+        raise InputError(field="name", problem=repr(name), remedy=remedy) from error
     return Profile(spec=spec, split=0, calibration={})
 
 

@@ -46,7 +46,10 @@ class PackageSource(_Schema):
 
 
 class FolderSource(_Schema):
-    """A `save_pretrained` folder. The fingerprint, where given, must be that of the folder on each side."""
+    """A `save_pretrained` folder; a relative one lies beside the profile.
+
+    The fingerprint stands for the weights in the profile's digest. Where none is given it is taken from the folder.
+    """
 
     folder: Path
     fingerprint: str | None = None
@@ -57,6 +60,9 @@ class HubSource(_Schema):
 
     hub: str
     revision: str = "main"
+
+
+Source = PackageSource | FolderSource | HubSource | None
 
 
 class LayoutSpec(_Schema):
@@ -73,7 +79,7 @@ class ProfileSpec(_Schema):
     layout: LayoutSpec
     num_layers: int = Field(default=0, ge=0)
     split: int = Field(default=0, ge=0)
-    source: PackageSource | FolderSource | HubSource | None = None
+    source: Source = None
     tasks: tuple[Task, ...] = ()
     calibrations: Mapping[int, str] = {}
 
@@ -192,9 +198,39 @@ def load_profile(name: str | Path, split: int | None = None) -> Profile:
         )
     try:
         spec = ProfileSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise InputError(field="profile", problem=f"{path} is not valid: {error}", remedy="Mend the file") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise InputError(field="profile", problem=f"{path}: {problems}", remedy="Mend the file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = f"{path}: {' '.join(str(error).split())}"
+        raise InputError(field="profile", problem=problem, remedy="Mend the file") from error
+    spec = spec.model_copy(update={"source": _located(spec.source, home)})
     return _at_split(spec, home, spec.split if split is None else split)
+
+
+def _located(source: Source, home: Path) -> Source:
+    """A folder's place made absolute, and its fingerprint filled in where the folder is there."""
+    if not isinstance(source, FolderSource):
+        return source
+    folder = home.resolve() / source.folder
+    found = fingerprint(folder) if source.fingerprint is None and folder.is_dir() else source.fingerprint
+    return FolderSource(folder=folder, fingerprint=found)
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the configs and evenly spaced blocks of every weight file, the head's too.
+
+    Quick for files of any size; weights that were trained differ in every block.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("**/config.json"), *folder.glob("**/*.safetensors")]):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size};".encode())
+        with path.open("rb") as file:
+            for block in range(64):
+                file.seek(block * size // 64)
+                digest.update(file.read(65536))
+    return digest.hexdigest()
 
 
 def _at_split(spec: ProfileSpec, home: Path, split: int) -> Profile:

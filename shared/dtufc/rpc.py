@@ -7,9 +7,9 @@ a status and back.
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -118,9 +118,11 @@ class Server:
         try:
             port = self._bind()
         except RuntimeError as error:
-            raise errors.InputError(
-                field="listen", problem=f"cannot bind {self._address}", remedy="Choose a free address"
-            ) from error
+            field, remedy = "listen", "Choose a free address"
+            if self._tls is not None:
+                field, remedy = "listen, tls", "Choose a free address, and PEM files of a certificate and its key"
+            problem = f"cannot bind {self._address}"
+            raise errors.InputError(field=field, problem=problem, remedy=remedy) from error
         await self.grpc.start()
         await self._report(health_pb2.HealthCheckResponse.SERVING)
         return f"{self._address.rpartition(':')[0]}:{port}"
@@ -155,28 +157,30 @@ class Server:
 
 
 class Worker:
-    """Runs model and codec work off the event loop: few threads, a bounded queue, a refusal when it is full."""
+    """Runs model and codec work off the event loop: few threads, and a bounded number of requests at a time."""
 
     def __init__(self, *, threads: int, queue_limit: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="dtufc")
         self._slots = threads + queue_limit
-        self.running = 0
+        self.admitted = 0
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Holds a place for one request with all its pieces of work. Raises Overloaded where all are taken."""
+        if self.admitted >= self._slots:
+            raise errors.Overloaded(limit=self._slots)
+        self.admitted += 1
+        try:
+            yield
+        finally:
+            self.admitted -= 1
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Raises Overloaded at once where the queue is full. A cancelled caller's work leaves the queue."""
-        if self.running >= self._slots:
-            raise errors.Overloaded(limit=self._slots)
-        self.running += 1
-        loop = asyncio.get_running_loop()
-        future = self._executor.submit(function, *args)
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
-        return await asyncio.wrap_future(future)
+        """One piece of an admitted request's work. A cancelled caller's work leaves the queue."""
+        return await asyncio.wrap_future(self._executor.submit(function, *args))
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def _release(self) -> None:
-        self.running -= 1
 
 
 def status_of(error: errors.DtufcError) -> grpc.StatusCode:

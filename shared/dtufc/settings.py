@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
+import yaml
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
 
@@ -43,7 +45,7 @@ class ServiceSettings(BaseSettings):
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N. auto takes CUDA where there is one.")
     dtype: Literal["float32", "float16", "bfloat16"] = Field(default="float32", description="What the model runs in.")
     threads: int = Field(default=1, ge=1, le=64, description="Requests whose model or codec work runs at a time.")
-    queue_limit: int = Field(default=32, ge=0, le=4096, description="Pieces of work that may wait before refusal.")
+    queue_limit: int = Field(default=32, ge=0, le=4096, description="Requests that may wait before refusal.")
     timeout_s: float = Field(default=60.0, gt=0, description="Deadline of a call that brings none.")
     drain_s: float = Field(default=5.0, ge=0, description="How long running calls may take once a stop is asked for.")
     max_message_bytes: int = Field(default=MAX_MESSAGE_BYTES, ge=1 << 16, le=1 << 30, description="Both ways.")
@@ -67,8 +69,8 @@ class ServiceSettings(BaseSettings):
 
     @property
     def server_tls(self) -> Tls | None:
-        """What the server encrypts with, or None."""
-        if self.tls_certificate is None and self.tls_key is None:
+        """What the server encrypts with; None where no file is named."""
+        if self.tls_certificate is None and self.tls_key is None and self.tls_ca is None:
             return None
         return Tls(certificate=self.tls_certificate, key=self.tls_key, ca=self.tls_ca)
 
@@ -85,6 +87,10 @@ class ServiceSettings(BaseSettings):
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise InputError(field="settings", problem=problems, remedy="See --help") from error
+        except (yaml.YAMLError, SettingsError, TypeError) as error:
+            config = os.environ.get(f"{cls.prefix}CONFIG")
+            problem = f"{config or 'flags'}: {' '.join(str(error).split())}"
+            raise InputError(field="settings", problem=problem, remedy="Write a YAML mapping of settings") from error
 
     @classmethod
     def settings_customise_sources(

@@ -96,7 +96,7 @@ class Telemetry:
         self._bpfp = histogram("bpfp", "Bits a feature value on the wire, by request.", labels, _BPFP)
         self.desyncs = counter("desyncs_total", "Frames that decoded to other symbols than were encoded.", labels)
         self.running = Gauge(
-            f"dtufc_{side}_running", "Pieces of model and codec work, running or queued.", registry=self.registry
+            f"dtufc_{side}_running", "Requests that are being worked on or wait for it.", registry=self.registry
         )
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Run by test_determinism.py: `encode FOLDER` writes frames, `decode FOLDER` prints the hashes of what they decode to."""
+"""Run by test_determinism.py: `encode FOLDER` writes frames, `decode FOLDER` prints hashes of what they decode to."""
 
 import hashlib
 import json

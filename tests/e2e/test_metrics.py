@@ -1,0 +1,116 @@
+"""The metrics of both sides, read over HTTP: each moves by what happened, and no caller's word becomes a label."""
+
+import grpc
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dtufc.client import EdgeClient
+from dtufc.errors import InputError
+from dtufc.feature_codec import load
+from dtufc.v1 import head_pb2
+from tests.e2e.services import Service, head_stub
+
+TWO = ["yes", "no"]
+LABELS = {"model": "smollm2-135m", "codec": "klt"}
+
+
+class Moved:
+    """How far the samples of a side have moved since it was made."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._before = service.samples()
+
+    def by(self, name: str, **labels: str) -> float:
+        wanted = set(labels.items())
+        return sum(
+            value - self._before.get((found, has), 0.0)
+            for (found, has), value in self._service.samples().items()
+            if found == name and wanted <= has
+        )
+
+
+@pytest.mark.parametrize("side", ["edge", "cloud"])
+def test_an_answer_moves_the_metrics_of_each_side_by_what_it_cost(
+    side: str, edge: Service, cloud: Service, client: EdgeClient
+) -> None:
+    moved = Moved({"edge": edge, "cloud": cloud}[side])
+    cost = client.answer("Is it?", TWO, codec="klt").cost
+    name = f"dtufc_{side}"
+    assert moved.by(f"{name}_requests_total", task="answer", **LABELS) == 1
+    assert moved.by(f"{name}_requests_total") == 1
+    assert moved.by(f"{name}_errors_total") == 0
+    assert moved.by(f"{name}_raw_bytes_total", **LABELS) == cost.raw_bytes
+    assert moved.by(f"{name}_coded_bytes_total", **LABELS) == cost.wire_bytes
+    assert moved.by(f"{name}_feature_values_total", **LABELS) == cost.num_values
+    assert moved.by(f"{name}_bpfp_count", **LABELS) == 1
+    assert moved.by(f"{name}_bpfp_sum", **LABELS) == pytest.approx(cost.bpfp_wire)
+    assert moved.by(f"{name}_request_seconds_count", task="answer", **LABELS) == 1
+    seconds = {stage.name: stage.seconds for stage in cost.stages}
+    own = {stage for stage in seconds if side == "edge" or stage.startswith("cloud.")}
+    assert own
+    for stage in own:
+        assert moved.by(f"{name}_stage_seconds_count", stage=stage, **LABELS) == 1
+        assert moved.by(f"{name}_stage_seconds_sum", stage=stage, **LABELS) == pytest.approx(seconds[stage])
+    assert moved.by(f"{name}_running") == 0
+
+
+def test_every_frame_of_a_completion_counts_at_the_cloud_and_the_completion_once_at_the_edge(
+    edge: Service, cloud: Service, client: EdgeClient
+) -> None:
+    at_edge, at_cloud = Moved(edge), Moved(cloud)
+    cost = list(client.complete("One, two,", max_tokens=3, plain=True, codec="levels"))[-1].cost
+    labels = {"model": "smollm2-135m", "codec": "levels"}
+    assert at_edge.by("dtufc_edge_requests_total", task="complete", **labels) == 1
+    assert at_cloud.by("dtufc_cloud_requests_total", task="complete", **labels) == cost.num_frames == 3
+    assert at_edge.by("dtufc_edge_coded_bytes_total", **labels) == cost.wire_bytes
+    assert at_cloud.by("dtufc_cloud_coded_bytes_total", **labels) == cost.wire_bytes
+
+
+def test_errors_are_counted_by_reason_on_the_side_where_they_arise(
+    edge: Service, cloud: Service, client: EdgeClient, cloud_channel: grpc.Channel
+) -> None:
+    at_edge, at_cloud = Moved(edge), Moved(cloud)
+    with pytest.raises(InputError):
+        client.answer("", TWO)
+    assert at_edge.by("dtufc_edge_errors_total", task="answer", reason="INPUT", model="smollm2-135m") == 1
+    assert at_edge.by("dtufc_edge_requests_total", task="answer") == 1
+    assert at_cloud.by("dtufc_cloud_requests_total") == 0
+    frame = load("smollm2-135m", split=30).encode(zeros(), codec="raw")
+    for data, reason in ((frame[:20], "TRUNCATED"), (frame, "PROFILE_MISMATCH")):
+        with pytest.raises(grpc.RpcError):
+            head_stub(cloud_channel).Run(
+                head_pb2.RunRequest(profile="smollm2-135m", frame=data, next_token=head_pb2.NextTokenTask()), timeout=60
+            )
+        assert at_cloud.by("dtufc_cloud_errors_total", task="complete", reason=reason) == 1
+
+
+def zeros() -> NDArray[np.float32]:
+    return np.zeros((2, 576), np.float32)
+
+
+def test_no_word_of_a_caller_becomes_a_label(
+    edge: Service, cloud: Service, client: EdgeClient, cloud_channel: grpc.Channel
+) -> None:
+    bogus = "bogus-name-7f3a"
+    with pytest.raises(InputError):
+        client.answer("Is it?", TWO, profile=bogus)
+    with pytest.raises(InputError):
+        client.answer("Is it?", TWO, codec=bogus)
+    with pytest.raises(grpc.RpcError):
+        head_stub(cloud_channel).Run(head_pb2.RunRequest(profile=bogus), timeout=60)
+    for service in (edge, cloud):
+        words = {value for _, labels in service.samples() for _, value in labels}
+        assert bogus not in words
+        models = {dict(labels)["model"] for _, labels in service.samples() if "model" in dict(labels)}
+        codecs = {dict(labels)["codec"] for _, labels in service.samples() if "codec" in dict(labels)}
+        assert models <= {"smollm2-135m", "dinov2-small", "unknown"}
+        assert codecs <= {"raw", "levels", "klt", "unknown"}
+
+
+@pytest.mark.parametrize("side", ["edge", "cloud"])
+def test_metrics_are_named_for_their_side_and_in_base_units(side: str, edge: Service, cloud: Service) -> None:
+    names = {name for name, _ in {"edge": edge, "cloud": cloud}[side].samples()}
+    assert names
+    assert all(name.startswith(f"dtufc_{side}_") for name in names)

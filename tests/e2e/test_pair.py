@@ -1,0 +1,300 @@
+"""A pair as its users meet it: split equals whole, every task in every codec, and what it says it cost."""
+
+import io
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from google.protobuf import message_factory
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from PIL import Image
+from torch.nn import functional
+from transformers import AutoTokenizer, Dinov2Model, LlamaForCausalLM
+
+from dtufc.bitstream import parse
+from dtufc.client import EdgeClient
+from dtufc.feature_codec import Rate
+from dtufc.profile import load_profile
+from dtufc.telemetry import Request
+from dtufc.v1 import inference_pb2
+from dtufc.zoo import weights_folder
+from dtufc_cloud.heads.dinov2 import Dinov2Head, SaliencyHead
+from dtufc_cloud.heads.llama import LlamaHead
+from dtufc_cloud.pipeline import CloudPipeline
+from dtufc_edge.backbones.dinov2 import Dinov2Backbone
+from dtufc_edge.pipeline import EdgePipeline
+from tests.e2e.services import SAMPLES
+
+CPU = torch.device("cpu")
+QUESTION = "Which of these is a fruit?"
+CHOICES = ["granite", "apple", "hammer", "cloud"]
+PROMPT = "The capital of France is"
+STAGES = {"edge.backbone", "edge.encode", "round_trip", "cloud.parse", "cloud.decode", "cloud.head"}
+
+
+def chat_ids(tokenizer: AutoTokenizer, prompt: str) -> list[int]:
+    turn = [{"role": "user", "content": prompt}]
+    return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"])
+
+
+def greedy(model: LlamaForCausalLM, token_ids: list[int], num_tokens: int, end: int) -> tuple[list[int], str]:
+    """The whole model's most probable tokens and why they end."""
+    output = model.generate(
+        torch.tensor([token_ids]),
+        attention_mask=torch.ones(1, len(token_ids), dtype=torch.long),
+        max_new_tokens=num_tokens,
+        do_sample=False,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    new = output[0, len(token_ids) :].tolist()
+    return (new[:-1], "end") if new[-1] == end else (new, "length")
+
+
+def test_an_answer_through_the_pair_has_the_whole_models_probabilities(
+    client: EdgeClient, whole_llama: LlamaForCausalLM, tokenizer: AutoTokenizer
+) -> None:
+    reply = client.answer(QUESTION, CHOICES, codec="raw")
+    lines = [QUESTION, *(f"{letter}. {text}" for letter, text in zip("ABCD", CHOICES, strict=True))]
+    token_ids = chat_ids(tokenizer, "\n".join([*lines, "Answer with the letter alone."]))
+    letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "ABCD"]
+    with torch.inference_mode():
+        logits = whole_llama(torch.tensor([token_ids]), logits_to_keep=1).logits[0, -1]
+    expected = torch.softmax(logits[letters].double(), dim=0).numpy()
+    np.testing.assert_allclose(list(reply.probabilities), expected, atol=1e-6)
+    assert reply.choice == int(expected.argmax())
+    assert reply.letter == "ABCD"[reply.choice]
+
+
+def test_a_completion_through_the_pair_is_the_whole_models_greedy_one(
+    client: EdgeClient, whole_llama: LlamaForCausalLM, tokenizer: AutoTokenizer
+) -> None:
+    replies = list(client.complete(PROMPT, max_tokens=8, plain=True, codec="raw"))
+    new_ids, reason = greedy(whole_llama, list(tokenizer(PROMPT)["input_ids"]), 8, tokenizer.eos_token_id)
+    assert [reply.token_id for reply in replies[:-1]] == new_ids
+    assert "".join(reply.text for reply in replies) == tokenizer.decode(new_ids)
+    assert replies[-1].finish_reason == reason == "length"
+    assert replies[-1].cost.num_frames == 8
+
+
+def test_a_completion_ends_where_the_whole_model_ends_its_turn(
+    client: EdgeClient, whole_llama: LlamaForCausalLM, tokenizer: AutoTokenizer
+) -> None:
+    prompt = "What is 2+2? Answer with one number."
+    replies = list(client.complete(prompt, max_tokens=24, codec="raw"))
+    new_ids, reason = greedy(whole_llama, chat_ids(tokenizer, prompt), 24, tokenizer.eos_token_id)
+    assert reason == "end", "choose a prompt with a short reply"
+    assert [reply.token_id for reply in replies[:-1]] == new_ids
+    assert replies[-1].finish_reason == "end"
+
+
+def test_characters_of_several_tokens_are_streamed_whole(client: EdgeClient, tokenizer: AutoTokenizer) -> None:
+    replies = list(client.complete("Emoji: 😀 😃 😄 😁 😆 😅 😂 😀 😃 😄 😁", max_tokens=8, plain=True, codec="raw"))
+    ids = [reply.token_id for reply in replies[:-1]]
+    assert "".join(reply.text for reply in replies) == tokenizer.decode(ids)
+    assert all("\N{REPLACEMENT CHARACTER}" not in reply.text for reply in replies[:-1])
+
+
+def test_a_label_map_through_the_pair_is_the_whole_models(
+    client: EdgeClient, jpeg: bytes, whole_dinov2: Dinov2Model, saliency_head: SaliencyHead
+) -> None:
+    reply = client.segment(jpeg, codec="raw")
+    image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    pixels, box = prepared(image, 518)
+    with torch.inference_mode():
+        tokens = whole_dinov2(pixel_values=pixels).last_hidden_state[:, 1:]
+        logits = saliency_head(tokens.transpose(1, 2).unflatten(2, (37, 37)))
+        logits = functional.interpolate(logits, size=(518, 518), mode="bilinear")
+        left, top, right, bottom = box
+        logits = functional.interpolate(logits[..., top:bottom, left:right], size=image.size[::-1], mode="bilinear")
+    expected = np.where(logits[0, 0].numpy() > 0, 255, 0).astype(np.uint8)
+    labels = np.asarray(Image.open(io.BytesIO(reply.label_map_png)))
+    assert (reply.width, reply.height) == image.size
+    assert labels.dtype == np.uint8
+    assert 0.02 < (expected == 255).mean() < 0.98, "choose an image with a foreground"
+    np.testing.assert_array_equal(labels, expected)
+
+
+def prepared(image: Image.Image, side: int) -> tuple[torch.Tensor, tuple[int, int, int, int]]:
+    """The image centred on a black square and normalised as ImageNet is, written anew for the test."""
+    scale = side / max(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    left, top = (side - width) // 2, (side - height) // 2
+    resample = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    canvas = np.zeros((side, side, 3), np.float32)
+    canvas[top : top + height, left : left + width] = np.asarray(image.resize((width, height), resample))
+    mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+    normal = (canvas / np.float32(255) - mean) / std
+    return torch.from_numpy(normal.transpose(2, 0, 1)[None].copy()), (left, top, left + width, top + height)
+
+
+@pytest.mark.parametrize("split", [1, 15, 30])
+def test_a_llama_split_anywhere_has_the_whole_models_logits(
+    split: int, whole_llama: LlamaForCausalLM, tokenizer: AutoTokenizer
+) -> None:
+    profile = load_profile("smollm2-135m", split)
+    edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
+    token_ids = list(tokenizer("Rivers run to the sea because")["input_ids"])
+    session, request = edge.llama.start(), Request("complete")
+    parts = [edge.read(session, part, request) for part in (token_ids[:3], token_ids[3:4], token_ids[4:])]
+    frame = edge.encode(torch.cat(parts), "raw", Rate(), request)
+    features = cloud.decode(frame, request)
+    head = LlamaHead(weights_folder(profile.spec), split, CPU, torch.float32)
+    with torch.inference_mode():
+        expected = whole_llama(torch.tensor([token_ids])).logits[0]
+    torch.testing.assert_close(head.logits(features), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(head.logits(features, last=1), expected[-1:], atol=1e-4, rtol=1e-5)
+    assert cloud.next_token(frame, request) == int(expected[-1].argmax())
+
+
+@pytest.mark.parametrize("split", [1, 6, 12])
+def test_a_dinov2_split_anywhere_has_the_whole_models_logits(
+    split: int, whole_dinov2: Dinov2Model, saliency_head: SaliencyHead
+) -> None:
+    folder = weights_folder(load_profile("dinov2-small").spec)
+    with Image.open(SAMPLES / "rocket.jpg") as image:
+        pixels, _ = prepared(image.convert("RGB"), 518)
+    features = Dinov2Backbone(folder, split, CPU, torch.float32).features(pixels)
+    logits = Dinov2Head(folder, split, CPU, torch.float32).logits(features)
+    with torch.inference_mode():
+        tokens = whole_dinov2(pixel_values=pixels).last_hidden_state[:, 1:]
+        dense = saliency_head(tokens.transpose(1, 2).unflatten(2, (37, 37)))
+        expected = functional.interpolate(dense, size=(518, 518), mode="bilinear")[0]
+    assert features.shape == (1 + 37 * 37, 384)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("codec", ["raw", "levels", "klt"])
+def test_every_codec_answers_and_says_what_it_cost(client: EdgeClient, codec: str) -> None:
+    reply = client.answer(QUESTION, CHOICES, codec=codec)
+    cost = reply.cost
+    assert sum(reply.probabilities) == pytest.approx(1)
+    assert reply.choice == max(range(4), key=list(reply.probabilities).__getitem__)
+    assert (cost.profile, cost.codec, cost.num_frames) == ("smollm2-135m", codec, 1)
+    assert_consistent(cost)
+    if codec == "raw":
+        assert cost.payload_bytes == cost.raw_bytes
+
+
+@pytest.mark.parametrize("codec", ["levels", "klt"])
+def test_every_codec_segments_and_says_what_it_cost(client: EdgeClient, jpeg: bytes, codec: str) -> None:
+    reference = np.asarray(Image.open(io.BytesIO(client.segment(jpeg, codec="raw").label_map_png))) > 0
+    reply = client.segment(jpeg, codec=codec)
+    labels = np.asarray(Image.open(io.BytesIO(reply.label_map_png))) > 0
+    assert (labels & reference).sum() / (labels | reference).sum() > 0.9
+    assert (reply.cost.profile, reply.cost.codec) == ("dinov2-small", codec)
+    assert reply.cost.num_values == (1 + 37 * 37) * 384
+    assert_consistent(reply.cost)
+    assert reply.cost.wire_bytes < reply.cost.raw_bytes / 3
+
+
+def assert_consistent(cost: inference_pb2.Cost) -> None:
+    assert cost.raw_bytes == 4 * cost.num_values
+    assert 0 < cost.payload_bytes < cost.wire_bytes < cost.payload_bytes + 64 * cost.num_frames
+    assert cost.bpfp_payload == pytest.approx(8 * cost.payload_bytes / cost.num_values)
+    assert cost.bpfp_wire == pytest.approx(8 * cost.wire_bytes / cost.num_values)
+    seconds = {stage.name: stage.seconds for stage in cost.stages}
+    assert set(seconds) >= STAGES
+    assert all(taken > 0 for taken in seconds.values())
+    assert seconds["round_trip"] > seconds["cloud.decode"] + seconds["cloud.head"]
+
+
+def test_a_completion_is_charged_for_every_frame(client: EdgeClient) -> None:
+    replies = list(client.complete(PROMPT, max_tokens=3, plain=True, codec="klt"))
+    cost = replies[-1].cost
+    assert [reply.HasField("cost") for reply in replies] == [False] * (len(replies) - 1) + [True]
+    assert cost.num_frames == 3
+    assert cost.num_values % 576 == 0
+    assert_consistent(cost)
+
+
+def test_klt_is_what_a_fitted_profile_uses_by_default(client: EdgeClient) -> None:
+    assert client.answer(QUESTION, CHOICES).cost.codec == "klt"
+
+
+def test_more_quality_is_more_bytes_and_a_nearer_answer(client: EdgeClient) -> None:
+    exact = np.array(client.answer(QUESTION, CHOICES, codec="raw").probabilities)
+    replies = [client.answer(QUESTION, CHOICES, codec="klt", rate=Rate(quality=q)) for q in (0.0, 0.5, 1.0)]
+    sizes = [reply.cost.wire_bytes for reply in replies]
+    errors = [float(np.abs(np.array(reply.probabilities) - exact).max()) for reply in replies]
+    assert sizes == sorted(set(sizes))
+    assert errors[2] < errors[0]
+    assert errors[2] < 0.05
+
+
+@pytest.mark.parametrize("codec", ["klt"])
+def test_a_byte_limit_is_kept_and_nearly_used(client: EdgeClient, codec: str) -> None:
+    low = client.answer(QUESTION, CHOICES, codec=codec, rate=Rate(quality=0.2)).cost.wire_bytes
+    high = client.answer(QUESTION, CHOICES, codec=codec, rate=Rate(quality=0.8)).cost.wire_bytes
+    limit = (low + high) // 2
+    used = client.answer(QUESTION, CHOICES, codec=codec, rate=Rate(max_bytes=limit)).cost.wire_bytes
+    assert 0.97 * limit < used <= limit
+
+
+def test_a_target_of_bits_a_value_is_kept_and_nearly_used(client: EdgeClient, jpeg: bytes) -> None:
+    cost = client.segment(jpeg, rate=Rate(target_bpfp=0.5)).cost
+    assert 0.48 < cost.bpfp_wire <= 0.5
+
+
+def test_the_edge_lists_what_it_serves(client: EdgeClient) -> None:
+    models = {info.name: info for info in client.models()}
+    assert set(models) == {"smollm2-135m", "dinov2-small"}
+    llama = models["smollm2-135m"]
+    assert (llama.model, llama.split, llama.num_layers) == ("llama", 16, 30)
+    assert list(llama.codecs) == ["raw", "levels", "klt"]
+    assert list(llama.tasks) == ["answer", "complete"]
+    assert llama.digest == load_profile("smollm2-135m").digest
+
+
+def test_a_frame_that_the_edge_pipeline_makes_is_one_the_library_parses() -> None:
+    profile = load_profile("smollm2-135m", 1)
+    edge, request = EdgePipeline(profile, CPU, torch.float32), Request("answer")
+    features = edge.read(edge.llama.start(), [1, 2, 3], request)
+    data = edge.encode(features, "raw", Rate(), request)
+    assert parse(data).shape == (3, 576)
+    assert (request.wire_bytes, request.num_frames) == (len(data), 1)
+
+
+def test_a_client_that_is_not_ours_finds_the_service_by_reflection_and_segments(
+    edge_channel: grpc.Channel, jpeg: bytes
+) -> None:
+    database = ProtoReflectionDescriptorDatabase(edge_channel)
+    assert "dtufc.v1.InferenceService" in database.get_services()
+    service = DescriptorPool(database).FindServiceByName("dtufc.v1.InferenceService")
+    method = service.FindMethodByName("Segment")
+    request_class = message_factory.GetMessageClass(method.input_type)
+    reply_class = message_factory.GetMessageClass(method.output_type)
+    call = edge_channel.unary_unary(
+        f"/{service.full_name}/{method.name}",
+        request_serializer=request_class.SerializeToString,
+        response_deserializer=reply_class.FromString,
+    )
+    reply = call(request_class(image=jpeg), timeout=60)
+    assert Image.open(io.BytesIO(reply.label_map_png)).size == (reply.width, reply.height)
+
+
+@pytest.mark.parametrize("service", ["", "dtufc.v1.InferenceService"])
+def test_the_edges_health_is_told_as_grpc_health_v1_has_it(edge_channel: grpc.Channel, service: str) -> None:
+    stub = health_pb2_grpc.HealthStub(edge_channel)
+    reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_the_clouds_health_names_its_service(cloud_channel: grpc.Channel) -> None:
+    stub = health_pb2_grpc.HealthStub(cloud_channel)
+    reply = stub.Check(health_pb2.HealthCheckRequest(service="dtufc.v1.HeadService"), timeout=10)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_an_image_with_an_orientation_is_segmented_upright(client: EdgeClient, jpeg: bytes) -> None:
+    image = Image.open(io.BytesIO(jpeg)).resize((120, 60))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=exif)
+    reply = client.segment(file.getvalue(), codec="raw")
+    assert (reply.width, reply.height) == (60, 120)
+    assert Image.open(io.BytesIO(reply.label_map_png)).size == (60, 120)

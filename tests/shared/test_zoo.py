@@ -1,0 +1,258 @@
+"""Weights: what is fetched is checked, and a user's own folder runs split as it runs whole."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn import functional
+from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from dtufc.errors import InputError, ProfileMismatch
+from dtufc.feature_codec import Rate, fit
+from dtufc.profile import Profile, fingerprint, load_profile
+from dtufc.telemetry import Request
+from dtufc.zoo import fetch_package, is_fetched, weights_folder
+from dtufc_cloud.heads.dinov2 import Dinov2Head
+from dtufc_cloud.heads.llama import LlamaHead
+from dtufc_cloud.pipeline import CloudPipeline
+from dtufc_edge.pipeline import EdgePipeline
+
+CPU = torch.device("cpu")
+WORDS = ["<s>", "</s>", "<unk>", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "one", "two", "three", "four", "five", "six", "seven"]
+LABELS = 5
+
+
+@pytest.fixture(params=["tied", "untied", "sharded"])
+def llama_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A random LLaMA of three layers with a tokenizer of words, as `save_pretrained` writes it."""
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=request.param == "tied",
+        bos_token_id=0,
+        eos_token_id=1,
+        initializer_range=0.2,
+    )
+    folder = tmp_path / "model"
+    sizes = {"max_shard_size": "60KB"} if request.param == "sharded" else {}
+    LlamaForCausalLM(config).save_pretrained(folder, **sizes)
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    fast.save_pretrained(folder)
+    num_files = len(list(folder.glob("*.safetensors")))
+    assert num_files > 1 if request.param == "sharded" else num_files == 1
+    return folder
+
+
+@pytest.fixture(params=["whole", "sharded"])
+def dinov2_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A random DINOv2 of three blocks on 4 x 4 patches, with a linear head of five labels."""
+    torch.manual_seed(2)
+    config = Dinov2Config(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        mlp_ratio=2,
+        image_size=56,
+        patch_size=14,
+        initializer_range=0.2,
+    )
+    folder = tmp_path / "model"
+    sizes = {"max_shard_size": "30KB"} if request.param == "sharded" else {}
+    Dinov2Model(config).save_pretrained(folder, **sizes)
+    assert (len(list(folder.glob("*.safetensors"))) > 1) == (request.param == "sharded")
+    (folder / "head").mkdir()
+    save_file(
+        {
+            "bn.weight": torch.rand(32) + 0.5,
+            "bn.bias": torch.randn(32),
+            "bn.running_mean": torch.randn(32),
+            "bn.running_var": torch.rand(32) + 0.5,
+            "conv_seg.weight": torch.randn(LABELS, 32, 1, 1),
+            "conv_seg.bias": torch.randn(LABELS),
+        },
+        folder / "head" / "model.safetensors",
+    )
+    (folder / "head" / "config.json").write_text(json.dumps({"kind": "linear", "labels": LABELS}), encoding="utf-8")
+    return folder
+
+
+def profile_of(model: str, folder: Path, split: int, fingerprint_: str | None = None) -> Profile:
+    """Writes a profile.yaml beside the model's folder and loads it."""
+    source = {"folder": str(folder)} | ({"fingerprint": fingerprint_} if fingerprint_ else {})
+    layout = {"llama": {"family": "llm", "channels": 64}, "dinov2": {"family": "vit", "channels": 32, "prefix": 1}}
+    tasks = {"llama": ["answer", "complete"], "dinov2": ["segment"]}
+    spec = {
+        "name": "mine",
+        "model": model,
+        "layout": layout[model],
+        "num_layers": 3,
+        "split": split,
+        "tasks": tasks[model],
+        "source": source,
+    }
+    home = folder.parent / "profile"
+    home.mkdir(exist_ok=True)
+    (home / "profile.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    return load_profile(home)
+
+
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_a_llama_from_a_folder_runs_split_as_it_runs_whole(llama_folder: Path, split: int) -> None:
+    profile = profile_of("llama", llama_folder, split)
+    edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
+    request = Request("complete")
+    token_ids = edge.llama.chat_ids("one two A three")
+    assert token_ids == [WORDS.index(word) for word in ("one", "two", "A", "three")]
+    features = edge.read(edge.llama.start(), token_ids, request)
+    frame = edge.encode(features, "raw", Rate(), request)
+    with torch.inference_mode():
+        whole = LlamaForCausalLM.from_pretrained(llama_folder).eval()(torch.tensor([token_ids])).logits[0]
+    head = LlamaHead(llama_folder, split, CPU, torch.float32)
+    torch.testing.assert_close(head.logits(cloud.decode(frame, request)), whole, atol=1e-5, rtol=1e-5)
+    assert cloud.next_token(frame, request) == int(whole[-1].argmax())
+    letters = [edge.llama.token_id(letter) for letter in "ABC"]
+    expected = torch.softmax(whole[-1][letters].double(), dim=0).tolist()
+    np.testing.assert_allclose(cloud.answer(frame, letters, request), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_a_dinov2_from_a_folder_runs_split_as_it_runs_whole(dinov2_folder: Path, split: int) -> None:
+    profile = profile_of("dinov2", dinov2_folder, split)
+    edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
+    request = Request("segment")
+    noise = np.random.default_rng(3).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    features, box = edge.see(Image.fromarray(noise), request)
+    pixels, _ = edge.dinov2.prepare(Image.fromarray(noise))
+    expected = whole_label_logits(dinov2_folder, pixels)
+    head = Dinov2Head(dinov2_folder, split, CPU, torch.float32)
+    torch.testing.assert_close(head.logits(features), expected, atol=1e-4, rtol=1e-5)
+    frame = edge.encode(features, "raw", Rate(), request)
+    png = cloud.label_map(frame, (box.left, box.top, box.right, box.bottom), (40, 30), request)
+    labels = expected.argmax(0).numpy()[box.top : box.bottom, box.left : box.right]
+    height, width = labels.shape
+    rows = ((np.arange(40) + 0.5) * height / 40).astype(int)  # the nearest pixel of each, by its centre
+    columns = ((np.arange(30) + 0.5) * width / 30).astype(int)
+    found = np.asarray(Image.open(io.BytesIO(png)))
+    assert len(np.unique(found)) > 1
+    np.testing.assert_array_equal(found, labels[np.ix_(rows, columns)])
+
+
+def whole_label_logits(folder: Path, pixels: torch.Tensor) -> torch.Tensor:
+    """The whole model and its head, written out: batch norm by its running statistics, one matrix a patch."""
+    w = load_file(folder / "head" / "model.safetensors")
+    with torch.inference_mode():
+        tokens = Dinov2Model.from_pretrained(folder).eval()(pixel_values=pixels).last_hidden_state[0, 1:]  # [16, 32]
+    normed = (tokens - w["bn.running_mean"]) / torch.sqrt(w["bn.running_var"] + 1e-5) * w["bn.weight"] + w["bn.bias"]
+    logits = normed @ w["conv_seg.weight"][:, :, 0, 0].T + w["conv_seg.bias"]  # [16, labels]
+    grid = logits.T.reshape(1, LABELS, 4, 4)
+    return functional.interpolate(grid, size=(56, 56), mode="bilinear")[0]
+
+
+def test_a_profile_fitted_to_a_users_model_codes_its_features(llama_folder: Path) -> None:
+    base = profile_of("llama", llama_folder, 2)
+    edge, request = EdgePipeline(base, CPU, torch.float32), Request("complete")
+    rng = np.random.default_rng(4)
+    samples = [edge.llama.start().features(rng.integers(3, len(WORDS), 40).tolist()) for _ in range(8)]
+    home = llama_folder.parent / "fitted"
+    fit(samples, profile=base).save(home)
+    profile = load_profile(home)
+    edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
+    frame = edge.encode(samples[0], "klt", Rate(quality=1.0), request)
+    assert len(frame) < samples[0].nbytes / 2
+    decoded = cloud.decode(frame, request)
+    assert float((decoded - samples[0]).norm() / samples[0].norm()) < 0.1
+    unfitted = CloudPipeline(base, CPU, torch.float32)
+    with pytest.raises(ProfileMismatch, match="mine"):
+        unfitted.decode(frame, request)
+
+
+def test_the_right_fingerprint_is_taken_and_another_refused(llama_folder: Path) -> None:
+    right = fingerprint(llama_folder)
+    assert weights_folder(profile_of("llama", llama_folder, 1, right).spec) == llama_folder
+    with pytest.raises(InputError, match="other weights"):
+        EdgePipeline(profile_of("llama", llama_folder, 1, "0" * 64), CPU, torch.float32)
+    with pytest.raises(InputError, match="other weights"):
+        CloudPipeline(profile_of("llama", llama_folder, 1, "0" * 64), CPU, torch.float32)
+
+
+def test_a_fingerprint_notices_other_weights_and_another_config(llama_folder: Path) -> None:
+    before = fingerprint(llama_folder)
+    file = next(llama_folder.glob("*.safetensors"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    changed = fingerprint(llama_folder)
+    config = json.loads((llama_folder / "config.json").read_text(encoding="utf-8"))
+    (llama_folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}), encoding="utf-8")
+    assert len({before, changed, fingerprint(llama_folder)}) == 3
+
+
+def test_a_fingerprint_notices_another_head(dinov2_folder: Path) -> None:
+    before = fingerprint(dinov2_folder)
+    file = dinov2_folder / "head" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert fingerprint(dinov2_folder) != before
+
+
+def test_profiles_of_other_fingerprints_have_other_digests(llama_folder: Path) -> None:
+    digests = {profile_of("llama", llama_folder, 1, letter * 64).digest for letter in "abc"}
+    assert len(digests) == 3
+
+
+def test_a_profile_reads_its_relative_folder_from_beside_itself(llama_folder: Path) -> None:
+    home = llama_folder.parent
+    (home / "profile.yaml").write_text(
+        "name: mine\nmodel: llama\nlayout: {family: llm, channels: 64}\nnum_layers: 3\nsplit: 1\n"
+        "source: {folder: model}\n",
+        encoding="utf-8",
+    )
+    assert weights_folder(load_profile(home).spec).resolve() == llama_folder.resolve()
+
+
+def test_a_folder_without_a_model_is_refused_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    profile = profile_of("llama", tmp_path / "model", 1)
+    assert not is_fetched(profile.spec)
+    with pytest.raises(InputError, match="no model in"):
+        weights_folder(profile.spec)
+
+
+def test_a_missing_tensor_is_an_input_error_that_names_the_folder(llama_folder: Path) -> None:
+    for file in llama_folder.glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])
+    profile = profile_of("llama", llama_folder, 1)
+    for side in (EdgePipeline, CloudPipeline):
+        with pytest.raises(InputError, match="weights"):
+            side(profile, CPU, torch.float32)
+
+
+def test_a_package_of_another_sha256_is_refused_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))  # the setting that a user has for it
+    folder = tmp_path / "packages" / "thing-1.0"
+    folder.mkdir(parents=True)
+    wheel = folder / "thing-1.0-py3-none-any.whl"
+    wheel.write_bytes(b"not what was published")
+    right = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert fetch_package("thing", "1.0", right) == wheel
+    with pytest.raises(InputError, match="sha256") as caught:
+        fetch_package("thing", "1.0", "0" * 64)
+    assert right in str(caught.value)
+    assert not folder.exists()
