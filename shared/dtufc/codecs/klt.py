@@ -318,8 +318,8 @@ class KltCodec:
         num_singles = len(parts.singles) * channels
         step = power_of_two(step_index)
         if parts.grid:
-            z = self._grid_values(q[num_singles:], parts, step)
-            x = z.reshape(-1, channels) @ self._basis * (self._c.scale * 2.0**-_GRID_BITS)
+            z, used = self._grid_values(q[num_singles:], parts, step)
+            x = z @ self._basis[used] * (self._c.scale * 2.0**-_GRID_BITS)
             rows.reshape(images, tokens, channels)[:, parts.prefix :] = x.reshape(images, -1, channels)
             rows += self._c.mean
         singles = self._sixteenths(q[:num_singles]).reshape(-1, channels) @ self._basis
@@ -331,19 +331,22 @@ class KltCodec:
         rows[parts.apart] = (residual + self._c.centre) * _gains(parts.gains)[:, None]
         return rows
 
-    def _grid_values(self, q: Array, parts: _Parts, step: float) -> Array:
-        """z of the grids [images, h w, C], integers times 2^-8."""
+    def _grid_values(self, q: Array, parts: _Parts, step: float) -> tuple[Array, Array]:
+        """z of the grids [images h w, used], integers times 2^-8; and which components are used: the rest is zero."""
         assert parts.grid is not None
-        images, _, channels = parts.rows_shape
+        channels = parts.rows_shape[-1]
         unit = self._c.gain.astype(np.float64) * (step * 2.0**_GRID_BITS / _FRACTION)
         nonzero = np.flatnonzero(q)
         token, channel = np.divmod(nonzero, channels)
         band = bands_of(self._c.edges, parts.grid)[token % (parts.grid[0] * parts.grid[1])]
         limit = self._grid_limit(parts.grid)
         values = np.rint(self._sixteenths(q[nonzero]) * unit[band, channel])
-        c = np.zeros(q.size)
-        c[nonzero] = np.clip(values, -limit, limit)
-        return inverse_dct(c.reshape(images, -1, channels), *parts.grid)
+        used, column = np.unique(channel, return_inverse=True)
+        c = np.zeros((q.size // channels, len(used)))
+        if not len(used):
+            return c, used
+        c[token, column] = np.clip(values, -limit, limit)
+        return inverse_dct(c, *parts.grid), used
 
     def _sixteenths(self, q: Array) -> Array:
         wide = q.astype(np.float64)
