@@ -117,10 +117,11 @@ class Profile:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 over model, split, layout and every array of the calibration."""
+        """SHA-256 over name, model, layout, layer count, source, split and every array of the calibration."""
         spec = self.spec.model_dump(mode="json", include={"name", "model", "layout", "num_layers", "source"})
         source = spec["source"] or {}
-        source.pop("folder", None)  # a place, not a content: its fingerprint counts
+        for name in ("folder", "size_mb", "licence"):  # a place and remarks, not the content
+            source.pop(name, None)
         digest = hashlib.sha256(json.dumps([spec, self.split], sort_keys=True).encode())
         for name, array in sorted(self.calibration.items()):
             digest.update(f"{name} {array.dtype.str} {array.shape};".encode())

@@ -21,64 +21,33 @@ import numpy as np
 from dtufc.arrays import Array
 from dtufc.bitstream import CodecId, read_varint, write_varint
 from dtufc.codecs import Payload
+from dtufc.codecs.calibration import (
+    ACTIVITY_MIN,
+    BASIS_BITS,
+    CLASS_MAX,
+    CLASS_MIN,
+    FAR,
+    Calibration,
+    activity_of,
+    bands_of,
+    class_of,
+    is_apart,
+    is_sound,
+)
 from dtufc.codecs.exact import EXACT_BITS, OCTAVE, dct_gain_bits, forward_dct, inverse_dct, power_of_two
+from dtufc.codecs.klt_fit import fit
 from dtufc.entropy import Decoder, Encoder, Tables
 from dtufc.errors import Corrupt, InputError
 from dtufc.features import to_dtype
 from dtufc.layout import Layout
 
 STEP_BIAS: Final = 16 * OCTAVE  # step indices are sent without a sign
-CLASSES_PER_OCTAVE: Final = 4
-CLASS_MIN: Final = -12  # the smallest scale/step, in quarter octaves, that is coded; below it all is zero
-CLASS_MAX: Final = 44
-ACTIVITY_MIN: Final = -8  # of a row, in quarter octaves
-ACTIVITY_MAX: Final = 24
-FAR: Final = 4.0  # a row is apart beyond this ratio of root mean squares
-BASIS_BITS: Final = 15
 _FRACTION: Final = 16.0  # reconstruction is in sixteenths of a step
 _GRID_BITS: Final = 8  # decoded coefficients of a grid are multiples of 2^-8
 _GAIN_OCTAVE: Final = 16
 _GAIN_BIAS: Final = 256  # gains are 2^((index - 256) / 16), index < 512
 _COARSEST_OUTLIER: Final = 4.0  # the step beyond which outliers are coded no coarser
 _STRAY: Final = 2  # symbols of uncoded units are sent one by one from this size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """All that a decoder needs, and all that a profile keeps. C channels, B bands.
-
-    Attributes:
-        basis: [C, C] int16, the inverse transform; its rows are components, of falling variance.
-        scale: [C] float64; x = mean + scale * (z @ basis).
-        mean: [C] float64, of ordinary rows.
-        centre: [C] float64, of rows apart, each divided by its gain.
-        typical: [1] float64, the usual root mean square of a row.
-        log_sigma: [1 + B, C] int16, scales in 1/64 octave; row 0 of rows, the others of the grid's bands.
-        gain: [1 + B, C] float32, what a step is multiplied by.
-        edges: [B - 2] float64, borders of the bands: squared radius, relative to the highest frequency.
-        mean_abs: [C] float32, E|z| / sigma; the encoder's alone.
-        rounding: [3] float32: the offset before rounding down, the shift of reconstruction in sixteenths of a step,
-            and how much finer rows apart are coded that are no prefix.
-        frequencies: flat uint32, the tables of the classes one behind the other.
-        sizes: [classes] int32, their lengths.
-        activity: uint32, the table of the rows' activity.
-        steps: [2] int16, the step at quality 0 and at quality 1, in 1/64 octave.
-    """
-
-    basis: Array
-    scale: Array
-    mean: Array
-    centre: Array
-    typical: Array
-    log_sigma: Array
-    gain: Array
-    edges: Array
-    mean_abs: Array
-    rounding: Array
-    frequencies: Array
-    sizes: Array
-    activity: Array
-    steps: Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,13 +91,11 @@ class KltCodec:
     @classmethod
     def fit(cls, samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None = None) -> Self:
         """Learns from about ten features; see `klt_fit.fit`."""
-        from dtufc.codecs.klt_fit import fit
-
         return cls(fit(samples, layout, gradients), layout)
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:
-        if set(arrays) != {field.name for field in fields(Calibration)} or not _is_sound(Calibration(**arrays)):
+        if set(arrays) != {field.name for field in fields(Calibration)} or not is_sound(Calibration(**arrays)):
             raise InputError(field="profile", problem="the arrays of klt are damaged", remedy="Restore the profile")
         return cls(Calibration(**arrays), layout)
 
@@ -153,7 +120,8 @@ class KltCodec:
         step_index = coarsest - round(quality * (coarsest - finest))
         parts = self._split(rows, shape)
         singles = self._singles(rows, parts, step_index)
-        activity = self._activities(singles, step_index)
+        sigma = np.exp2(self._c.log_sigma[0] / OCTAVE)
+        activity = activity_of(singles, sigma, self._c.mean_abs, power_of_two(step_index))
         units = self._units(parts, activity, step_index)
         q = self._quantize(np.concatenate([singles.ravel(), self._spectrum(rows, parts)]), step_index)
         encoder = Encoder()
@@ -194,13 +162,13 @@ class KltCodec:
         """Finds the rows apart: the prefix of each grid, and those of unusual size."""
         channels = rows.shape[-1]
         grid = self._layout.grid(shape)
-        squares = np.einsum("itc,itc->it", rows, rows, dtype=np.float64) / channels
-        ratio = np.sqrt(squares) / float(self._c.typical[0])
-        apart = (ratio > FAR) | ((ratio < 1 / FAR) & (ratio > 0))
+        sizes = np.sqrt(np.einsum("itc,itc->it", rows, rows, dtype=np.float64) / channels)
+        typical = float(self._c.typical[0])
+        apart = is_apart(sizes, typical)
         if grid:
             apart[:, : self._layout.prefix] = True
         at = np.flatnonzero(apart)
-        logs = np.log2(np.maximum(ratio.ravel()[at], 2.0**-20))
+        logs = np.log2(np.maximum(sizes.ravel()[at] / typical, 2.0**-20))
         gains = np.clip(np.rint(logs * _GAIN_OCTAVE).astype(np.int64) + _GAIN_BIAS, 0, 2 * _GAIN_BIAS - 1)
         return _Parts(
             rows_shape=self._layout.rows_shape(shape), prefix=self._layout.prefix, grid=grid, apart=at, gains=gains
@@ -226,14 +194,6 @@ class KltCodec:
         if not np.abs(spectrum).max() < self._grid_limit(parts.grid) * 2.0 ** -(_GRID_BITS + 1):
             raise _too_large()
         return (spectrum / self._c.gain[bands_of(self._c.edges, parts.grid)]).ravel()
-
-    def _activities(self, z: Array, step_index: int) -> Array:
-        """[rows] int32: each row's scale against the fitted ones, over the components that are worth bits."""
-        sigma = np.exp2(self._c.log_sigma[0] / OCTAVE)
-        used = max(8, int((sigma > power_of_two(step_index) / 2).sum()))
-        relative = np.mean(np.abs(z[:, :used]) / sigma[:used], axis=1) / self._c.mean_abs[:used].mean()
-        activity = np.rint(CLASSES_PER_OCTAVE * np.log2(np.maximum(relative, 1e-6)))
-        return np.clip(activity, ACTIVITY_MIN, ACTIVITY_MAX).astype(np.int32)
 
     def _quantize(self, c: Array, step_index: int) -> Array:
         magnitude = np.floor(np.abs(c) * np.float32(1 / power_of_two(step_index)) + np.float32(self._rounding))
@@ -261,7 +221,7 @@ class KltCodec:
 
     def _units(self, parts: _Parts, activity: Array, step_index: int) -> list[tuple[int, Array]]:
         """(table, positions of its symbols), from the lowest class up; symbols in none of them are zero."""
-        base = _class_of(self._c.log_sigma[0].astype(np.int32) - step_index)  # [C]
+        base = class_of(self._c.log_sigma[0].astype(np.int32) - step_index)  # [C]
         singles = (base + activity[:, None]).ravel()
         positions = np.flatnonzero(singles >= CLASS_MIN)
         classes = singles[positions]
@@ -279,7 +239,7 @@ class KltCodec:
         """(class, position) of each coded coefficient of the grids."""
         assert parts.grid is not None
         images = parts.rows_shape[0]
-        classes = _class_of(self._c.log_sigma.astype(np.int32) - step_index)  # [1 + B, C]
+        classes = class_of(self._c.log_sigma.astype(np.int32) - step_index)  # [1 + B, C]
         by_token = classes[bands_of(self._c.edges, parts.grid)].ravel()
         positions = np.flatnonzero(by_token >= CLASS_MIN)
         offsets = np.arange(images) * len(by_token)
@@ -353,51 +313,12 @@ class KltCodec:
         return wide * _FRACTION + np.sign(wide) * self._shift
 
 
-def bands_of(edges: Array, grid: tuple[int, int]) -> Array:
-    """[h w], the row of `gain` and `log_sigma` for each frequency: 1 for the mean, then by squared radius."""
-    down, across = (np.arange(size) / max(size - 1, 1) for size in grid)
-    radius = (down[:, None] * down[:, None] + across * across).ravel()
-    bands = np.searchsorted(edges, radius, side="right") + 2
-    bands[0] = 1
-    return bands
-
-
 def _too_large() -> InputError:
     return InputError(
         field="features",
         problem="values far beyond those that the profile was fitted on",
         remedy="Use codec 'raw', or fit a profile on such features",
     )
-
-
-def _is_sound(c: Calibration) -> bool:
-    """Whether the arrays have the types, shapes and ranges that exact decoding relies on."""
-    channels = len(c.basis)
-    shapes = [
-        (c.basis, np.int16, (channels, channels)),
-        *((array, np.float64, (channels,)) for array in (c.scale, c.mean, c.centre)),
-        (c.typical, np.float64, (1,)),
-        (c.log_sigma, np.int16, (len(c.gain), channels)),
-        (c.gain, np.float32, (len(c.gain), channels)),
-        (c.edges, np.float64, (len(c.gain) - 3,)),
-        (c.mean_abs, np.float32, (channels,)),
-        (c.rounding, np.float32, (3,)),
-        (c.sizes, np.int32, (CLASS_MAX - CLASS_MIN + 1,)),
-        (c.frequencies, np.uint32, (int(c.sizes.sum()),)),
-        (c.activity, np.uint32, (ACTIVITY_MAX - ACTIVITY_MIN + 1,)),
-        (c.steps, np.int16, (2,)),
-    ]
-    if any(array.dtype != dtype or array.shape != shape for array, dtype, shape in shapes):
-        return False
-    floats = (c.scale, c.mean, c.centre, c.typical, c.gain, c.edges, c.mean_abs, c.rounding)
-    shift = float(c.rounding[1])
-    return all(bool(np.isfinite(array).all()) for array in floats) and shift in range(16) and min(c.gain.min(), 1) > 0
-
-
-def _class_of(log_ratio: Array) -> Array:
-    """Ratio of scale to step in 1/64 octave -> class in quarter octaves, to the nearest."""
-    width = OCTAVE // CLASSES_PER_OCTAVE
-    return (log_ratio + width // 2) // width
 
 
 def _gains(indices: Array) -> Array:

@@ -15,8 +15,7 @@ from typing import Final
 import numpy as np
 
 from dtufc.arrays import Array
-from dtufc.codecs.exact import OCTAVE, forward_dct, power_of_two
-from dtufc.codecs.klt import (
+from dtufc.codecs.calibration import (
     ACTIVITY_MAX,
     ACTIVITY_MIN,
     BASIS_BITS,
@@ -25,8 +24,12 @@ from dtufc.codecs.klt import (
     CLASSES_PER_OCTAVE,
     FAR,
     Calibration,
+    activity_of,
     bands_of,
+    class_of,
+    is_apart,
 )
+from dtufc.codecs.exact import OCTAVE, forward_dct, power_of_two
 from dtufc.entropy import quantize_frequencies
 from dtufc.errors import InputError
 from dtufc.layout import Layout
@@ -108,8 +111,7 @@ class _Fit:
         self.typical = max(float(np.median(np.concatenate([size.ravel() for size in sizes]))), 1e-30)
         self.apart = []
         for size in sizes:
-            ratio = size / self.typical
-            apart = (ratio > FAR) | ((ratio < 1 / FAR) & (ratio > 0))
+            apart = is_apart(size, self.typical)
             apart[:, : self.layout.prefix if self.is_picture else 0] = True
             self.apart.append(apart)
         pairs = list(zip(self.rows, sizes, self.apart, strict=True))
@@ -228,18 +230,15 @@ class _Fit:
         steps = range(self._steps[1], self._steps[0], OCTAVE // 2)
         for step_index in steps:
             step = power_of_two(step_index)
-            used = max(8, int((sigma > step / 2).sum()))
-            relative = np.mean(np.abs(singles[:, :used]) / sigma[:used], axis=1) / self.mean_abs[:used].mean()
-            activity = np.rint(CLASSES_PER_OCTAVE * np.log2(np.maximum(relative, 1e-6)))
-            activity = np.clip(activity, ACTIVITY_MIN, ACTIVITY_MAX).astype(np.int64)
+            activity = activity_of(singles, sigma, self.mean_abs, step)
             activities += np.bincount(activity - ACTIVITY_MIN, minlength=len(activities)) / len(steps)
-            classes = np.rint((log_sigma[0] - step_index) * CLASSES_PER_OCTAVE / OCTAVE) + activity[:, None]
+            classes = class_of(log_sigma[0].astype(np.int32) - step_index) + activity[:, None]
             self._add(classes, singles, step, counts)
             if self.is_picture and grid:
                 body = np.where(apart[..., None], 0, z)[:, self.layout.prefix :].astype(np.float32)
                 bands = bands_of(_edges(), grid)
                 coefficients = forward_dct(body, *grid) / self.gain[bands]
-                classes = np.rint((log_sigma[bands] - step_index) * CLASSES_PER_OCTAVE / OCTAVE)
+                classes = class_of(log_sigma[bands].astype(np.int32) - step_index)
                 self._add(np.broadcast_to(classes, coefficients.shape), coefficients, step, counts)
 
     def _add(self, classes: Array, values: Array, step: float, counts: list[Array]) -> None:
