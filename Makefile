@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PROTO := $(wildcard proto/dtufc/v1/*.proto)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -13,10 +12,10 @@ help: ## This list
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python's venv module is missing (Debian: apt install python3-venv)" >&2; exit 1; }
 
 $(VENV)/.runtime: pyproject.toml requirements.lock | $(BIN)/python
-	@echo "installing the edge and the cloud into $(VENV) (the first time takes minutes)"
+	@echo "installing the edge and the cloud into $(VENV) (the first time takes minutes: on Linux, torch brings gigabytes)"
 	$(PIP) install -c requirements.lock -e '.[edge,cloud]'
 	@touch $@
 
@@ -46,7 +45,11 @@ format: $(VENV)/.workbench ## Formats the code
 proto: $(VENV)/.workbench ## Generates the code of proto/ into shared/dtufc/v1
 	$(BIN)/python -m dtufc_lab.generate
 
-bench: $(VENV)/.workbench ## Rate against accuracy and time, written to docs/benchmarks.md
+$(VENV)/.bench: $(VENV)/.workbench
+	$(PIP) install -c requirements.lock -e '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.bench ## Rate against accuracy and time, written to docs/benchmarks.md
 	$(BIN)/python -m dtufc_lab.bench
 
 profiles: $(VENV)/.workbench ## Fits the shipped profiles anew
@@ -55,8 +58,11 @@ profiles: $(VENV)/.workbench ## Fits the shipped profiles anew
 golden: $(VENV)/.workbench ## Writes the golden frames anew: a change of the bitstream
 	$(BIN)/python -m pytest tests/shared/test_golden.py --write-golden
 
-lock: $(VENV)/.workbench ## Writes requirements.lock from what is installed
-	$(BIN)/python -m dtufc_lab.lock > requirements.lock
+lock: ## Resolves every dependency anew and writes requirements.lock
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet -e '.[bench,dev]'
+	$(VENV)-lock/bin/python -m dtufc_lab.lock > requirements.lock.new && mv requirements.lock.new requirements.lock
+	rm -rf $(VENV)-lock
 
 clean: ## Removes what was installed and generated here
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info demo-output

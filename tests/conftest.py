@@ -1,4 +1,4 @@
-"""What several tests need: one thread of randomness, real features of the shipped models, a running pair."""
+"""The seed of the tests' randomness, and the flag that writes golden frames anew."""
 
 import numpy as np
 import pytest

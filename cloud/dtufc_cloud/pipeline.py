@@ -42,7 +42,7 @@ class CloudPipeline:
         """
         with request.stages.measure("cloud.parse"):
             frame = bitstream.parse(data)
-        self.codec.check_profile(frame)
+        self.codec.check_frame(frame)
         self._check_tokens(frame)
         request.codec = frame.codec.name
         with request.stages.measure("cloud.decode"):

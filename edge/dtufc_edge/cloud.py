@@ -25,7 +25,8 @@ class Cloud:
         """One frame and task to the head's result.
 
         Raises:
-            Unavailable: the cloud cannot be reached, or not within the deadline.
+            Unavailable: the cloud cannot be reached.
+            DeadlineExceeded: it did not answer in time.
             DtufcError: whatever the cloud raised.
         """
         deadline = time.monotonic() + timeout_s

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -27,8 +28,10 @@ import dtufc
 from dtufc import bitstream
 from dtufc.arrays import Array
 from dtufc.feature_codec import FeatureCodec
+from dtufc_lab.agreement import mean_iou
 from dtufc_lab.data import photos, square, texts
-from dtufc_lab.extract import Dinov2, Llama, fitting_set
+from dtufc_lab.extract import Dinov2, Llama, fitting_features
+from dtufc_lab.fit_profiles import FITS
 from dtufc_lab.rivals import Method, rivals
 from dtufc_lab.speed import speed_report
 
@@ -51,7 +54,7 @@ class Row:
     agreement: float
     encode_ms: float
     decode_ms: float
-    values_per_s: float
+    values_per_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +156,14 @@ def llama_samples(model: Llama) -> tuple[list[Sample], list[Row]]:
         agreement=1.0,
         encode_ms=0.0,
         decode_ms=0.0,
-        values_per_s=float("inf"),
+        values_per_s=None,
     )
     return samples, [text]
 
 
-def mean_iou(a: Array, b: Array) -> float:
-    """Mean of the IoU of foreground and of background; of boolean masks."""
-    return float(np.mean([_iou(a, b), _iou(~a, ~b)]))
-
-
 def model_tables() -> Iterator[tuple[str, list[Row]]]:
     """A title and the rows for each model and split."""
-    for name, split, count in (("dinov2-small", 12, 24), ("smollm2-135m", 30, 48), ("smollm2-135m", 16, 48)):
+    for name, split, count in FITS:
         codec = dtufc.load(name, split=split)
         if name == "dinov2-small":
             samples, others = dinov2_samples(Dinov2.load(codec.profile))
@@ -173,7 +171,7 @@ def model_tables() -> Iterator[tuple[str, list[Row]]]:
         else:
             samples, others = llama_samples(Llama.load(codec.profile))
             what = f"{len(samples)} stretches of 256 tokens, 256 x 576 values each; top-1 of the next token"
-        inputs, _ = fitting_set(codec.profile, count)
+        inputs = fitting_features(codec.profile, count)
         plain = dtufc.fit(inputs, profile=codec.profile)
         methods = [*rivals(), levels(codec), *ours(codec), *ours(plain, "klt without gradients")]
         rows = [measure(method, samples) for method in track(methods, description=f"{name}, split {split}")]
@@ -181,6 +179,9 @@ def model_tables() -> Iterator[tuple[str, list[Row]]]:
 
 
 def main() -> int:
+    if find_spec("compressai") is None:
+        print("error: the benchmark compares with CompressAI, which needs Python 3.11 or 3.12", file=sys.stderr)
+        return 1
     sections = [f"Measured by `make bench` on {_machine()}.\n"]
     results: dict[str, object] = {}
     tables = list(model_tables())
@@ -220,7 +221,7 @@ def rate_at(rows: Sequence[Row], prefix: str, agreement: float) -> tuple[float, 
 
 
 def _goals(tables: Sequence[tuple[str, list[Row]]], figures: dict[str, float]) -> Iterator[str]:
-    (_, dino), (_, last), (_, middle) = tables
+    (_, dino), (_, middle), (_, last) = tables  # the order of FITS
     bpfp, size = rate_at(dino, "klt, ", 0.97)
     _, jpeg = rate_at(dino, "JPEG", 0.97)
     best_jpeg = max((row for row in dino if row.method.startswith("JPEG")), key=lambda row: row.agreement)
@@ -280,11 +281,6 @@ def _top(model: Llama, features: torch.Tensor) -> Array:
     return model.head.logits(features).argmax(dim=-1).numpy()
 
 
-def _iou(a: Array, b: Array) -> float:
-    union = np.count_nonzero(a | b)
-    return float(np.count_nonzero(a & b) / union) if union else 1.0
-
-
 def _overhead(codec: FeatureCodec) -> int:
     """Bytes of a frame that are not payload, for two-dimensional features of the profile's usual size."""
     data = codec.encode(np.zeros((300, codec.profile.spec.layout.channels or 1), np.float32), codec="raw")
@@ -295,7 +291,7 @@ def _markdown(rows: Sequence[Row]) -> str:
     head = "| method | bytes | BPFP payload | BPFP wire | MSE | agreement | encode ms | decode ms | M values/s |"
     lines = [head, "|---|" + "---:|" * 8]
     for row in rows:
-        speed = f"{row.values_per_s / 1e6:.1f}" if np.isfinite(row.values_per_s) else "-"
+        speed = "-" if row.values_per_s is None else f"{row.values_per_s / 1e6:.1f}"
         lines.append(
             f"| {row.method} | {row.bytes:,.0f} | {row.bpfp_payload:.4f} | {row.bpfp_wire:.4f} | {row.mse:.4g} "
             f"| {row.agreement:.4f} | {row.encode_ms:.2f} | {row.decode_ms:.2f} | {speed} |"

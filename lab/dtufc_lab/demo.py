@@ -18,6 +18,7 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +27,7 @@ from dtufc.errors import DtufcError
 from dtufc.profile import load_profile, shipped_profiles
 from dtufc.v1 import inference_pb2, inference_pb2_grpc
 from dtufc.zoo import weights_folder
+from dtufc_lab.agreement import mean_iou
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = Path("demo-output")
@@ -35,7 +37,16 @@ CHOICES = ["gold", "oxygen", "helium", "iron"]
 _START_S = 120.0
 _STOP_S = 15.0
 _CALL_S = 120.0
-_STAGES = ("edge.backbone", "edge.encode", "cloud.decode", "cloud.head")
+_STAGES = {
+    "edge.prepare": "prepare",
+    "edge.backbone": "backbone",
+    "edge.encode": "encode",
+    "cloud.parse": "parse",
+    "cloud.decode": "decode",
+    "cloud.head": "head",
+    "cloud.png": "PNG",
+    "round_trip": "round trip",
+}
 
 
 def main() -> int:
@@ -50,28 +61,29 @@ def main() -> int:
     with ExitStack() as stack:
         console.print("starting cloud and edge as two processes ...")
         cloud, edge, cloud_metrics, edge_metrics = (f"127.0.0.1:{port}" for port in _free_ports(4))
-        stack.enter_context(_service("dtufc_cloud", {"listen": cloud, "metrics-listen": cloud_metrics}))
+        cloud_process = stack.enter_context(_service("dtufc_cloud", {"listen": cloud, "metrics-listen": cloud_metrics}))
         flags = {"listen": edge, "metrics-listen": edge_metrics, "cloud": cloud}
-        stack.enter_context(_service("dtufc_edge", flags))
-        for address in (cloud, edge):
-            _wait_until_serving(address)
+        edge_process = stack.enter_context(_service("dtufc_edge", flags))
+        for address, process in ((cloud, cloud_process), (edge, edge_process)):
+            _wait_until_serving(address, process)
         channel = stack.enter_context(
             grpc.insecure_channel(edge, options=[("grpc.max_receive_message_length", 1 << 26)])
         )
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        table = _table()
-        _show_text(stub, table, console)
-        _show_photographs(stub, table)
-    console.print(table)
+        report = Report()
+        _show_text(stub, report, console)
+        _show_photographs(stub, report)
+    report.print(console)
     console.print(f"masks laid over the photographs: {OUTPUT}/*.png; both processes have stopped")
     return 0
 
 
-def _show_text(stub: inference_pb2_grpc.InferenceServiceStub, table: Table, console: Console) -> None:
+def _show_text(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, console: Console) -> None:
     raw, coded = (_complete(stub, codec) for codec in ("raw", "klt"))
     console.print(f"prompt: {PROMPT}\nreply:  {coded[0]}")
-    same = np.mean([a == b for a, b in zip(raw[1], coded[1], strict=False)])
-    _row(table, "complete", coded[2], f"{same:.0%} of {len(raw[1])} tokens")
+    longest = max(len(raw[1]), len(coded[1]))
+    same = sum(a == b for a, b in zip(raw[1], coded[1], strict=False))
+    report.add("complete", coded[2], f"{same} of {longest} tokens")
     answers = [
         stub.Answer(
             inference_pb2.AnswerRequest(coding=inference_pb2.Coding(codec=codec), question=QUESTION, choices=CHOICES),
@@ -84,7 +96,7 @@ def _show_text(stub: inference_pb2_grpc.InferenceServiceStub, table: Table, cons
     drift = max(abs(a - b) for a, b in zip(raw_answer.probabilities, answer.probabilities, strict=True))
     odds = ", ".join(f"{choice} {p:.2f}" for choice, p in zip(CHOICES, answer.probabilities, strict=True))
     console.print(f"question: {QUESTION}\nanswer: {answer.letter} ({odds})")
-    _row(table, "answer", answer.cost, f"{agreement}, p within {drift:.3f}")
+    report.add("answer", answer.cost, f"{agreement}, p within {drift:.3f}")
 
 
 def _complete(stub: inference_pb2_grpc.InferenceServiceStub, codec: str) -> tuple[str, list[int], inference_pb2.Cost]:
@@ -94,7 +106,8 @@ def _complete(stub: inference_pb2_grpc.InferenceServiceStub, codec: str) -> tupl
     return text, [reply.token_id for reply in replies[:-1]], replies[-1].cost
 
 
-def _show_photographs(stub: inference_pb2_grpc.InferenceServiceStub, table: Table) -> None:
+def _show_photographs(stub: inference_pb2_grpc.InferenceServiceStub, report: Report) -> None:
+    overlays = []
     for path in sorted((ROOT / "samples").glob("*.jpg")):
         replies = {
             codec: stub.Segment(
@@ -104,22 +117,42 @@ def _show_photographs(stub: inference_pb2_grpc.InferenceServiceStub, table: Tabl
             for codec in ("raw", "klt")
         }
         masks = {codec: np.asarray(Image.open(io.BytesIO(reply.label_map_png))) for codec, reply in replies.items()}
-        _overlay(Image.open(path), masks["klt"]).save(OUTPUT / f"{path.stem}.png")
-        _row(table, f"segment {path.name}", replies["klt"].cost, f"IoU {_iou(masks['raw'] > 0, masks['klt'] > 0):.3f}")
+        overlay = _overlay(Image.open(path), masks["klt"])
+        overlay.save(OUTPUT / f"{path.stem}.png")
+        overlays.append(overlay.resize((400, 300)))
+        agreement = mean_iou(masks["raw"] > 0, masks["klt"] > 0)
+        report.add(f"segment {path.name}", replies["klt"].cost, f"mean IoU {agreement:.3f}")
+    sheet = Image.new("RGB", (400 * len(overlays), 300))
+    for index, overlay in enumerate(overlays):
+        sheet.paste(overlay, (400 * index, 0))
+    sheet.save(OUTPUT / "all.png")
 
 
-def _table() -> Table:
-    table = Table(title="through codec klt, quality 0.5; agreement is with codec raw, which loses nothing")
-    for column in ("request", "raw bytes", "coded", "BPFP", "frames", "ms: backbone", "encode", "decode", "head"):
-        table.add_column(column, justify="left" if column == "request" else "right", no_wrap=True)
-    table.add_column("agreement", no_wrap=True)
+class Report:
+    """Two tables: what came back and its size, and the time of each stage."""
+
+    def __init__(self) -> None:
+        caption = "through codec klt, quality 0.5; agreement is with codec raw, which loses nothing"
+        self._sizes = _table(caption, ["raw bytes", "coded", "BPFP", "frames", "agreement"])
+        self._times = _table("milliseconds by stage; the round trip holds decode, head and PNG", [*_STAGES.values()])
+
+    def add(self, name: str, cost: inference_pb2.Cost, agreement: str) -> None:
+        seconds = {stage.name: stage.seconds for stage in cost.stages}
+        sizes = (f"{cost.raw_bytes:,}", f"{cost.wire_bytes:,}", f"{cost.bpfp_wire:.3f}", str(cost.num_frames))
+        self._sizes.add_row(name, *sizes, agreement)
+        times = (f"{1000 * seconds[stage]:.1f}" if stage in seconds else "" for stage in _STAGES)
+        self._times.add_row(name, *times)
+
+    def print(self, console: Console) -> None:
+        console.print(self._sizes, self._times, sep="\n")
+
+
+def _table(caption: str, columns: list[str]) -> Table:
+    table = Table(title=caption, box=box.SIMPLE_HEAD)
+    table.add_column("request", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     return table
-
-
-def _row(table: Table, name: str, cost: inference_pb2.Cost, agreement: str) -> None:
-    seconds = {stage.name: stage.seconds for stage in cost.stages}
-    sizes = (f"{cost.raw_bytes:,}", f"{cost.wire_bytes:,}", f"{cost.bpfp_wire:.3f}", str(cost.num_frames))
-    table.add_row(name, *sizes, *(f"{1000 * seconds[stage]:.0f}" for stage in _STAGES), agreement)
 
 
 def _overlay(photo: Image.Image, mask: Array) -> Image.Image:
@@ -132,19 +165,14 @@ def _overlay(photo: Image.Image, mask: Array) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def _iou(a: Array, b: Array) -> float:
-    union = np.count_nonzero(a | b)
-    return float(np.count_nonzero(a & b) / union) if union else 1.0
-
-
 @contextmanager
-def _service(module: str, flags: dict[str, str]) -> Iterator[None]:
+def _service(module: str, flags: dict[str, str]) -> "Iterator[subprocess.Popen[bytes]]":
     """A service process; its log goes to a file. Leaving stops it with SIGTERM, and says so if that takes too long."""
     words = [word for flag, value in flags.items() for word in (f"--{flag}", value)]
     with (OUTPUT / f"{module}.log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-m", module, *words], stderr=log, stdout=log, env=_environment())
         try:
-            yield
+            yield process
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -169,19 +197,19 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _wait_until_serving(address: str) -> None:
+def _wait_until_serving(address: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + _START_S
     with grpc.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and process.poll() is None:
             try:
-                reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=5, wait_for_ready=True)
+                reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=2, wait_for_ready=True)
             except grpc.RpcError:
                 continue
             if reply.status == health_pb2.HealthCheckResponse.SERVING:
                 return
             time.sleep(0.1)
-    raise SystemExit(f"no service at {address} after {_START_S:.0f} s: see {OUTPUT}/*.log")
+    raise SystemExit(f"the service for {address} did not start: see {OUTPUT}/*.log")
 
 
 if __name__ == "__main__":

@@ -86,24 +86,34 @@ class Dinov2:
         return gradient.numpy()
 
 
+def fitting_features(profile: Profile, count: int) -> list[Array]:
+    """`count` features of the fitting sources at the profile's split."""
+    return [features.numpy() for features in _fitting_features(_load(profile), profile, count)]
+
+
 def fitting_set(profile: Profile, count: int) -> tuple[list[Array], list[Array]]:
-    """`count` features of the fitting sources at the profile's split, and a gradient for each."""
+    """`fitting_features`, and a gradient for each."""
     generator = torch.Generator().manual_seed(0)
-    if profile.spec.model == "llama":
-        llama = Llama.load(profile)
-        inputs = [partial(llama.features, ids) for ids in llama.rows("fit", count)]
-        gradient = llama.gradient
-    else:
-        dinov2 = Dinov2.load(profile)
-        images = [picture for _, photo in photos("fit") for picture in (square(photo), photo)]
-        inputs = [partial(dinov2.features, image) for image in images[:count]]
-        gradient = dinov2.gradient
+    model = _load(profile)
     samples, gradients = [], []
-    for make in track(inputs, description=f"{profile.name}, split {profile.split}"):
-        features = make()
+    for features in _fitting_features(model, profile, count):
         samples.append(features.numpy())
-        gradients.append(gradient(features, generator))
+        gradients.append(model.gradient(features, generator))
     return samples, gradients
+
+
+def _load(profile: Profile) -> Llama | Dinov2:
+    return Llama.load(profile) if profile.spec.model == "llama" else Dinov2.load(profile)
+
+
+def _fitting_features(model: Llama | Dinov2, profile: Profile, count: int) -> Iterator[Tensor]:
+    if isinstance(model, Llama):
+        inputs = [partial(model.features, ids) for ids in model.rows("fit", count)]
+    else:
+        images = [picture for _, photo in photos("fit") for picture in (square(photo), photo)]
+        inputs = [partial(model.features, image) for image in images[:count]]
+    for make in track(inputs, description=f"{profile.name}, split {profile.split}"):
+        yield make()
 
 
 def _stretches(token_ids: list[int]) -> Iterator[list[int]]:

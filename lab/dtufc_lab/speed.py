@@ -16,7 +16,7 @@ import dtufc
 from dtufc.arrays import Array
 from dtufc.profile import load_profile
 from dtufc.transform import PeakyToBalanced
-from dtufc_lab.extract import fitting_set
+from dtufc_lab.extract import fitting_features
 
 _QUALITY = 0.5
 _STRIDE = 64
@@ -30,7 +30,7 @@ class Report:
 
 def speed_report() -> Report:
     """The transform against numpy and scikit-learn, `klt` against CompressAI's hyperprior."""
-    ten, _ = fitting_set(load_profile("dinov2-small"), 10)
+    ten = fitting_features(load_profile("dinov2-small"), 10)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -19,6 +19,7 @@ from dtufc.client import DEFAULT_ADDRESS, EdgeClient
 from dtufc.errors import DtufcError, InputError
 from dtufc.feature_codec import Rate, describe, fit, load
 from dtufc.profile import load_profile, shipped_profiles
+from dtufc.rpc import Tls
 from dtufc.zoo import is_fetched, weights_folder
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ TargetBpfp = Annotated[float | None, typer.Option(help="Instead of quality: at m
 MaxBytes = Annotated[int | None, typer.Option(help="Instead of quality: at most so many bytes a frame.")]
 Edge = Annotated[str, typer.Option(help="Address of the edge.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for the reply.")]
+TlsCa = Annotated[Path | None, typer.Option(help="PEM file of the CA to trust: turns on TLS.")]
+TlsCertificate = Annotated[Path | None, typer.Option(help="PEM file, where the edge asks for it.")]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM file of its key.")]
 Served = Annotated[str, typer.Option("--profile", help="A profile that the edge serves. Default: the task's first.")]
 
 
@@ -49,8 +53,11 @@ def _errors() -> Iterator[None]:
     """An error of ours is one line and status 1, not a trace."""
     try:
         yield
-    except (DtufcError, OSError) as error:
+    except DtufcError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except OSError as error:
+        print(f"error: {error}. Choose a path that can be written.", file=sys.stderr)
         raise typer.Exit(1) from error
 
 
@@ -159,8 +166,9 @@ def decode(
     """Decodes a frame to a feature tensor."""
     with _errors():
         features = load(profile, split=split).decode(_read(frame))
+        features = features.astype(np.float32) if features.dtype.kind == "V" else features
         with output.open("wb") as file:
-            np.save(file, features.astype(np.float32) if features.dtype.kind == "V" else features)
+            np.save(file, features)
         shape = " x ".join(map(str, features.shape))
         _show({"output": str(output), "shape": shape, "dtype": str(features.dtype)}, as_json)
 
@@ -181,6 +189,9 @@ def answer(
     choices: Annotated[list[str], typer.Argument(help="Two to 26.")],
     edge: Edge = DEFAULT_ADDRESS,
     timeout_s: Timeout = 60.0,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
     profile: Served = "",
     codec: Codec = "",
     quality: Quality = None,
@@ -189,7 +200,7 @@ def answer(
     as_json: Json = False,
 ) -> None:
     """Asks the edge a question with choices."""
-    with _errors(), EdgeClient(edge, timeout_s=timeout_s) as client:
+    with _errors(), _client(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
         rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
         reply = client.answer(question, choices, profile=profile, codec=codec, rate=rate)
         facts: dict[str, Any] = {"letter": reply.letter, "choice": choices[reply.choice]}
@@ -207,6 +218,9 @@ def complete(
     plain: Annotated[bool, typer.Option("--plain", help="Without the model's chat template.")] = False,
     edge: Edge = DEFAULT_ADDRESS,
     timeout_s: Timeout = 60.0,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
     profile: Served = "",
     codec: Codec = "",
     quality: Quality = None,
@@ -215,7 +229,7 @@ def complete(
     as_json: Json = False,
 ) -> None:
     """Lets the edge and its cloud continue a prompt."""
-    with _errors(), EdgeClient(edge, timeout_s=timeout_s) as client:
+    with _errors(), _client(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
         rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
         replies = []
         for reply in client.complete(
@@ -239,6 +253,9 @@ def segment(
     output: Annotated[Path, typer.Option("--output", "-o", help="The label map, as PNG.")],
     edge: Edge = DEFAULT_ADDRESS,
     timeout_s: Timeout = 60.0,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
     profile: Served = "",
     codec: Codec = "",
     quality: Quality = None,
@@ -247,7 +264,7 @@ def segment(
     as_json: Json = False,
 ) -> None:
     """Lets the edge and its cloud segment an image."""
-    with _errors(), EdgeClient(edge, timeout_s=timeout_s) as client:
+    with _errors(), _client(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
         rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
         reply = client.segment(image, profile=profile, codec=codec, rate=rate)
         output.write_bytes(reply.label_map_png)
@@ -256,6 +273,12 @@ def segment(
             print(json.dumps({**facts, "cost": cost_facts(reply.cost)}))
             return
         _show({**facts, **cost_facts(reply.cost)}, as_json)
+
+
+def _client(address: str, timeout_s: float, ca: Path | None, certificate: Path | None, key: Path | None) -> EdgeClient:
+    wants_tls = ca is not None or certificate is not None or key is not None
+    tls = Tls(ca=ca, certificate=certificate, key=key) if wants_tls else None
+    return EdgeClient(address, timeout_s=timeout_s, tls=tls)
 
 
 def cost_facts(cost: "inference_pb2.Cost") -> dict[str, Any]:

@@ -94,7 +94,7 @@ class ServiceError(DtufcError):
 
 class Overloaded(ServiceError):
     code = "OVERLOADED"
-    template = "the queue of {limit} requests is full. Try again later."
+    template = "all {limit} places for requests are taken. Try again later."
 
 
 class Unavailable(ServiceError):
@@ -104,7 +104,7 @@ class Unavailable(ServiceError):
 
 class DeadlineExceeded(ServiceError):
     code = "DEADLINE_EXCEEDED"
-    template = "no answer from {peer} within {timeout_s} s. Allow more time, or send less."
+    template = "no answer from {peer} at {address} within {timeout_s} s. Allow more time, or send less."
 
 
 class Internal(ServiceError):

@@ -55,8 +55,8 @@ class Rate:
             raise InputError(field="quality", problem=f"{self.quality}", remedy="Give a number from 0 to 1")
         if self.target_bpfp is not None and not 0 < self.target_bpfp < math.inf:
             raise InputError(field="target_bpfp", problem=f"{self.target_bpfp}", remedy="Give a positive number")
-        if self.max_bytes is not None and self.max_bytes < 1:
-            raise InputError(field="max_bytes", problem=f"{self.max_bytes}", remedy="Give a positive number")
+        if self.max_bytes is not None and not 1 <= self.max_bytes < 1 << 32:
+            raise InputError(field="max_bytes", problem=f"{self.max_bytes}", remedy="Give 1 to 4294967295")
 
     def byte_limit(self, num_values: int) -> int | None:
         """Bytes that a frame of so many values may have, or None where quality decides."""
@@ -138,19 +138,24 @@ class FeatureCodec:
 
     def decode_frame(self, frame: Frame) -> Array:
         """`decode`, of a frame that has been parsed."""
-        self.check_profile(frame)
+        self.check_frame(frame)
+        payload = Payload(data=frame.payload, symbol_crc=frame.symbol_crc)
+        return self._codec(frame.codec.name).decode(payload, frame.shape, NUMPY_DTYPES[frame.dtype])
+
+    def check_frame(self, frame: Frame) -> None:
+        """Checks a frame against the profile; costs nothing beside decoding.
+
+        Raises:
+            ProfileMismatch: it was made with another profile, or with a codec that this one was not fitted for.
+            Corrupt: its shape does not fit the layout.
+        """
+        if frame.profile_digest != self._digest:
+            found = frame.profile_digest.hex()
+            raise ProfileMismatch(profile=self.profile.name, expected=self._digest.hex(), found=found)
         try:
             self.profile.layout.check(frame.shape)
         except InputError as error:
             raise Corrupt(problem=str(error)) from error
-        payload = Payload(data=frame.payload, symbol_crc=frame.symbol_crc)
-        return self._codec(frame.codec.name).decode(payload, frame.shape, NUMPY_DTYPES[frame.dtype])
-
-    def check_profile(self, frame: Frame) -> None:
-        """Raises ProfileMismatch for a frame of another profile, or of a codec that this one was not fitted for."""
-        if frame.profile_digest != self._digest:
-            found = frame.profile_digest.hex()
-            raise ProfileMismatch(profile=self.profile.name, expected=self._digest.hex(), found=found)
         if frame.codec.name not in self.codecs:
             raise ProfileMismatch(profile=self.profile.name, expected=self.codecs, found=frame.codec.name)
 

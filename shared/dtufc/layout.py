@@ -1,6 +1,6 @@
 """How a feature tensor is laid out: as one plane for a codec that sees pictures, as rows for one that sees channels.
 
-Four families (`docs/architecture.md`), each an exact round trip between three views of the same values:
+Four families (`docs/bitstream.md`, "Layouts"), each an exact round trip between three views of the same values:
 
     features [...]  <-->  plane [H, W]           what a single-channel codec sees
                     <-->  rows [images, tokens, channels]

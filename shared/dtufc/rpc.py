@@ -27,6 +27,8 @@ from dtufc.v1 import head_pb2
 
 MAX_MESSAGE_BYTES = 64 << 20
 MAX_CALLS = 256  # at a time, the queued ones counted: a bound on the memory of messages
+# How long one attempt to connect may take, and the pause before the next: who does not answer is Unavailable soon.
+_RECONNECT = [("grpc.min_reconnect_backoff_ms", 1000), ("grpc.max_reconnect_backoff_ms", 1000)]
 _DOMAIN = "dtufc"
 _DETAILS_KEY = "grpc-status-details-bin"
 _log = logging.getLogger(__name__)
@@ -56,7 +58,11 @@ class Tls:
     ca: Path | None = None
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """The three files' bytes. Raises InputError for one that cannot be read."""
+        """The three files' bytes: CA, key, certificate. Raises InputError where one cannot be read or is missing."""
+        if (self.key is None) != (self.certificate is None):
+            raise errors.InputError(
+                field="tls", problem="a key without a certificate, or the reverse", remedy="Set both, or neither"
+            )
         return _read(self.ca), _read(self.key), _read(self.certificate)
 
 
@@ -79,7 +85,7 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
 
 def channel(address: str, tls: Tls | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES) -> grpc.aio.Channel:
     """A channel to `address`, encrypted where `tls` is given. Reconnects within a second of a loss."""
-    options = [*_options(max_message_bytes), ("grpc.max_reconnect_backoff_ms", 1000)]
+    options = [*_options(max_message_bytes), *_RECONNECT]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(*tls.read()), options=options)
@@ -87,9 +93,10 @@ def channel(address: str, tls: Tls | None = None, max_message_bytes: int = MAX_M
 
 def blocking_channel(address: str, tls: Tls | None = None) -> grpc.Channel:
     """`channel`, for callers without an event loop."""
+    options = [*_options(MAX_MESSAGE_BYTES), *_RECONNECT]
     if tls is None:
-        return grpc.insecure_channel(address, options=_options(MAX_MESSAGE_BYTES))
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(*tls.read()), options=_options(MAX_MESSAGE_BYTES))
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(*tls.read()), options=options)
 
 
 class Server:
@@ -206,7 +213,9 @@ def error_of(
     if sent is not None:
         return sent
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return errors.DeadlineExceeded(peer=peer, timeout_s=timeout_s)
+        return errors.DeadlineExceeded(peer=peer, address=address, timeout_s=timeout_s)
+    if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "Concurrent RPC" in str(error.details()):
+        return errors.Overloaded(limit=MAX_CALLS)
     if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return errors.InputError(field="message", problem=str(error.details()), remedy="Send less in one message")
     return errors.Unavailable(peer=peer, address=address, problem=f"{error.code().name}: {error.details()}")

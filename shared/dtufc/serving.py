@@ -24,10 +24,8 @@ def served_profiles(settings: ServiceSettings) -> list[Profile]:
     """The profiles that the settings name; NAME@K is NAME split after layer K."""
     profiles = []
     for entry in settings.profiles:
-        name, at, split = entry.rpartition("@")
-        if at and not split.isdecimal():
-            raise InputError(field="profiles", problem=f"{entry}: no split behind the @", remedy="Write NAME@K")
-        profiles.append(load_profile(name, int(split)) if at else load_profile(entry))
+        name, _, split = entry.rpartition("@")
+        profiles.append(load_profile(name, int(split)) if name and split.isdecimal() else load_profile(entry))
     names = [profile.name for profile in profiles]
     if not names or len(set(names)) < len(names):
         raise InputError(field="profiles", problem=f"{names}", remedy="Name each profile once, and at least one")

@@ -87,10 +87,11 @@ class ServiceSettings(BaseSettings):
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise InputError(field="settings", problem=problems, remedy="See --help") from error
-        except (yaml.YAMLError, SettingsError, TypeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, SettingsError, TypeError) as error:
             config = os.environ.get(f"{cls.prefix}CONFIG")
-            problem = f"{config or 'flags'}: {' '.join(str(error).split())}"
-            raise InputError(field="settings", problem=problem, remedy="Write a YAML mapping of settings") from error
+            remedy = f"Write a mapping of settings into {config}" if config else "See --help"
+            problem = " ".join(str(error).split())
+            raise InputError(field="settings", problem=problem, remedy=remedy) from error
 
     @classmethod
     def settings_customise_sources(

@@ -77,7 +77,6 @@ class Telemetry:
 
     def __init__(self, side: str) -> None:
         self.registry = CollectorRegistry()
-        self._side = side
         labels = ("model", "codec")
 
         def counter(name: str, text: str, names: tuple[str, ...]) -> Counter:

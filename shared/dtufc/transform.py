@@ -112,7 +112,7 @@ class PeakyToBalanced:
         return levels
 
     def _table(self, dtype: np.dtype[Any]) -> Array:
-        """The level of every 16-bit float, by its bits. Those that are not finite get level 0 or 255."""
+        """The level of every 16-bit float, by its bits. Infinities get level 0 or 255, NaN that of zero."""
         if dtype.name not in self._half:
             every = np.arange(1 << 16, dtype=np.uint16).view(dtype).astype(np.float32)
             np.nan_to_num(every, copy=False)

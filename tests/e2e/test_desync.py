@@ -1,0 +1,79 @@
+"""What the edge does when the cloud decodes other symbols than were encoded, and when the cloud never speaks."""
+
+import socket
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from dtufc import bitstream
+from dtufc.client import EdgeClient
+from dtufc.errors import Unavailable
+from dtufc.feature_codec import Rate
+from dtufc.v1 import head_pb2, head_pb2_grpc
+from tests.e2e.services import Service, head_stub
+
+
+class Meddler(head_pb2_grpc.HeadServiceServicer):
+    """Stands before a cloud, and forges the symbol checksum of every frame that has one; the frame stays whole."""
+
+    def __init__(self, stub: head_pb2_grpc.HeadServiceStub) -> None:
+        self._stub = stub
+        self.codecs: list[str] = []
+
+    def Describe(self, message: head_pb2.DescribeRequest, context: grpc.ServicerContext) -> head_pb2.DescribeReply:  # noqa: N802
+        return self._stub.Describe(message)
+
+    def Run(self, message: head_pb2.RunRequest, context: grpc.ServicerContext) -> head_pb2.RunReply:  # noqa: N802
+        codec = bitstream.parse(message.frame).codec.name
+        self.codecs.append(codec)
+        if codec != "raw":
+            body = message.frame[:-8] + bytes(byte ^ 0xFF for byte in message.frame[-8:-4])
+            message.frame = body + zlib.crc32(body).to_bytes(4, "little")
+        try:
+            return self._stub.Run(message)
+        except grpc.RpcError as error:
+            context.set_trailing_metadata(error.trailing_metadata())
+            context.abort(error.code(), error.details())
+            raise
+
+
+@pytest.fixture
+def meddler(cloud_channel: grpc.Channel) -> Iterator[tuple[Meddler, str]]:
+    server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", 1 << 26)])
+    servicer = Meddler(head_stub(cloud_channel))
+    head_pb2_grpc.add_HeadServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield servicer, f"127.0.0.1:{port}"
+    server.stop(0).wait()
+
+
+@pytest.mark.parametrize("rate", [Rate(quality=0.5), Rate(max_bytes=20_000)])
+def test_features_that_desync_go_again_as_raw_and_the_reply_says_so(
+    meddler: tuple[Meddler, str], launch: Callable[..., Service], client: EdgeClient, rate: Rate
+) -> None:
+    servicer, address = meddler
+    edge = launch("edge", "--cloud", address, "--profiles", "smollm2-135m")
+    edge.wait_until_serving()
+    with EdgeClient(edge.address) as through:
+        reply = through.answer("Which is a fruit?", ["stone", "apple"], rate=rate)
+    expected = client.answer("Which is a fruit?", ["stone", "apple"], codec="raw")
+    assert servicer.codecs == ["klt", "raw"]
+    assert reply.cost.codec == "raw"
+    assert reply.cost.num_frames == 2
+    assert list(reply.probabilities) == pytest.approx(list(expected.probabilities), abs=1e-6)
+    assert edge.total("dtufc_edge_desyncs_total", model="smollm2-135m", codec="klt") == 1
+
+
+def test_a_cloud_that_accepts_and_never_speaks_is_unavailable_and_named(launch: Callable[..., Service]) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        edge = launch("edge", "--cloud", address, "--profiles", "smollm2-135m")
+        edge.wait_until_serving()
+        with EdgeClient(edge.address, timeout_s=20) as client, pytest.raises(Unavailable, match=address):
+            client.answer("Which is a fruit?", ["stone", "apple"])
