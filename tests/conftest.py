@@ -2,6 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("here", deadline=None)  # a busy machine is no failure; pytest-timeout bounds each test
+settings.load_profile("here")
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ class Meddler(head_pb2_grpc.HeadServiceServicer):
 def meddler(cloud_channel: grpc.Channel) -> Iterator[tuple[Meddler, str]]:
     server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", 1 << 26)])
     servicer = Meddler(head_stub(cloud_channel))
-    head_pb2_grpc.add_HeadServiceServicer_to_server(servicer, server)
+    head_pb2_grpc.add_HeadServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield servicer, f"127.0.0.1:{port}"

@@ -1,6 +1,7 @@
 """The one contract that every codec passes, on every layout, type and shape."""
 
 import contextlib
+import tracemalloc
 from math import prod
 from pathlib import Path
 
@@ -206,6 +207,20 @@ def test_random_payloads_give_an_error_of_ours(data: bytes) -> None:
         for name in CODECS:
             with contextlib.suppress(BitstreamError, Desync):
                 codec._codec(name).decode(Payload(data=data, symbol_crc=0), SAMPLES[layout], np.dtype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["levels", "klt"])
+def test_a_tiny_frame_that_claims_many_values_costs_no_more_than_they_would(name: str) -> None:
+    """Memory is bounded by the values a frame claims, which `bitstream.MAX_VALUES` bounds, whatever the payload."""
+    codec = FITTED["llm"]
+    tokens = (1 << 20) // 24
+    payload = b"\x00" if name == "levels" else bytes([0x80, 0x08, 0, 0, 0])  # step 1, no row apart, no stray, no word
+    tracemalloc.start()
+    with contextlib.suppress(BitstreamError, Desync):
+        codec._codec(name).decode(Payload(data=payload, symbol_crc=0), (tokens, 24), np.dtype(np.float32))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * tokens * 24
 
 
 FITTED = {layout: fitted(layout) for layout in ("llm", "cnn")}
