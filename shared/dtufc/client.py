@@ -65,7 +65,7 @@ class EdgeClient:
         rate: Rate | None = None,
     ) -> Iterator[inference_pb2.CompleteReply]:
         """A prompt's next tokens, each as it comes; the last reply has the cost and the reason of the end."""
-        if not 0 < max_tokens < 1 << 31:
+        if not 0 < max_tokens < 1 << 32:
             raise InputError(field="max_tokens", problem=f"{max_tokens}", remedy="Give a positive number")
         message = inference_pb2.CompleteRequest(
             coding=_coding(profile, codec, rate), prompt=prompt, max_tokens=max_tokens, plain=plain
