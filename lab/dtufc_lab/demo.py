@@ -49,6 +49,25 @@ _STAGES = {
 }
 
 
+class Report:
+    """Two tables: what came back and its size, and the time of each stage."""
+
+    def __init__(self) -> None:
+        caption = "through codec klt, quality 0.5; agreement is with codec raw, which loses nothing"
+        self._sizes = _table(caption, ["raw bytes", "coded", "BPFP", "frames", "agreement"])
+        self._times = _table("milliseconds by stage; the round trip holds decode, head and PNG", [*_STAGES.values()])
+
+    def add(self, name: str, cost: inference_pb2.Cost, agreement: str) -> None:
+        seconds = {stage.name: stage.seconds for stage in cost.stages}
+        sizes = (f"{cost.raw_bytes:,}", f"{cost.wire_bytes:,}", f"{cost.bpfp_wire:.3f}", str(cost.num_frames))
+        self._sizes.add_row(name, *sizes, agreement)
+        times = (f"{1000 * seconds[stage]:.1f}" if stage in seconds else "" for stage in _STAGES)
+        self._times.add_row(name, *times)
+
+    def print(self, console: Console) -> None:
+        console.print(self._sizes, self._times, sep="\n")
+
+
 def main() -> int:
     console = Console(width=max(120, Console().width))
     try:
@@ -126,25 +145,6 @@ def _show_photographs(stub: inference_pb2_grpc.InferenceServiceStub, report: Rep
     for index, overlay in enumerate(overlays):
         sheet.paste(overlay, (400 * index, 0))
     sheet.save(OUTPUT / "all.png")
-
-
-class Report:
-    """Two tables: what came back and its size, and the time of each stage."""
-
-    def __init__(self) -> None:
-        caption = "through codec klt, quality 0.5; agreement is with codec raw, which loses nothing"
-        self._sizes = _table(caption, ["raw bytes", "coded", "BPFP", "frames", "agreement"])
-        self._times = _table("milliseconds by stage; the round trip holds decode, head and PNG", [*_STAGES.values()])
-
-    def add(self, name: str, cost: inference_pb2.Cost, agreement: str) -> None:
-        seconds = {stage.name: stage.seconds for stage in cost.stages}
-        sizes = (f"{cost.raw_bytes:,}", f"{cost.wire_bytes:,}", f"{cost.bpfp_wire:.3f}", str(cost.num_frames))
-        self._sizes.add_row(name, *sizes, agreement)
-        times = (f"{1000 * seconds[stage]:.1f}" if stage in seconds else "" for stage in _STAGES)
-        self._times.add_row(name, *times)
-
-    def print(self, console: Console) -> None:
-        console.print(self._sizes, self._times, sep="\n")
 
 
 def _table(caption: str, columns: list[str]) -> Table:
