@@ -149,7 +149,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         yield inference_pb2.CompleteReply(text=rest, finish_reason=finish_reason, cost=_cost(call))
 
     async def _segment(self, call: Call, message: inference_pb2.SegmentRequest) -> inference_pb2.SegmentReply:
-        call.pipeline.dinov2  # noqa: B018  the profile must see images: say so before the image is looked at
         limits = (self._settings.max_image_bytes, self._settings.max_image_pixels)
         image = await self._worker.run(open_image, message.image, *limits)
         features, box = await self._worker.run(call.pipeline.see, image, call.request)
