@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench profiles golden lock clean
+.PHONY: help demo test check format proto bench networks results profiles golden lock clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s'|'
@@ -45,12 +45,16 @@ format: $(VENV)/.workbench ## Formats the code
 proto: $(VENV)/.workbench ## Generates the code of proto/ into shared/dtufc/v1
 	$(BIN)/python -m dtufc_lab.generate
 
-$(VENV)/.bench: $(VENV)/.workbench
-	$(PIP) install -c requirements.lock -e '.[bench]'
-	@touch $@
-
-bench: $(VENV)/.bench ## Rate against accuracy and time, written to docs/benchmarks.md
+bench: $(VENV)/.workbench ## Rate against accuracy and time, written to docs/benchmarks.md
 	$(BIN)/python -m dtufc_lab.bench
+
+networks: $(VENV)/.workbench ## Trains the codecs' networks (hours; resumes) and puts them into the package
+	$(BIN)/python -m dtufc_lab.features
+	$(BIN)/python -m dtufc_lab.train
+	$(BIN)/python -m dtufc_lab.train --ship
+
+results: $(VENV)/.workbench ## The paper's tables and figures on our models, written to docs/results
+	$(BIN)/python -m dtufc_lab.results
 
 profiles: $(VENV)/.workbench ## Fits the shipped profiles anew
 	$(BIN)/python -m dtufc_lab.fit_profiles
@@ -60,7 +64,7 @@ golden: $(VENV)/.workbench ## Writes the golden frames anew: a change of the bit
 
 lock: ## Resolves every dependency anew and writes requirements.lock
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet -e '.[bench,dev]'
+	$(VENV)-lock/bin/python -m pip install --quiet -e '.[lab,dev]'
 	$(VENV)-lock/bin/python -m dtufc_lab.lock > requirements.lock.new && mv requirements.lock.new requirements.lock
 	rm -rf $(VENV)-lock
 

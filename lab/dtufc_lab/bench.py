@@ -9,30 +9,28 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 from PIL import Image
 from rich.progress import track
 from threadpoolctl import threadpool_limits
 
 import dtufc
 from dtufc import bitstream
-from dtufc.arrays import Array
+from dtufc.codecs.learned import can_run
 from dtufc.feature_codec import FeatureCodec
-from dtufc_lab.agreement import mean_iou
 from dtufc_lab.data import photos, square, texts
 from dtufc_lab.extract import Dinov2, Llama, fitting_features
 from dtufc_lab.fit_profiles import FITS
 from dtufc_lab.rivals import Method, rivals
+from dtufc_lab.samples import Sample, llm_samples, vit_samples
 from dtufc_lab.speed import speed_report
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -60,14 +58,6 @@ class Row:
     encode_ms: float
     decode_ms: float
     values_per_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A feature of a test input, and how well another in its place agrees with it."""
-
-    features: Array
-    agreement: Callable[[Array], float]
 
 
 def ours(codec: FeatureCodec, label: str = "klt") -> list[Method]:
@@ -124,35 +114,20 @@ def measure(method: Method, samples: Sequence[Sample]) -> Row:
     )
 
 
-def dinov2_samples(model: Dinov2) -> tuple[list[Sample], list[Row]]:
-    """The test photographs' features; and rows for sending the photographs themselves."""
-    pictures = [square(photo) for _, photo in photos("test")]
-    originals = [model.features(picture) for picture in pictures]
-    masks = [_mask(model, features) for features in originals]
-
-    def agreement(mask: Array, decoded: Array) -> float:
-        return mean_iou(mask, _mask(model, torch.from_numpy(decoded)))
-
-    samples = [Sample(f.numpy(), partial(agreement, mask)) for f, mask in zip(originals, masks, strict=True)]
-    rows = []
-    for kind in ("JPEG", "WEBP"):
-        for quality in track(_PICTURE_QUALITIES, description=f"the photographs as {kind}"):
-            rows.append(_picture_row(model, kind, quality, pictures, samples))
-    return samples, rows
+def photo_rows(model: Dinov2, pictures: Sequence[Image.Image], samples: Sequence[Sample]) -> list[Row]:
+    """Rows for sending the photographs themselves."""
+    return [
+        _picture_row(model, kind, quality, pictures, samples)
+        for kind in ("JPEG", "WEBP")
+        for quality in track(_PICTURE_QUALITIES, description=f"the photographs as {kind}")
+    ]
 
 
-def llama_samples(model: Llama) -> tuple[list[Sample], list[Row]]:
-    """Features of stretches of the test texts; and rows for sending the text itself."""
-    rows_of_ids = list(model.rows("test", NUM_ROWS))
-
-    def agreement(expected: Array, decoded: Array) -> float:
-        return float(np.mean(_top(model, torch.from_numpy(decoded)) == expected))
-
-    features = [model.features(ids) for ids in rows_of_ids]
-    samples = [Sample(f.numpy(), partial(agreement, _top(model, f))) for f in features]
+def text_row(model: Llama, rows_of_ids: Sequence[list[int]], num_values: int) -> Row:
+    """A row for sending the text itself."""
     text_bytes = [len(model.backbone.tokenizer.decode(ids).encode()) for ids in rows_of_ids]
-    bpfp = 8 * sum(text_bytes) / sum(f.numel() for f in features)
-    text = Row(
+    bpfp = 8 * sum(text_bytes) / num_values
+    return Row(
         method="the text itself, UTF-8",
         bytes=float(np.mean(text_bytes)),
         bpfp_payload=bpfp,
@@ -163,7 +138,6 @@ def llama_samples(model: Llama) -> tuple[list[Sample], list[Row]]:
         decode_ms=0.0,
         values_per_s=None,
     )
-    return samples, [text]
 
 
 def model_tables() -> Iterator[tuple[str, list[Row]]]:
@@ -171,10 +145,16 @@ def model_tables() -> Iterator[tuple[str, list[Row]]]:
     for name, split, count in FITS:
         codec = dtufc.load(name, split=split)
         if name == "dinov2-small":
-            samples, others = dinov2_samples(Dinov2.load(codec.profile))
+            dinov2 = Dinov2.load(codec.profile)
+            pictures = [square(photo) for _, photo in photos("test")]
+            samples = vit_samples(dinov2, pictures)
+            others = photo_rows(dinov2, pictures, samples)
             what = f"{len(samples)} photographs, 518 x 518, 1370 x 384 values each; mean IoU of the mask"
         else:
-            samples, others = llama_samples(Llama.load(codec.profile))
+            llama = Llama.load(codec.profile)
+            rows_of_ids = list(llama.rows("test", NUM_ROWS))
+            samples = llm_samples(llama, rows_of_ids)
+            others = [text_row(llama, rows_of_ids, sum(sample.features.size for sample in samples))]
             what = f"{len(samples)} stretches of 256 tokens, 256 x 576 values each; top-1 of the next token"
         inputs = fitting_features(codec.profile, count)
         plain = dtufc.fit(inputs, profile=codec.profile)
@@ -184,7 +164,7 @@ def model_tables() -> Iterator[tuple[str, list[Row]]]:
 
 
 def main() -> int:
-    if find_spec("compressai") is None:
+    if not can_run():
         print("error: the benchmark compares with CompressAI, which needs Python 3.11 or 3.12", file=sys.stderr)
         return 1
     sections = [f"Measured by `make bench` on {_machine()}.\n", _CHOSEN]
@@ -276,14 +256,6 @@ def _picture_row(
         decode_ms=1000 * median(decode_s),
         values_per_s=num_values / (median(encode_s) + median(decode_s)),
     )
-
-
-def _mask(model: Dinov2, features: torch.Tensor) -> Array:
-    return model.head.logits(features)[0].numpy() > 0
-
-
-def _top(model: Llama, features: torch.Tensor) -> Array:
-    return model.head.logits(features).argmax(dim=-1).numpy()
 
 
 def _overhead(codec: FeatureCodec) -> int:

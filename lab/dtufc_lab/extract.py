@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice
+from itertools import islice, zip_longest
 
 import torch
 from PIL import Image
@@ -39,12 +39,12 @@ class Llama:
 
     def rows(self, use: Use, count: int) -> Iterator[list[int]]:
         """Token ids of `count` stretches of text, in turn from each source, every fourth as a user's turn."""
-        sources = [iter(_stretches(self.backbone.plain_ids(text))) for _, text in texts(use)]
-        for index, source in enumerate(islice(cycle(sources), count)):
-            stretch = next(source)
-            if index % 4 == 3:
-                stretch = self.backbone.chat_ids(self.backbone.tokenizer.decode(stretch))
-            yield stretch[:ROW_TOKENS]
+        sources = [_stretches(self.backbone.plain_ids(text)) for _, text in texts(use)]
+        in_turn = (stretch for turn in zip_longest(*sources) for stretch in turn if stretch is not None)
+        for index, stretch in enumerate(islice(in_turn, count)):
+            as_turn = index % 4 == 3
+            ids = self.backbone.chat_ids(self.backbone.tokenizer.decode(stretch)) if as_turn else stretch
+            yield ids[:ROW_TOKENS]
 
     def features(self, token_ids: list[int]) -> Tensor:
         """[tokens, d]"""

@@ -39,6 +39,9 @@ class CodecId(IntEnum):
     raw = 0
     levels = 1
     klt = 2
+    hyperprior = 3
+    elic = 4
+    gridprior = 5
 
 
 _DTYPES: Final = frozenset(Dtype)

@@ -18,6 +18,7 @@ from dtufc.arrays import Array
 from dtufc.bitstream import CodecId, Dtype, Frame
 from dtufc.codecs import Codec, FittedCodec, Payload
 from dtufc.codecs.klt import KltCodec
+from dtufc.codecs.learned import VARIANTS, can_run, fit_learned, is_shipped
 from dtufc.codecs.levels import LevelsCodec
 from dtufc.codecs.raw import RawCodec
 from dtufc.errors import Corrupt, InputError, ProfileMismatch
@@ -75,10 +76,10 @@ class FeatureCodec:
     @property
     def codecs(self) -> list[str]:
         """Names of the codecs that this profile can use."""
-        return [
-            "raw",
-            *(name for name in FITTED if any(key.startswith(f"{name}.") for key in self.profile.calibration)),
-        ]
+        fitted = {key.partition(".")[0] for key in self.profile.calibration}
+        networks = {name: self.profile.calibration.get(f"{name}.network") for name in VARIANTS if can_run()}
+        learned = [name for name, digest in networks.items() if digest is not None and is_shipped(name, digest)]
+        return ["raw", *(name for name in FITTED if name in fitted), *learned]
 
     @property
     def default_codec(self) -> str:
@@ -101,7 +102,7 @@ class FeatureCodec:
             quality: in [0, 1]; 0.5 by default. More of it, more bytes.
             target_bpfp: instead of quality: at most so many bits a value.
             max_bytes: instead of quality: at most so many bytes.
-            codec: raw, levels or klt; klt by default where it is fitted.
+            codec: one of `codecs`; klt by default where it is fitted.
 
         Raises:
             InputError: features, rate or codec that cannot be.
@@ -112,8 +113,10 @@ class FeatureCodec:
         self.profile.layout.check(array.shape)
         chosen = self._codec(codec or self.default_codec)
 
+        encoder = chosen.encoder(array)
+
         def at(level: float) -> bytes:
-            return self._pack(array, chosen, chosen.encode(array, level))
+            return self._pack(array, chosen, encoder(level))
 
         limit = rate.byte_limit(array.size)
         if limit is None:
@@ -123,7 +126,7 @@ class FeatureCodec:
     def decode(self, data: bytes) -> Array:
         """One frame to its features, of the shape and type that went in; bfloat16 as ml_dtypes has it.
 
-        The same bytes on every machine.
+        The same bits on every machine; of a learned codec, the same symbols.
 
         Raises:
             BitstreamError: the bytes are no frame, or no frame that this release reads.
@@ -171,8 +174,19 @@ class FeatureCodec:
         if name not in CodecId.__members__:
             raise InputError(field="codec", problem=f"no codec {name}", remedy=f"Use one of {', '.join(self.codecs)}")
         if name not in self._codecs:
-            self._codecs[name] = FITTED[name].from_arrays(self.profile.of_codec(name), self.profile.layout)
+            self._codecs[name] = self._load(name)
         return self._codecs[name]
+
+    def _load(self, name: str) -> Codec:
+        arrays = self.profile.of_codec(name)
+        if name in FITTED:
+            return FITTED[name].from_arrays(arrays, self.profile.layout)
+        if not can_run():
+            problem = f"{name} needs CompressAI, which is not installed"
+            raise InputError(field="codec", problem=problem, remedy="Install it, or use codec 'klt'")
+        from dtufc.codecs.learned.codec import LearnedCodec  # which takes seconds to import
+
+        return LearnedCodec.from_arrays(name, arrays, self.profile.layout)
 
     def _pack(self, array: Array, codec: Codec, payload: Payload) -> bytes:
         return bitstream.pack(
@@ -235,7 +249,9 @@ def fit(
         "levels": LevelsCodec.fit(arrays, profile.layout),
         "klt": KltCodec.fit(arrays, profile.layout, slopes),
     }
-    calibration = {f"{codec}.{key}": value for codec, fit in fitted.items() for key, value in fit.arrays().items()}
+    learnt = {codec: fit.arrays() for codec, fit in fitted.items()}
+    learnt |= {codec: fit_learned(codec, arrays, profile.layout) for codec in VARIANTS}
+    calibration = {f"{codec}.{key}": value for codec, arrays in learnt.items() for key, value in arrays.items()}
     return FeatureCodec(Profile(spec=profile.spec, split=profile.split, calibration=calibration))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dtufc.codecs.learned import VARIANTS, can_run
 from dtufc.feature_codec import load
 from dtufc.profile import load_profile
 from tests.e2e.services import SAMPLES, Service, environment, free_port
@@ -53,7 +54,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(10):
         np.save(folder / f"{i}.npy", (rng.normal(size=(40, 32)) @ mixing).astype(np.float32))
     facts = parsed("fit", *sorted(folder.glob("*.npy")), "-o", folder / "profile", "--name", "mine")
-    assert facts["codecs"] == ["raw", "levels", "klt"]
+    assert facts["codecs"] == ["raw", "levels", "klt", *(VARIANTS if can_run() else ())]
     assert facts["digest"] == load_profile(folder / "profile").digest.hex()
     return folder
 
@@ -162,6 +163,14 @@ def test_segment_writes_a_label_map_of_the_images_size(edge: Service, tmp_path: 
     with Image.open(output) as labels, Image.open(SAMPLES / "chelsea.jpg") as image:
         assert labels.size == image.size == (facts["width"], facts["height"])
     assert facts["cost"]["profile"] == "dinov2-small"
+
+
+@pytest.mark.skipif(not can_run(), reason="CompressAI has no wheels here")
+def test_segment_by_a_learned_codec_says_so(edge: Service, tmp_path: Path) -> None:
+    paths = ("segment", SAMPLES / "chelsea.jpg", "-o", tmp_path / "map.png")
+    facts = parsed(*paths, "--edge", edge.address, "--codec", "hyperprior", "--target-bpfp", "1.0")
+    assert facts["cost"]["codec"] == "hyperprior"
+    assert 0.8 < facts["cost"]["bpfp_wire"] <= 1.0
 
 
 def test_errors_of_the_edge_are_one_line(edge: Service, tmp_path: Path) -> None:

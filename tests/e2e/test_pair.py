@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, Dinov2Model, LlamaForCausalLM
 
 from dtufc.bitstream import parse
 from dtufc.client import EdgeClient
+from dtufc.codecs.learned import VARIANTS, can_run
 from dtufc.feature_codec import Rate
 from dtufc.profile import load_profile
 from dtufc.telemetry import Request
@@ -29,6 +30,7 @@ from dtufc_edge.pipeline import EdgePipeline
 from tests.e2e.services import SAMPLES
 
 CPU = torch.device("cpu")
+LEARNED = tuple(VARIANTS) if can_run() else ()
 QUESTION = "Which of these is a fruit?"
 CHOICES = ["granite", "apple", "hammer", "cloud"]
 PROMPT = "The capital of France is"
@@ -167,7 +169,7 @@ def test_a_dinov2_split_anywhere_has_the_whole_models_logits(
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("codec", ["raw", "levels", "klt"])
+@pytest.mark.parametrize("codec", ["raw", "levels", "klt", *LEARNED])
 def test_every_codec_answers_and_says_what_it_cost(client: EdgeClient, codec: str) -> None:
     reply = client.answer(QUESTION, CHOICES, codec=codec)
     cost = reply.cost
@@ -177,6 +179,18 @@ def test_every_codec_answers_and_says_what_it_cost(client: EdgeClient, codec: st
     assert_consistent(cost)
     if codec == "raw":
         assert cost.payload_bytes == cost.raw_bytes
+
+
+@pytest.mark.parametrize("codec", LEARNED)
+def test_a_learned_codec_segments_over_the_wire(client: EdgeClient, jpeg: bytes, codec: str) -> None:
+    reference = np.asarray(Image.open(io.BytesIO(client.segment(jpeg, codec="raw").label_map_png))) > 0
+    replies = [client.segment(jpeg, codec=codec, rate=Rate(quality=quality)) for quality in (0.5, 1.0)]
+    labels = np.asarray(Image.open(io.BytesIO(replies[1].label_map_png))) > 0
+    assert (labels & reference).sum() / (labels | reference).sum() > 0.9
+    assert [reply.cost.codec for reply in replies] == [codec, codec]
+    assert replies[0].cost.wire_bytes < replies[1].cost.wire_bytes < replies[1].cost.raw_bytes / 5
+    limited = client.segment(jpeg, codec=codec, rate=Rate(max_bytes=replies[0].cost.wire_bytes + 2000))
+    assert replies[0].cost.wire_bytes <= limited.cost.wire_bytes <= replies[0].cost.wire_bytes + 2000
 
 
 @pytest.mark.parametrize("codec", ["levels", "klt"])
@@ -244,7 +258,7 @@ def test_the_edge_lists_what_it_serves(client: EdgeClient) -> None:
     assert set(models) == {"smollm2-135m", "dinov2-small"}
     llama = models["smollm2-135m"]
     assert (llama.model, llama.split, llama.num_layers) == ("llama", 16, 30)
-    assert list(llama.codecs) == ["raw", "levels", "klt"]
+    assert list(llama.codecs) == ["raw", "levels", "klt", *LEARNED]
     assert list(llama.tasks) == ["answer", "complete"]
     assert llama.digest == load_profile("smollm2-135m").digest
 

@@ -14,12 +14,14 @@ import dtufc
 from dtufc import bitstream
 from dtufc.arrays import Array
 from dtufc.codecs import Payload
+from dtufc.codecs.learned import VARIANTS, can_run
 from dtufc.errors import BitstreamError, Desync, InputError, ProfileMismatch
 from dtufc.feature_codec import FeatureCodec
 from tests.shared.contract import DTYPES, OTHER_SHAPES, SAMPLES, features, fitted, hostile
 
 LAYOUTS = sorted(SAMPLES)
-CODECS = ("raw", "levels", "klt")
+LEARNED = tuple(VARIANTS) if can_run() else ()
+CODECS = ("raw", "levels", "klt", *LEARNED)
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
@@ -65,6 +67,33 @@ def test_klt_is_as_exact_as_quality_asks(codec: FeatureCodec, layout: str, rng: 
     errors = [relative_error(codec.decode(codec.encode(sent, quality=q)), sent) for q in (0.0, 0.5, 1.0)]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.03
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_learned_codec_keeps_features_or_refuses_them(
+    codec: FeatureCodec, layout: str, name: str, rng: np.random.Generator
+) -> None:
+    for kind, sent in hostile(rng, SAMPLES[layout]).items():
+        if kind == "huge":
+            with pytest.raises(InputError, match="far beyond"):
+                codec.encode(sent, codec=name)
+            continue
+        got = codec.decode(codec.encode(sent, codec=name, quality=1.0))
+        usual = np.abs(sent) < 1000
+        assert np.median(np.abs(got - sent)[usual]) <= 0.1 * np.abs(sent[usual]).max() + 1.0, kind
+        np.testing.assert_array_equal(got[~usual], sent[~usual])
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_learned_codec_spends_more_for_more_quality(
+    codec: FeatureCodec, layout: str, name: str, rng: np.random.Generator
+) -> None:
+    sent = features(rng, SAMPLES[layout])
+    sizes = [len(codec.encode(sent, codec=name, quality=q)) for q in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert sizes == sorted(sizes)
+    limit = (sizes[1] + sizes[2]) // 2
+    data = codec.encode(sent, codec=name, max_bytes=limit)
+    assert sizes[1] <= len(data) <= limit
 
 
 def test_features_unlike_any_that_were_fitted_are_kept(
@@ -174,17 +203,28 @@ def test_a_rate_that_cannot_be_is_refused(rate: dict[str, float]) -> None:
 
 
 def test_a_codec_that_is_not_there_is_refused_with_those_that_are() -> None:
-    with pytest.raises(InputError, match="raw, levels, klt"):
+    with pytest.raises(InputError, match=", ".join(CODECS)):
         fitted("llm").encode(np.zeros((4, 24), np.float32), codec="jpeg")
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", [name for name in CODECS if name not in LEARNED])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(st.data())
 def test_a_forged_payload_gives_an_error_of_ours_and_nothing_else(
     codec: FeatureCodec, layout: str, name: str, data: st.DataObject
 ) -> None:
     """Checksums that fit do not help: whatever the payload, decoding ends in features or in an error of the tree."""
+    forge_and_decode(codec, layout, name, data)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
+@given(st.data())
+def test_nor_does_one_of_a_learned_codec(codec: FeatureCodec, layout: str, name: str, data: st.DataObject) -> None:
+    forge_and_decode(codec, layout, name, data)
+
+
+def forge_and_decode(codec: FeatureCodec, layout: str, name: str, data: st.DataObject) -> None:
     sent = features(np.random.default_rng(11), SAMPLES[layout])
     frame = bitstream.parse(codec.encode(sent, codec=name, quality=0.3))
     payload = bytearray(frame.payload)
@@ -198,6 +238,7 @@ def test_a_forged_payload_gives_an_error_of_ours_and_nothing_else(
     except (BitstreamError, Desync):
         return
     assert got.shape == frame.shape
+    assert np.isfinite(got).all()
 
 
 @given(st.binary(max_size=300))

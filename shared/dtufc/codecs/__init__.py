@@ -1,11 +1,11 @@
 """Codecs: features <-> payload. One small interface, and one contract test that every codec passes.
 
-features --encode(quality)--> Payload --decode--> features
+features --encoder--> at(quality) --> Payload --decode--> features
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -30,11 +30,20 @@ class Payload:
 class Codec(Protocol):
     """Features -> payload and back."""
 
-    id: ClassVar[CodecId]
-    has_rate: ClassVar[bool]  # whether `quality` changes anything
+    @property
+    def id(self) -> CodecId:
+        """The wire's number."""
 
-    def encode(self, features: Array, quality: float) -> Payload:
-        """Any dtype and shape that the layout knows, finite; quality in [0, 1]."""
+    @property
+    def has_rate(self) -> bool:
+        """Whether `quality` changes anything."""
+
+    def encoder(self, features: Array) -> Callable[[float], Payload]:
+        """Encodes at any quality in [0, 1]; what does not depend on it is done once.
+
+        Args:
+            features: any dtype and shape that the layout knows, finite.
+        """
 
     def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """The features, as near as the codec keeps them.

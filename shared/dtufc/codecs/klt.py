@@ -11,9 +11,9 @@ Decoding is exact: `exact` says how, `docs/bitstream.md` ("klt") is the norm of 
 is in `klt_fit`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
@@ -102,7 +102,7 @@ class KltCodec:
     def arrays(self) -> dict[str, Array]:
         return asdict(self._c)
 
-    def encode(self, features: Array, quality: float) -> Payload:
+    def encoder(self, features: Array) -> Callable[[float], Payload]:
         """Features of any type and shape that the layout knows, finite.
 
         Raises:
@@ -112,9 +112,9 @@ class KltCodec:
         if rows.shape[-1] != len(self._basis):
             problem = f"{rows.shape[-1]} channels, fitted for {len(self._basis)}"
             raise InputError(field="features", problem=problem, remedy="Use the profile of this model")
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found, and refused, in _quantize
-            return self._encode(rows, features.shape, quality)
+        return partial(self._encode, rows, features.shape)
 
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows is found, and refused, in _quantize
     def _encode(self, rows: Array, shape: tuple[int, ...], quality: float) -> Payload:
         coarsest, finest = (int(step) for step in self._c.steps)
         step_index = coarsest - round(quality * (coarsest - finest))

@@ -4,7 +4,7 @@ Hides the tables: one row of integer frequencies a channel, fitted as a blend of
 that of all channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
@@ -67,14 +67,15 @@ class LevelsCodec:
     def arrays(self) -> dict[str, Array]:
         return {"centroids": self.transform.centroids, "frequencies": self._stored}
 
-    def encode(self, features: Array, quality: float = 1.0) -> Payload:
+    def encoder(self, features: Array) -> Callable[[float], Payload]:
         """`quality` changes nothing."""
         rows = self._layout.to_rows(self.transform.forward(features))  # [images, tokens, channels]
         by_channel = rows.reshape(-1, rows.shape[-1]).T.astype(np.int32)
         encoder = Encoder()
         for channel, symbols in enumerate(by_channel):
             encoder.write(self._tables, channel, symbols)
-        return Payload(data=encoder.finish(), symbol_crc=encoder.crc)
+        payload = Payload(data=encoder.finish(), symbol_crc=encoder.crc)
+        return lambda quality: payload
 
     def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         rows_shape = self._layout.rows_shape(shape)

@@ -1,5 +1,6 @@
 """The features as they are, little-endian: the reference that every other codec is held against."""
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, ClassVar
 
@@ -17,10 +18,11 @@ class RawCodec:
     id: ClassVar = CodecId.raw
     has_rate: ClassVar = False
 
-    def encode(self, features: Array, quality: float = 1.0) -> Payload:
+    def encoder(self, features: Array) -> Callable[[float], Payload]:
         """The values' bytes, row-major; `quality` changes nothing."""
         unsigned = features.view(f"u{features.dtype.itemsize}")
-        return Payload(data=unsigned.astype(unsigned.dtype.newbyteorder("<"), copy=False).tobytes(), symbol_crc=0)
+        data = unsigned.astype(unsigned.dtype.newbyteorder("<"), copy=False).tobytes()
+        return lambda quality: Payload(data=data, symbol_crc=0)
 
     def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Raises Corrupt where there are more or fewer bytes than values, or a value is not finite."""

@@ -1,0 +1,119 @@
+"""`python -m dtufc_lab.features`: features of the fitting sources to disk, for training; with where each comes from.
+
+One safetensors file for each task and source file, [features, ...] float16, and its origin in the file's metadata. A
+source file is for training or for validation, never both; test files are never read here.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from rich.progress import track
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from dtufc.arrays import Array
+from dtufc.profile import Profile, load_profile
+from dtufc.zoo import cache_folder
+from dtufc_lab.data import SIDE, photos, square, texts
+from dtufc_lab.extract import ROW_TOKENS, Dinov2, Llama
+
+Part = Literal["train", "validate"]
+Task = Literal["llm", "vit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which features a task has: a profile's, at one split."""
+
+    profile: str
+    split: int
+
+
+TASKS: Final[dict[Task, Origin]] = {"llm": Origin("smollm2-135m", 30), "vit": Origin("dinov2-small", 12)}
+VALIDATION: Final = frozenset({"asyoulik", "travel-1", "7193656"})  # source files kept from training
+_VIEWS: Final = 10  # crops of a photograph
+_ROWS: Final = 160  # stretches of a text
+
+
+def folder() -> Path:
+    """Where features for training lie; `DTUFC_CACHE` moves it."""
+    return cache_folder() / "features"
+
+
+def stored(task: Task, part: Part) -> list[Array]:
+    """All features of a task's training or validation files, float16.
+
+    Raises FileNotFoundError where they were not extracted.
+    """
+    paths = sorted((folder() / task).glob("*.safetensors"))
+    if not paths:
+        raise FileNotFoundError(f"no features in {folder() / task}: run `python -m dtufc_lab.features` first")
+    found: list[Array] = []
+    for path in paths:
+        with safe_open(path, "np") as file:
+            if file.metadata()["part"] == part:
+                found += list(load_file(path)["features"])
+    return found
+
+
+def extract(task: Task) -> None:
+    """Writes the features of one task; files that are there stay."""
+    origin = TASKS[task]
+    profile = load_profile(origin.profile, origin.split)
+    (folder() / task).mkdir(parents=True, exist_ok=True)
+    sources = _text_features(profile) if task == "llm" else _photo_features(profile)
+    for name, features in sources:
+        path = folder() / task / f"{name}.safetensors"
+        if not path.exists():
+            stack = np.stack(list(track(features, description=f"{task}: {name}"))).astype(np.float16)
+            part = "validate" if name in VALIDATION else "train"
+            save_file(
+                {"features": stack},
+                path,
+                {"source": name, "part": part, "profile": origin.profile, "split": str(origin.split)},
+            )
+
+
+def _text_features(profile: Profile) -> Iterator[tuple[str, Iterator[Array]]]:
+    model = Llama.load(profile)
+    for name, text in texts("fit"):
+        ids = model.backbone.plain_ids(text)
+        starts = range(0, len(ids) - ROW_TOKENS, ROW_TOKENS)
+        chosen = islice(starts, 0, None, max(1, len(starts) // _ROWS))
+        yield name, (model.features(ids[start : start + ROW_TOKENS]).numpy() for start in chosen)
+
+
+def _photo_features(profile: Profile) -> Iterator[tuple[str, Iterator[Array]]]:
+    model = Dinov2.load(profile)
+    for name, photo in photos("fit"):
+        yield name, (model.features(view).numpy() for view in views(photo, np.random.default_rng(len(name))))
+
+
+def views(photo: Image.Image, rng: np.random.Generator) -> Iterator[Image.Image]:
+    """The whole photograph, its middle, and random squares of it, some of them mirrored."""
+    yield photo
+    yield square(photo)
+    for _ in range(_VIEWS - 2):
+        side = int(min(photo.size) * rng.uniform(0.45, 1.0))
+        left, top = (int(rng.integers(0, size - side + 1)) for size in photo.size)
+        view = photo.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        yield ImageOps.mirror(view) if rng.random() < 0.5 else view
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], help="all of them by default")
+    torch.set_grad_enabled(False)
+    for task in parser.parse_args().tasks or TASKS:
+        extract(task)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""`make results`: measures every curve, and writes the paper's tables and figures to docs/results."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from dtufc_lab.results.measure import measure, names
+
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--measure", nargs="+", metavar="CURVE", help=f"only measure these, of {', '.join(names())}")
+    chosen = parser.parse_args().measure
+    torch.set_num_threads(1)
+    points = [point for name in chosen or names() for point in measure(name)]
+    if not chosen:
+        from dtufc_lab.results.report import write
+
+        write(points, RESULTS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""How the tasks' features are distributed, before and after the transform, and how far apart (paper eq. 1, Table 1)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Final, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from dtufc.arrays import Array
+from dtufc.transform import NUM_LEVELS, PeakyToBalanced
+
+COMMON_BINS: Final = 4096
+OWN_BINS: Final = 256
+EPSILON: Final = 1e-10
+
+Divergences: TypeAlias = dict[tuple[str, str], float]  # of the first task from the second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskValues:
+    """A task's test features, and what was learned from its fitting features.
+
+    Attributes:
+        task: whose.
+        values: [n], all features in one.
+        transform: the paper's.
+        channelwise: [256], how often each level occurs when every channel is brought to one scale first.
+    """
+
+    task: str
+    values: Float[Array, "n"]
+    transform: PeakyToBalanced
+    channelwise: Float[Array, "256"]
+
+
+def kl_divergence(p: Float[Array, "bins"], q: Float[Array, "bins"]) -> float:
+    """D(p || q) in nats of two histograms; `EPSILON` is added to each probability, so that no bin is empty."""
+    smooth_p, smooth_q = (counts / counts.sum() + EPSILON for counts in (p, q))
+    smooth_p, smooth_q = smooth_p / smooth_p.sum(), smooth_q / smooth_q.sum()
+    return float(np.sum(smooth_p * np.log(smooth_p / smooth_q)))
+
+
+def level_counts(task: TaskValues) -> Float[Array, "256"]:
+    """How often each level occurs."""
+    return np.bincount(task.transform.forward(task.values), minlength=NUM_LEVELS).astype(np.float64)
+
+
+def common_divergences(tasks: Sequence[TaskValues]) -> Divergences:
+    """Of the original features, each pair on `COMMON_BINS` equal bins over the range of both."""
+    found = {}
+    for a, b in permutations(tasks, 2):
+        low, high = min(a.values.min(), b.values.min()), max(a.values.max(), b.values.max())
+        counts = [np.histogram(t.values, COMMON_BINS, (float(low), float(high)))[0] for t in (a, b)]
+        found[a.task, b.task] = kl_divergence(*counts)
+    return found
+
+
+def own_divergences(tasks: Sequence[TaskValues]) -> Divergences:
+    """Of the original features, each on `OWN_BINS` equal bins over its own range: as a codec sees them, scaled."""
+    return _pairs(tasks, lambda t: np.histogram(t.values, OWN_BINS)[0])
+
+
+def transformed_divergences(tasks: Sequence[TaskValues]) -> Divergences:
+    """Of the 256 levels."""
+    return _pairs(tasks, level_counts)
+
+
+def channelwise_divergences(tasks: Sequence[TaskValues]) -> Divergences:
+    """Of the 256 levels after a mean and a scale for each channel."""
+    return _pairs(tasks, lambda t: t.channelwise)
+
+
+def _pairs(tasks: Sequence[TaskValues], histogram: Callable[[TaskValues], Array]) -> Divergences:
+    counts = {t.task: histogram(t) for t in tasks}
+    return {(a, b): kl_divergence(counts[a], counts[b]) for a, b in permutations(counts, 2)}

@@ -1,0 +1,222 @@
+"""Measures the curves: rate, accuracy, error and time of each codec at each of its rates, on test features.
+
+Every rate is that of a real bitstream. A curve's points are kept in the cache folder, so that a run that was cut off
+goes on where it stopped; they are measured again when their network has been trained further.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from statistics import median
+from typing import Final
+
+import numpy as np
+from rich.progress import track
+from threadpoolctl import threadpool_limits
+
+import dtufc
+from dtufc.arrays import Array
+from dtufc.bitstream import MAGIC, CodecId, Dtype, Frame, pack, parse
+from dtufc.codecs import Payload
+from dtufc.codecs.learned.codec import LearnedCodec
+from dtufc.codecs.learned.network_file import load_network
+from dtufc.codecs.learned.plane import Assignment, Preparation
+from dtufc.feature_codec import FeatureCodec
+from dtufc.profile import Profile, load_profile
+from dtufc.zoo import cache_folder
+from dtufc_lab.data import photos, square
+from dtufc_lab.extract import Dinov2, Llama, fitting_features
+from dtufc_lab.features import stored
+from dtufc_lab.results.points import Point, load_points, save_points
+from dtufc_lab.rivals import rivals
+from dtufc_lab.samples import Sample, llm_samples, vit_samples
+from dtufc_lab.train import SHIPPED, Tables, TrainSpec, export, prepare, run_folder
+
+NUM_SAMPLES: Final = 32  # a task
+QUALITIES: Final = tuple(i / 8 for i in range(9))
+PROFILES: Final = {"llm": ("smollm2-135m", 30), "vit": ("dinov2-small", 12), "llm-16": ("smollm2-135m", 16)}
+_NUM_FITTED: Final = 10
+_INT8: Final = "blockwise 8 bit, zstd"
+_FLOAT32: Final = np.dtype(np.float32)
+
+Coder = tuple[Callable[[Array], Callable[[float], bytes]], Callable[[bytes, tuple[int, ...]], Array]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A trained network on features prepared in one way.
+
+    Attributes:
+        name: as the tables have it.
+        network: the configuration it was trained by.
+        preparation: of the features; see `train.prepare`. None: as the network was trained.
+        assignment: of values to levels.
+        tables: of the symbols; None: as the network is shipped.
+        tasks: on which it is measured.
+    """
+
+    name: str
+    network: str
+    preparation: str | None = None
+    assignment: Assignment | None = None
+    tables: Tables | None = None
+    tasks: tuple[str, ...] = ("llm", "vit")
+
+
+CURVES: Final = (
+    Curve(name="hyperprior-hybrid", network="hyperprior-hybrid", tasks=("llm", "vit", "llm-16")),
+    Curve(name="elic-hybrid", network="elic-hybrid", tasks=("llm", "vit", "llm-16")),
+    Curve(name="gridprior", network="affine-grid-hybrid", tasks=("llm", "vit", "llm-16")),
+    Curve(name="baseline-hybrid", network="baseline-hybrid"),
+    Curve(name="hyperprior-llm", network="hyperprior-llm"),
+    Curve(name="baseline-llm", network="baseline-llm"),
+    Curve(name="hyperprior-vit", network="hyperprior-vit"),
+    Curve(name="baseline-vit", network="baseline-vit"),
+    Curve(name="hyperprior-hybrid, floor", network="hyperprior-hybrid", assignment=Assignment.floor),
+    Curve(name="affine-hybrid", network="affine-hybrid"),
+    Curve(name="affine-grid-hybrid", network="affine-grid-hybrid", tables="normal"),
+    Curve(name="hyperprior-hybrid, fitted tables", network="hyperprior-hybrid", tables="fitted"),
+    Curve(name="baseline-hybrid, transformed features", network="baseline-hybrid", preparation="paper"),
+    Curve(name="hyperprior-hybrid, truncated features", network="hyperprior-hybrid", preparation="truncate"),
+)
+OTHERS: Final = ("klt", "levels", _INT8)
+
+
+def names() -> list[str]:
+    """Every curve's name."""
+    return [*(curve.name for curve in CURVES), *OTHERS]
+
+
+def measure(name: str) -> list[Point]:
+    """The points of one curve, from the cache or measured now."""
+    path = cache_folder() / "results" / f"{name.replace(' ', '-').replace(',', '')}.json"
+    curve = next((curve for curve in CURVES if curve.name == name), None)
+    newest = (run_folder(curve.network) / "best.ckpt").stat().st_mtime if curve else 0.0
+    if path.exists() and path.stat().st_mtime > newest:
+        return load_points(path)
+    points = [point for task in (curve.tasks if curve else PROFILES) for point in _points(name, curve, task)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_points(points, path)
+    return points
+
+
+def _points(name: str, curve: Curve | None, task: str) -> Iterator[Point]:
+    coder: Coder
+    rates: Sequence[float | None] = QUALITIES
+    if curve:
+        codec = learned_codec(curve, task)
+        coder = partial(_learned_encoder, codec), partial(_learned_decode, codec)
+    elif name == _INT8:
+        method = next(method for method in rivals() if method.name == _INT8)
+        coder, rates = (lambda features: lambda rate: method.encode(features), method.decode), (None,)
+    else:
+        fitted = dtufc.load(_profile(task).name, split=_profile(task).split)
+        coder = partial(_encoder_of, fitted, name), lambda data, shape: fitted.decode(data)
+        rates = QUALITIES if name == "klt" else (None,)
+    yield from _measure(name, task, coder, rates)
+
+
+def learned_codec(curve: Curve, task: str) -> LearnedCodec:
+    """The curve's codec for the features of a task."""
+    spec = TrainSpec.load(curve.network)
+    preparation = preparation_for(curve.preparation or spec.preparation, task)
+    if curve.assignment is not None:
+        preparation = replace(preparation, assignment=curve.assignment)
+    codec_id = CodecId[SHIPPED.get(curve.network, "hyperprior")]
+    return LearnedCodec(codec_id, load_network(export(curve.network, curve.tables)), preparation, _profile(task).layout)
+
+
+def preparation_for(kind: str, task: str) -> Preparation:
+    """As in training; a task that none was trained on is fitted to ten features of the same sources."""
+    if task in ("llm", "vit"):
+        return prepare(kind, _profile(task).layout, stored(task, "train"))  # type: ignore[arg-type]
+    return prepare(kind, _profile(task).layout, fitting_features(_profile(task), _NUM_FITTED))
+
+
+@cache
+def samples(task: str) -> list[Sample]:
+    """The test features of a task; their files were not used in fitting or training."""
+    profile = _profile(task)
+    if profile.spec.model == "llama":
+        llama = Llama.load(profile)
+        return llm_samples(llama, list(llama.rows("test", NUM_SAMPLES)))
+    whole = [photo for _, photo in photos("test")]
+    return vit_samples(Dinov2.load(profile), [*map(square, whole), *whole][:NUM_SAMPLES])
+
+
+def _profile(task: str) -> Profile:
+    return load_profile(*PROFILES[task])
+
+
+def _measure(name: str, task: str, coder: Coder, rates: Sequence[float | None]) -> Iterator[Point]:
+    """All rates of one codec on one task, single-threaded."""
+    encoder_of, decode = coder
+    found: dict[float | None, list[tuple[float, ...]]] = {rate: [] for rate in rates}
+    for sample in track(samples(task), description=f"{name}, {task}"):
+        with threadpool_limits(limits=1):
+            start = time.perf_counter()
+            encode = encoder_of(sample.features)
+            once = time.perf_counter() - start
+            for rate in rates:
+                found[rate].append(_one(sample, encode, decode, 0.5 if rate is None else rate, once))
+    for rate, rows in found.items():
+        payload, wire, mse, agreement = (float(np.mean(column)) for column in list(zip(*rows, strict=True))[:4])
+        encode_s, decode_s = (median(column) for column in list(zip(*rows, strict=True))[4:])
+        yield Point(
+            curve=name,
+            task=task,
+            rate=rate,
+            bpfp_payload=payload,
+            bpfp_wire=wire,
+            accuracy=agreement,
+            mse=mse,
+            encode_ms=1000 * encode_s,
+            decode_ms=1000 * decode_s,
+        )
+
+
+def _one(
+    sample: Sample,
+    encode: Callable[[float], bytes],
+    decode: Callable[[bytes, tuple[int, ...]], Array],
+    rate: float,
+    once: float,
+) -> tuple[float, ...]:
+    """(payload BPFP, wire BPFP, MSE, agreement, seconds to encode, seconds to decode)."""
+    start = time.perf_counter()
+    data = encode(rate)
+    middle = time.perf_counter()
+    decoded = decode(data, sample.features.shape)
+    end = time.perf_counter()
+    wire = 8 * len(data) / sample.features.size
+    payload = 8 * (len(parse(data).payload) if data.startswith(MAGIC) else len(data)) / sample.features.size
+    mse = float(np.mean((decoded - sample.features) ** 2))
+    return payload, wire, mse, sample.agreement(decoded), once + middle - start, end - middle
+
+
+def _learned_encoder(codec: LearnedCodec, features: Array) -> Callable[[float], bytes]:
+    encode = codec.encoder(features)
+    return lambda rate: _frame(codec, features.shape, encode(rate))
+
+
+def _learned_decode(codec: LearnedCodec, data: bytes, shape: tuple[int, ...]) -> Array:
+    frame = parse(data)
+    return codec.decode(Payload(data=frame.payload, symbol_crc=frame.symbol_crc), shape, _FLOAT32)
+
+
+def _frame(codec: LearnedCodec, shape: tuple[int, ...], payload: Payload) -> bytes:
+    return pack(
+        Frame(
+            codec=codec.id,
+            dtype=Dtype.float32,
+            shape=shape,
+            profile_digest=bytes(8),
+            symbol_crc=payload.symbol_crc,
+            payload=payload.data,
+        )
+    )
+
+
+def _encoder_of(codec: FeatureCodec, name: str, features: Array) -> Callable[[float], bytes]:
+    return lambda quality: codec.encode(features, codec=name, quality=quality)

@@ -1,0 +1,99 @@
+"""Writes what was measured: the points as JSON, the tables as Markdown, the figures as PNG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dtufc.arrays import Array
+from dtufc.codecs.learned.networks import MIDDLE, STRIDE, UNIT
+from dtufc.profile import load_profile
+from dtufc.transform import NUM_LEVELS
+from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
+from dtufc_lab.results.histograms import TaskValues
+from dtufc_lab.results.measure import CURVES, NUM_SAMPLES, PROFILES, learned_codec, preparation_for, samples
+from dtufc_lab.results.points import Point, save_points, seen_tasks, tasks_of
+from dtufc_lab.results.tables import figure3_note, results_page
+from dtufc_lab.train import SHIPPED, TrainSpec, trained_epochs
+
+_MIDDLE_RATE = 0.5
+_PICTURES = {
+    "figure2.png": "Figure 2: the features, the learned map and the transformed features of each task",
+    "figure3.png": "Figure 3: activation of the latent channels",
+    "figure4.png": "Figure 4: rate against accuracy and error",
+    "figure5.png": "Figure 5: networks trained on one task, on every other",
+}
+
+
+def write(points: Sequence[Point], folder: Path) -> None:
+    """All of docs/results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = seen_tasks(points)
+    values = [_values(task) for task in tasks]
+    baseline, transformed = (_activation(name, tasks) for name in ("baseline-hybrid", "hyperprior-hybrid"))
+    save_points(points, folder / "points.json")
+    figure2(values, folder / "figure2.png")
+    figure3(baseline, transformed, folder / "figure3.png")
+    figure4(points, folder / "figure4.png")
+    figure5(points, folder / "figure5.png")
+    pictures = dict(_PICTURES)
+    for task in tasks_of(points):
+        pictures[f"codecs-{task}.png"] = f"All codecs on `{task}`: accuracy and time against rate"
+        codec_figure(points, task, folder / f"codecs-{task}.png")
+    page = results_page(points, values) + "\n" + figure3_note(baseline.mean_abs, transformed.mean_abs)
+    listed = "\n".join(f"## {title}\n\n![{title}]({name})\n" for name, title in pictures.items())
+    (folder / "README.md").write_text(f"{page}\n{_training()}\n{listed}", encoding="utf-8")
+
+
+def _values(task: str) -> TaskValues:
+    layout = load_profile(*PROFILES[task]).layout
+    features = [sample.features for sample in samples(task)]
+    channelwise = preparation_for("affine", task)
+    levels = np.concatenate([channelwise.to_plane(feature, layout).ravel() for feature in features])
+    return TaskValues(
+        task=task,
+        values=np.concatenate([feature.ravel() for feature in features]),
+        transform=preparation_for("paper", task).transform,
+        channelwise=np.bincount(levels.astype(np.int64), minlength=NUM_LEVELS).astype(np.float64),
+    )
+
+
+@torch.inference_mode()
+def _activation(name: str, tasks: Sequence[str]) -> Activation:
+    """Mean |y| of each latent channel at a middle rate, over some test features of each task."""
+    curve = next(curve for curve in CURVES if curve.name == name)
+    spec = TrainSpec.load(curve.network)
+    found: list[Array] = []
+    for task in tasks:
+        trained, layout = learned_codec(curve, task).trained, load_profile(*PROFILES[task]).layout
+        preparation = preparation_for(spec.preparation, task)
+        rate = torch.tensor([_MIDDLE_RATE * (trained.num_rates - 1)])
+        for sample in samples(task)[:4]:
+            plane = preparation.to_plane(sample.features, layout)
+            sides = [side // STRIDE * STRIDE for side in plane.shape]
+            units = torch.from_numpy((plane[: sides[0], : sides[1]] - MIDDLE) / UNIT)[None, None]
+            found.append(trained.network.analysis(units.float(), rate).abs().mean(dim=(0, 2, 3)).numpy())
+    return Activation(curve=curve.name, mean_abs=np.mean(found, axis=0))
+
+
+def _training() -> str:
+    """How long each network was trained, and on what."""
+    lines = [
+        "## How the networks were trained",
+        "",
+        f"{NUM_SAMPLES} test features a task, from files that nothing was fitted or trained on. Networks: N hidden "
+        "channels, M latents, crops of 128 x 128, eight a step.",
+        "",
+        "| network | kind | features | trained on | N, M | steps | validation loss | shipped as |",
+        "|---|---|---|---|---|---:|---|---|",
+    ]
+    for name in sorted({curve.network for curve in CURVES}):
+        spec, (epoch, loss) = TrainSpec.load(name), trained_epochs(name)
+        widths = f"{spec.widths.num_channels}, {spec.widths.num_latents}"
+        steps = epoch * spec.steps_per_epoch
+        lines.append(
+            f"| {name} | {spec.kind} | {spec.preparation} | {', '.join(spec.tasks)} | {widths} | {steps} | {loss:.3f} "
+            f"| {SHIPPED.get(name, '')} |"
+        )
+    return "\n".join(lines) + "\n"

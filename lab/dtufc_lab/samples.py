@@ -1,0 +1,49 @@
+"""Features of test inputs, each with how well other features in its place agree with it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dtufc.arrays import Array
+from dtufc_lab.agreement import mean_iou
+from dtufc_lab.extract import Dinov2, Llama
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A feature of a test input, and how well another in its place agrees with it: a share of 1."""
+
+    features: Array
+    agreement: Callable[[Array], float]
+
+
+def vit_samples(model: Dinov2, pictures: Sequence[Image.Image]) -> list[Sample]:
+    """Agreement is the mean IoU of the saliency mask with the uncompressed model's."""
+
+    def agreement(mask: Array, decoded: Array) -> float:
+        return mean_iou(mask, _mask(model, torch.from_numpy(decoded)))
+
+    originals = [model.features(picture) for picture in pictures]
+    return [Sample(features.numpy(), partial(agreement, _mask(model, features))) for features in originals]
+
+
+def llm_samples(model: Llama, rows_of_ids: Sequence[list[int]]) -> list[Sample]:
+    """Agreement is how many of the next tokens, after every token, are the uncompressed model's."""
+
+    def agreement(expected: Array, decoded: Array) -> float:
+        return float(np.mean(_top(model, torch.from_numpy(decoded)) == expected))
+
+    originals = [model.features(ids) for ids in rows_of_ids]
+    return [Sample(features.numpy(), partial(agreement, _top(model, features))) for features in originals]
+
+
+def _mask(model: Dinov2, features: torch.Tensor) -> Array:
+    return model.head.logits(features)[0].numpy() > 0
+
+
+def _top(model: Llama, features: torch.Tensor) -> Array:
+    return model.head.logits(features).argmax(dim=-1).numpy()

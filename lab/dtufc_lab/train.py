@@ -1,0 +1,316 @@
+"""`python -m dtufc_lab.train NAME`: trains one codec's network as `networks/NAME.yaml` says; resumes where it stopped.
+
+    features on disk --preparation--> planes --crops--> network --> bits + lambda * squared error (eq. 7)
+
+Every crop, rate and noise follows from the seed and the epoch, so that a run that was cut off and resumed at its
+last epoch ends with the same weights, but for the last bits of float arithmetic. One command for two cores and for
+several GPUs: Lightning finds what there is.
+"""
+
+import argparse
+import shutil
+import warnings
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import lightning
+import numpy as np
+import torch
+import yaml
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.utils.data import DataLoader, Dataset
+
+from dtufc.arrays import Array
+from dtufc.bitstream import CodecId
+from dtufc.codecs.learned import shipped_network
+from dtufc.codecs.learned.codec import LearnedCodec
+from dtufc.codecs.learned.latents import Counter
+from dtufc.codecs.learned.network_file import TrainedNetwork, load_network, save_network
+from dtufc.codecs.learned.networks import KINDS, MIDDLE, UNIT, Kind, Widths
+from dtufc.codecs.learned.plane import Assignment, Preparation, fit_preparation
+from dtufc.layout import Layout
+from dtufc.profile import load_profile
+from dtufc.transform import NUM_LEVELS, PeakyToBalanced
+from dtufc.zoo import cache_folder
+from dtufc_lab.features import TASKS, Part, Task, stored
+
+SHIPPED: Final = {"hyperprior-hybrid": "hyperprior", "elic-hybrid": "elic", "affine-grid-hybrid": "gridprior"}
+_TRUNCATION: Final = (0.001, 0.999)  # quantiles between which the baseline keeps values
+_NUM_FITTED: Final = 10
+_VALIDATION_CROPS: Final = 128
+_NUM_COUNTED: Final = 12  # features of each task
+_COUNTED_QUALITIES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Schedule(_Spec):
+    """Adam's learning rate.
+
+    `plateau` is the paper's: halve it where the validation loss stalls, until `floor`, then `last_epochs` more.
+    `cycle` rises for a twentieth of the epochs and falls by a cosine, for a budget of time.
+    """
+
+    kind: Literal["plateau", "cycle"]
+    learning_rate: float
+    epochs: int
+    floor: float = 1e-8
+    last_epochs: int = 20
+
+
+Tables = Literal["normal", "fitted"]  # of the symbols: normal distributions, or counts of training features
+
+
+class TrainSpec(_Spec):
+    """One trained codec: a file in `networks/`."""
+
+    kind: Kind
+    preparation: Literal["paper", "affine", "grid", "affine-grid", "truncate"] = "paper"
+    tasks: tuple[Task, ...] = ("llm", "vit")
+    widths: Widths = Widths()
+    lambdas: tuple[float, ...]
+    crop: int = Field(default=128, multiple_of=64)
+    batch: int = 8
+    steps_per_epoch: int = 250
+    schedule: Schedule
+    patience: int = 10
+    tables: Tables = "normal"
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    seed: int = 0
+
+    @classmethod
+    def load(cls, name: str) -> "TrainSpec":
+        """Of the configuration of that name, or of a YAML file."""
+        shipped = Path(str(resources.files("dtufc_lab"))) / "networks" / f"{name}.yaml"
+        path = shipped if shipped.exists() else Path(name)
+        return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def configurations() -> list[str]:
+    """Names of the configurations that come with the workbench."""
+    folder = Path(str(resources.files("dtufc_lab"))) / "networks"
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def run_folder(name: str) -> Path:
+    """Where a run keeps its checkpoints and its curves."""
+    return cache_folder() / "runs" / Path(name).stem
+
+
+def prepare(kind: str, layout: Layout, samples: list[Array]) -> Preparation:
+    """The preparation of that kind, learned from ten of the samples.
+
+    `truncate` is the paper's baseline: values beyond two quantiles are clipped, those between scaled evenly.
+    """
+    chosen = [sample.astype(np.float32) for sample in samples[:: max(1, len(samples) // _NUM_FITTED)][:_NUM_FITTED]]
+    if kind == "truncate":
+        low, high = np.quantile(np.concatenate([sample.ravel() for sample in chosen]), _TRUNCATION)
+        even = PeakyToBalanced(np.linspace(low, high, NUM_LEVELS, dtype=np.float32))
+        none = np.empty(0, np.float32)
+        everything = np.array([-np.inf, np.inf], np.float32)
+        return Preparation(transform=even, mean=none, scale=none, range=everything, assignment=Assignment.between)
+    return fit_preparation(chosen, layout, per_channel="affine" in kind, keeps_grid="grid" in kind)
+
+
+class Crops(Dataset[tuple[Tensor, Tensor]]):
+    """Crops of planes in network units, and a rate for each; item i of an epoch is always the same."""
+
+    def __init__(self, planes: dict[Task, list[Array]], spec: TrainSpec, epoch: int, count: int) -> None:
+        self._planes, self._spec, self._epoch, self._count = planes, spec, epoch, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng([self._spec.seed, self._epoch, index])
+        planes = self._planes[self._spec.tasks[index % len(self._spec.tasks)]]
+        plane, size = planes[rng.integers(len(planes))], self._spec.crop
+        top, left = (int(rng.integers(0, max(side - size, 0) + 1)) for side in plane.shape)
+        crop = plane[top : top + size, left : left + size].astype(np.float32)
+        crop = np.pad(crop, [(0, size - side) for side in crop.shape], mode="edge")
+        rate = np.float32(rng.uniform(0, len(self._spec.lambdas) - 1))
+        return torch.from_numpy((crop - MIDDLE) / UNIT)[None], torch.tensor(rate)
+
+
+class Training(lightning.LightningModule):
+    """The loss, the optimizer and the data of one network."""
+
+    def __init__(self, spec: TrainSpec, planes: dict[Part, dict[Task, list[Array]]]) -> None:
+        super().__init__()
+        torch.manual_seed(spec.seed)
+        self.network = KINDS[spec.kind](spec.widths, spec.lambdas).to(memory_format=torch.channels_last)
+        self._spec, self._planes = spec, planes
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(loss of eq. 7, BPFP, MSE in levels), means over the batch; each crop at its own lambda."""
+        plane, rate = batch
+        coded = self.network(plane.contiguous(memory_format=torch.channels_last), rate)
+        bpfp = coded.bits / plane[0].numel()
+        mse = UNIT**2 * ((coded.plane - plane) ** 2).mean(dim=(1, 2, 3))
+        logs = torch.tensor(self._spec.lambdas, device=rate.device).log()
+        low = rate.long().clamp(max=len(logs) - 2)
+        lambdas = torch.lerp(logs[low], logs[low + 1], rate - low).exp()
+        return (bpfp + lambdas * mse).mean(), bpfp.mean(), mse.mean()
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(1_000_003 * self._spec.seed + self.current_epoch)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        loss, bpfp, mse = self.loss(batch)
+        self.log_dict({"train/loss": loss, "train/bpfp": bpfp, "train/mse": mse}, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        loss, bpfp, mse = self.loss(batch)
+        values = {"val/loss": loss, "val/bpfp": bpfp, "val/mse": mse}
+        self.log_dict(values, prog_bar=True, batch_size=len(batch[0]), sync_dist=True)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        count = self._spec.steps_per_epoch * self._spec.batch * self.trainer.world_size
+        crops = Crops(self._planes["train"], self._spec, self.current_epoch, count)
+        return DataLoader(crops, batch_size=self._spec.batch)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        crops = Crops(self._planes["validate"], self._spec, -1 % 2**31, _VALIDATION_CROPS)
+        return DataLoader(crops, batch_size=self._spec.batch)
+
+    def configure_optimizers(self) -> Any:
+        schedule = self._spec.schedule
+        adam = torch.optim.Adam(self.network.parameters(), schedule.learning_rate)
+        if schedule.kind == "plateau":
+            plateau = ReduceLROnPlateau(adam, factor=0.5, patience=self._spec.patience, min_lr=schedule.floor)
+            return {"optimizer": adam, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+        steps = schedule.epochs * self._spec.steps_per_epoch
+        cycle = OneCycleLR(
+            adam,
+            schedule.learning_rate,
+            steps,
+            pct_start=0.05,
+            cycle_momentum=False,
+            div_factor=10,
+            final_div_factor=10,
+        )
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+
+class _StopAtFloor(lightning.Callback):
+    """Ends the paper's schedule: so many epochs after the learning rate has reached its floor."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._at_floor = 0
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.optimizers and trainer.optimizers[0].param_groups[0]["lr"] <= self._schedule.floor:
+            self._at_floor += 1
+        trainer.should_stop |= self._at_floor > self._schedule.last_epochs
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at_floor": self._at_floor}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._at_floor = state_dict["at_floor"]
+
+
+def train(name: str, *, epochs: int | None = None) -> Path:
+    """Trains one network, from its last checkpoint where there is one; returns the best checkpoint's path."""
+    spec = TrainSpec.load(name)
+    planes: dict[Part, dict[Task, list[Array]]] = {"train": {}, "validate": {}}
+    for task in spec.tasks:
+        samples = stored(task, "train")
+        layout = load_profile(TASKS[task].profile, TASKS[task].split).layout
+        preparation = prepare(spec.preparation, layout, samples)
+        stored_dtype = np.float16 if preparation.assignment == Assignment.between else np.uint8
+        for part, features in (("train", samples), ("validate", stored(task, "validate"))):
+            planes[part][task] = [preparation.to_plane(sample, layout).astype(stored_dtype) for sample in features]  # type: ignore[index]
+    folder = run_folder(name)
+    best = ModelCheckpoint(folder, "best", monitor="val/loss", enable_version_counter=False)
+    latest = ModelCheckpoint(folder, "last", enable_version_counter=False)  # of every epoch, whatever its loss
+    has_floor = spec.schedule.kind == "plateau"
+    stop = _StopAtFloor(spec.schedule) if has_floor else EarlyStopping("val/loss", patience=spec.patience)
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices="auto",
+        precision=spec.precision,
+        max_epochs=min(epochs or spec.schedule.epochs, spec.schedule.epochs),
+        callbacks=[best, latest, stop],
+        logger=TensorBoardLogger(folder, name="", version=""),
+        gradient_clip_val=1.0,
+        log_every_n_steps=25,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+    )
+    last = folder / "last.ckpt"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        trainer.fit(Training(spec, planes), ckpt_path=last if last.exists() else None)
+    return Path(best.best_model_path)
+
+
+def export(name: str, tables: Tables | None = None) -> Path:
+    """Writes the best checkpoint of a run as a network file beside it; returns its path.
+
+    Args:
+        name: of the configuration.
+        tables: the configuration's by default.
+
+    Raises FileNotFoundError where the run has no checkpoint.
+    """
+    spec, checkpoint = TrainSpec.load(name), run_folder(name) / "best.ckpt"
+    wanted = tables or spec.tables
+    path = run_folder(name) / f"network-{wanted}.safetensors"
+    if path.exists() and path.stat().st_mtime > checkpoint.stat().st_mtime:
+        return path
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    weights = {key.removeprefix("network."): value for key, value in state["state_dict"].items()}
+    network = KINDS[spec.kind](spec.widths, spec.lambdas)
+    torch.nn.Module.load_state_dict(network, weights)
+    origin = {"configuration": Path(name).stem, "epoch": str(state["epoch"] + 1), "steps": str(state["global_step"])}
+    counted = count_symbols(spec, load_network(export(name, "normal"))) if wanted == "fitted" else None
+    save_network(path, spec.kind, spec.widths, spec.lambdas, network, origin, counted)
+    return path
+
+
+def count_symbols(spec: TrainSpec, trained: TrainedNetwork) -> Counter:
+    """The symbols of some training features of each task at several rates."""
+    counter = Counter(trained.tables, spec.widths.num_channels)
+    for task in spec.tasks:
+        layout = load_profile(TASKS[task].profile, TASKS[task].split).layout
+        samples = stored(task, "train")
+        codec = LearnedCodec(CodecId.hyperprior, trained, prepare(spec.preparation, layout, samples), layout)
+        for sample in samples[:: max(1, len(samples) // _NUM_COUNTED)][:_NUM_COUNTED]:
+            codec.count(sample.astype(np.float32), counter, _COUNTED_QUALITIES)
+    return counter
+
+
+def trained_epochs(name: str) -> tuple[int, float]:
+    """(epochs behind the best checkpoint of a run, its validation loss)."""
+    state = torch.load(run_folder(name) / "best.ckpt", map_location="cpu", weights_only=True)
+    best = next(value for key, value in state["callbacks"].items() if "val/loss" in key and "ModelCheckpoint" in key)
+    return int(state["epoch"]) + 1, float(best["best_model_score"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="configurations' names, or YAML files; by default all but the paper's")
+    parser.add_argument("--epochs", type=int, help="stop after so many, whatever the configuration says")
+    parser.add_argument("--ship", action="store_true", help="put the shipped networks into the package; train nothing")
+    arguments = parser.parse_args()
+    if arguments.ship:
+        for name in SHIPPED:
+            print(shutil.copy(export(name), shipped_network(SHIPPED[name])))
+        return
+    for name in arguments.names or [name for name in configurations() if not name.startswith("paper-")]:
+        train(name, epochs=arguments.epochs)
+        print(export(name))
+
+
+if __name__ == "__main__":
+    main()

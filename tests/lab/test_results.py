@@ -1,0 +1,310 @@
+"""Tables and figures: what is computed from points that were measured elsewhere."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dtufc.transform import PeakyToBalanced
+from dtufc_lab.results import paper
+from dtufc_lab.results.compare import (
+    accuracy_within,
+    bd_rate,
+    improving,
+    is_monotone,
+    mean_gain,
+    reaches,
+)
+from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
+from dtufc_lab.results.histograms import TaskValues, kl_divergence, transformed_divergences
+from dtufc_lab.results.points import Point, load_points, save_points, select, tasks_of
+from dtufc_lab.results.tables import figure3_note, missing_tasks, results_page, table1, table2, table4, table6
+from dtufc_lab.results.verdicts import aligned, cheaper, generalizes, livelier, reached, transfers, truncation_endured
+
+RATES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def point(curve: str, task: str, rate: float | None, bpfp: float, accuracy: float) -> Point:
+    return Point(
+        curve=curve,
+        task=task,
+        rate=rate,
+        bpfp_payload=bpfp,
+        bpfp_wire=1.05 * bpfp,
+        accuracy=accuracy,
+        mse=1 / bpfp,
+        encode_ms=40.0,
+        decode_ms=60.0,
+    )
+
+
+def curve(name: str, task: str = "llm", *, times: float = 1.0, top: float = 0.99) -> list[Point]:
+    """Six points; `times` as many bits as the plain curve, accuracy up to about `top`."""
+    return [
+        point(name, task, rate, times * 0.1 * 25**rate, top * (1 - float(np.exp(-1.0 - 4.0 * rate)))) for rate in RATES
+    ]
+
+
+def measured() -> list[Point]:
+    """All curves on both tasks, ours cheaper than the baselines, and single points."""
+    networks = {"hyperprior-hybrid": 1.0, "hyperprior-llm": 0.9, "hyperprior-vit": 1.1, "elic-hybrid": 0.8}
+    others = {"baseline-hybrid": 2.0, "baseline-llm": 1.8, "baseline-vit": 2.2, "klt": 1.2}
+    changes = {
+        "hyperprior-hybrid, floor": 1.1,
+        "affine-hybrid": 0.9,
+        "baseline-hybrid, transformed features": 1.5,
+        "hyperprior-hybrid, truncated features": 1.9,
+    }
+    found = [point(name, task, None, bpfp, 0.999) for task in ("llm", "vit") for name, bpfp in SINGLE.items()]
+    for task in ("llm", "vit"):
+        for name, times in (networks | others | changes).items():
+            found += curve(name, task, times=times)
+    return found + curve("hyperprior-hybrid", "llm-16", times=1.3)
+
+
+SINGLE = {"levels": 5.5, "blockwise 8 bit, zstd": 7.1}
+
+
+def values(task: str, scale: float, seed: int) -> TaskValues:
+    rng = np.random.default_rng(seed)
+    drawn = (scale * rng.laplace(size=20_000)).astype(np.float32)
+    drawn[:20] *= 30
+    return TaskValues(task=task, values=drawn, transform=PeakyToBalanced.fit(drawn), channelwise=np.ones(256))
+
+
+def test_points_come_back_from_json_rounded_to_six_digits(tmp_path: Path) -> None:
+    points = [*measured(), point("klt", "llm", 0.123, 1 / 3, 2 / 3)]
+    save_points(points, tmp_path / "points.json")
+    loaded = load_points(tmp_path / "points.json")
+    assert len(loaded) == len(points)
+    (one,) = (p for p in loaded if p.rate == 0.123)
+    assert one.bpfp_payload == 0.333333
+    assert one.accuracy == 0.666667
+    save_points(loaded, tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "points.json").read_bytes()
+
+
+def test_json_is_the_same_whatever_the_order_of_measurement(tmp_path: Path) -> None:
+    save_points(measured(), tmp_path / "a.json")
+    save_points(measured()[::-1], tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+    assert list(json.loads((tmp_path / "a.json").read_text())["klt"]["llm"])[:2] == ["0", "0.2"]
+
+
+def test_two_points_at_one_place_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two points of 'levels'"):
+        save_points([point("levels", "llm", None, 5.0, 1.0)] * 2, tmp_path / "points.json")
+
+
+def test_tasks_come_in_the_tables_order_and_unknown_ones_last() -> None:
+    assert tasks_of(curve("a", "zzz") + curve("a", "vit") + curve("a", "llm")) == ["llm", "vit", "zzz"]
+
+
+def test_bd_rate_of_a_curve_against_itself_is_nought() -> None:
+    found = bd_rate(curve("a"), curve("a"))
+    assert found.percent == pytest.approx(0)
+    assert found.span == pytest.approx(1)
+
+
+def test_bd_rate_at_twice_the_bits_is_a_hundred_percent_more() -> None:
+    assert bd_rate(curve("a"), curve("a", times=2)).percent == pytest.approx(100)
+    assert bd_rate(curve("a", times=2), curve("a")).percent == pytest.approx(-50)
+
+
+def test_a_point_that_costs_more_for_less_does_not_move_the_bd_rate() -> None:
+    bad = point("a", "llm", 0.9, 2.0, 0.3)
+    assert bad not in improving([*curve("a"), bad])
+    assert bd_rate(curve("a"), [*curve("a"), bad]).percent == pytest.approx(0)
+
+
+def test_no_bd_rate_without_four_points_in_a_wide_enough_common_range() -> None:
+    narrow = bd_rate(curve("a"), curve("a", top=0.65))
+    assert narrow.percent is None
+    assert narrow.reason is not None
+    assert bd_rate(curve("a"), curve("a")[:3]).percent is None
+    apart = bd_rate([replace(p, accuracy=p.accuracy / 10) for p in curve("a")], curve("b"))
+    assert apart.reason == "the common accuracy range is 0% of both curves' range"
+    assert bd_rate([], curve("a")).reason == "a curve was not measured"
+    assert bd_rate(curve("a")[:1], curve("a")[:1]).percent is None
+
+
+def test_accuracy_within_a_rate_never_falls_and_is_open_below_the_cheapest_point() -> None:
+    points = curve("a")
+    assert accuracy_within(points, 0.05) is None
+    assert accuracy_within(points, points[2].bpfp_payload) == pytest.approx(points[2].accuracy)
+    assert accuracy_within(points, 1000) == pytest.approx(points[-1].accuracy)
+    assert accuracy_within([], 1.0) is None
+
+
+def test_gain_at_equal_rate_has_a_sign_and_needs_a_common_rate() -> None:
+    assert mean_gain(curve("a", top=0.8), curve("a")) == pytest.approx(0.19 * 0.86, abs=0.05)
+    assert mean_gain(curve("a"), curve("a")) == pytest.approx(0)
+    assert mean_gain(curve("a"), curve("a", times=1000)) is None
+    assert mean_gain(curve("a"), curve("a")[:1]) is None
+
+
+def test_a_curve_is_monotone_until_it_falls_by_more_than_noise() -> None:
+    points = curve("a")
+    assert is_monotone(points)
+    assert is_monotone(points[::-1])
+    assert is_monotone([*points[:-1], replace(points[-1], accuracy=points[-2].accuracy - 0.009)])
+    assert not is_monotone([*points[:-1], replace(points[-1], accuracy=points[-2].accuracy - 0.011)])
+    assert not is_monotone([*points[:-1], replace(points[-1], bpfp_payload=0.01)])
+
+
+def test_many_small_falls_are_no_noise() -> None:
+    falling = [replace(p, accuracy=0.9 - 0.008 * i) for i, p in enumerate(curve("a"))]
+    assert not is_monotone(falling)
+
+
+def test_a_useful_curve_reaches_ninety_percent_of_the_best() -> None:
+    assert reaches(curve("a"), 0.99)
+    assert not reaches(curve("a", top=0.8), 0.99)
+
+
+def test_equal_histograms_are_at_no_distance() -> None:
+    counts = np.array([1.0, 0.0, 7.0, 2.0])
+    assert kl_divergence(counts, counts) == 0
+    assert kl_divergence(counts, 3 * counts) == pytest.approx(0)
+
+
+def test_the_divergence_is_in_nats() -> None:
+    assert kl_divergence(np.array([1.0, 0.0]), np.array([1.0, 1.0])) == pytest.approx(np.log(2))
+
+
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=50))
+def test_a_divergence_is_finite_and_not_negative(counts: list[int]) -> None:
+    p = np.array([*counts, 1], float)
+    assert 0 <= kl_divergence(p, p[::-1]) < 25
+
+
+def test_the_transform_brings_scaled_copies_together() -> None:
+    found = transformed_divergences([values("llm", 1.0, 0), values("vit", 50.0, 0)])
+    assert found["llm", "vit"] < 0.1
+
+
+def test_alignment_flips_with_the_numbers() -> None:
+    far, near = {("a", "b"): 3.0, ("b", "a"): 2.0}, {("a", "b"): 0.5, ("b", "a"): 0.6}
+    assert aligned("x", far, near).agrees
+    flipped = aligned("x", far, near | {("b", "a"): 2.5})
+    assert flipped.agrees is False
+    assert str(flipped).startswith(
+        "The paper: x. Ours: does not agree, because b from a 2.00 -> 2.50; otherwise a from"
+    )
+
+
+def test_cheaper_flips_with_the_numbers_and_stays_open_without() -> None:
+    points, pairs = [*curve("a"), *curve("b", times=2)], [("llm", "a", "b")]
+    assert "Ours: agrees, because `a` against `b` on llm: BD-rate -50.0 %" in str(cheaper("x", points, pairs))
+    assert cheaper("x", points, [("llm", "b", "a")]).agrees is False
+    assert cheaper("x", points, [("vit", "a", "b")]).agrees is None
+    assert "nothing of it was measured" in str(cheaper("x", points, []))
+
+
+def test_where_accuracies_do_not_overlap_equal_rates_decide() -> None:
+    low = [replace(p, curve="low", accuracy=p.accuracy / 10) for p in curve("a")]
+    verdict = cheaper("x", [*curve("a"), *low], [("llm", "a", "low")])
+    assert verdict.agrees
+    assert "mean accuracy +" in verdict.because
+    assert cheaper("x", [*curve("a"), *low], [("llm", "low", "a")]).agrees is False
+
+
+def test_what_was_reached_flips_with_the_numbers() -> None:
+    fact = {"llm": paper.Reached(bpfp=1.5, share=0.95, source="")}
+    assert reached("x", curve("a"), "a", fact).agrees
+    assert reached("x", curve("a", top=0.9), "a", fact).agrees is False
+    assert reached("x", curve("a", times=100), "a", fact).agrees is None
+
+
+def test_transfer_flips_when_one_curve_falls_short() -> None:
+    assert transfers("x", measured(), "hyperprior").agrees
+    short = [
+        replace(p, accuracy=p.accuracy * 0.8) if (p.curve, p.task) == ("hyperprior-llm", "vit") else p
+        for p in measured()
+    ]
+    verdict = transfers("x", short, "hyperprior")
+    assert verdict.agrees is False
+    assert "`hyperprior-llm` on vit stays below 90 %" in verdict.because
+
+
+def test_truncation_needs_the_papers_gain_on_text() -> None:
+    base, ours = curve("base", top=0.4), curve("ours")
+    assert truncation_endured("x", [*base, *ours], "ours", "base").agrees
+    assert truncation_endured("x", [*curve("base"), *ours], "ours", "base").agrees is False
+    pictures = [*curve("base", "vit"), *curve("ours", "vit", top=0.985)]
+    assert truncation_endured("x", pictures, "ours", "base").agrees
+    assert truncation_endured("x", [*pictures[:6], *curve("ours", "vit", top=0.9)], "ours", "base").agrees is False
+
+
+def test_generalization_needs_a_falling_error() -> None:
+    points = curve("a", "cnn", times=0.1, top=1.0)
+    fact = paper.Reached(bpfp=0.43, share=0.98, source="")
+    assert generalizes("x", points, "a", ["cnn"], fact).agrees
+    assert generalizes("x", [replace(p, mse=1 / p.mse) for p in points], "a", ["cnn"], fact).agrees is False
+
+
+def test_idle_channels_flip() -> None:
+    idle, busy = np.array([0.01, 0.01, 1.0, 2.0]), np.array([0.01, 0.5, 1.0, 2.0])
+    assert livelier("x", idle, busy).agrees
+    assert livelier("x", busy, idle).agrees is False
+    assert "Ours: agrees, because 25% of the channels" in figure3_note(idle, busy)
+
+
+def test_the_page_has_all_tables_and_a_verdict_in_each_section() -> None:
+    page = results_page(measured(), [values("llm", 1.0, 0), values("vit", 9.0, 1)])
+    sections = page.split("\n## ")[1:]
+    assert len(sections) == 9
+    assert all("The paper: " in section for section in sections[:-1])
+    assert sections[-1].startswith("All codecs")
+    assert "not there yet: TTI (SD3), classification (ResNet-50)" in page
+    assert "stands in for the CNN" in page
+
+
+def test_tables_of_nothing_say_so() -> None:
+    page = results_page([], [])
+    assert "None of the paper's tasks was measured" in page
+    assert page.count("Nothing of this was measured") >= 4
+
+
+def test_rows_of_every_table_have_as_many_cells_as_its_head() -> None:
+    lines = results_page(measured(), [values("llm", 1.0, 0), values("vit", 9.0, 1)]).splitlines()
+    for above, below in pairwise(lines):
+        if above.startswith("|") and below.startswith("|"):
+            assert above.count("|") == below.count("|")
+
+
+def test_later_tasks_need_no_change() -> None:
+    points = [
+        *measured(),
+        *curve("hyperprior-hybrid", "tti"),
+        *curve("hyperprior-tti", "llm"),
+        *curve("hyperprior-hybrid", "cnn"),
+    ]
+    assert "tti" in table2(points)
+    assert "hyperprior-tti" in table4(points)
+    assert "cnn" in table6(points)
+    assert "stands in" not in missing_tasks(points)
+
+
+def test_table_1_is_zero_on_its_diagonal() -> None:
+    text = table1([values("llm", 1.0, 0), values("vit", 9.0, 1)])
+    assert text.count("| llm | 0 |") == 4
+    assert "natural logarithm" in text
+
+
+def test_every_figure_is_drawn_about_1200_pixels_wide(tmp_path: Path) -> None:
+    points, noise = measured(), np.random.default_rng(0).exponential(size=192)
+    figure2([values("llm", 1.0, 0), values("vit", 9.0, 1)], tmp_path / "2.png")
+    transformed = Activation(curve="hyperprior-hybrid", mean_abs=noise)
+    figure3(Activation(curve="baseline-hybrid", mean_abs=noise**3 / 10), transformed, tmp_path / "3.png")
+    figure4(points, tmp_path / "4.png")
+    figure5(points, tmp_path / "5.png")
+    codec_figure(points, "llm", tmp_path / "6.png")
+    for path in tmp_path.glob("*.png"):
+        assert int.from_bytes(path.read_bytes()[16:20], "big") == 1200
+    assert select(points, "klt", "llm")

@@ -1,0 +1,97 @@
+"""Training: cut off and resumed it ends where it would have ended; its network codes features."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.numpy import save_file
+
+from dtufc.bitstream import CodecId
+from dtufc.codecs.learned.codec import LearnedCodec
+from dtufc.codecs.learned.network_file import load_network
+from dtufc.layout import Family, Layout
+from dtufc_lab.train import TrainSpec, configurations, export, prepare, run_folder, train
+
+TINY = {
+    "widths": {"num_channels": 8, "num_latents": 16, "groups": [2, 2, 4, 8], "context": [8, 8]},
+    "tasks": ["llm", "vit"],
+    "lambdas": [0.001, 0.01, 0.1],
+    "crop": 64,
+    "batch": 2,
+    "steps_per_epoch": 3,
+    "precision": "32-true",
+}
+SCHEDULES = {
+    "cycle": {"kind": "cycle", "learning_rate": 0.001, "epochs": 3},
+    "plateau": {"kind": "plateau", "learning_rate": 0.001, "epochs": 3, "floor": 0.0009},
+}
+pytestmark = pytest.mark.filterwarnings("default")  # Lightning and torch warn of each other
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """So small a network gains nothing from two, and on a busy machine waits for the second."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> Path:
+    """A cache folder with features of two tasks, two source files each."""
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
+    for task, shape in (("llm", (2, 70, 576)), ("vit", (2, 17, 384))):
+        (tmp_path / "features" / task).mkdir(parents=True)
+        for part in ("train", "validate"):
+            path = tmp_path / "features" / task / f"{part}.safetensors"
+            save_file({"features": rng.standard_t(3, shape).astype(np.float16)}, path, {"part": part})
+    return tmp_path
+
+
+def configuration(folder: Path, name: str, **changes: object) -> str:
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**TINY, **changes}), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+@pytest.mark.parametrize("kind", ["hyperprior", "elic"])
+def test_a_run_that_was_cut_off_resumes_exactly(cache: Path, kind: str, schedule: str) -> None:
+    names = [configuration(cache, name, kind=kind, schedule=SCHEDULES[schedule]) for name in ("whole", "cut")]
+    train(names[0])
+    train(names[1], epochs=2)
+    train(names[1])
+    whole, cut = (torch.load(run_folder(name) / "last.ckpt", weights_only=True)["state_dict"] for name in names)
+    assert whole.keys() == cut.keys()
+    for key, value in whole.items():
+        torch.testing.assert_close(value, cut[key], rtol=0, atol=2e-4)  # a step is 1e-3; Adam swells last bits
+    assert list(run_folder(names[0]).glob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("preparation", ["paper", "affine-grid", "truncate"])
+def test_a_trained_network_codes_features(cache: Path, preparation: str, rng: np.random.Generator) -> None:
+    name = configuration(cache, "tiny", kind="elic", preparation=preparation, schedule=SCHEDULES["cycle"])
+    train(name, epochs=1)
+    sent = rng.standard_t(3, (70, 576)).astype(np.float32)
+    layout = Layout(family=Family.llm, channels=576)
+    codec = LearnedCodec(CodecId.elic, load_network(export(name)), prepare(preparation, layout, [sent]), layout)
+    payload = codec.encoder(sent)(0.5)
+    got = codec.decode(payload, sent.shape, np.dtype(np.float32))
+    assert got.shape == sent.shape
+    assert np.isfinite(got).all()
+
+
+def test_every_configuration_can_be_read() -> None:
+    names = configurations()
+    assert {"hyperprior-hybrid", "elic-hybrid", "paper-hyperprior"} <= set(names)
+    assert all(TrainSpec.load(name).lambdas for name in names)
+
+
+def test_training_without_features_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"dtufc_lab\.features"):
+        train("hyperprior-hybrid")

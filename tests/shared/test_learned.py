@@ -1,0 +1,176 @@
+"""What the learned codecs are made of: the plane, the integer networks, the tiles, the network's file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dtufc
+from dtufc.arrays import Array
+from dtufc.codecs import Payload
+from dtufc.codecs.learned import VARIANTS, shipped_network
+from dtufc.codecs.learned.codec import LearnedCodec
+from dtufc.codecs.learned.integers import ONE, layers_of, run
+from dtufc.codecs.learned.latents import Writer
+from dtufc.codecs.learned.network_file import load_network
+from dtufc.codecs.learned.plane import fit_preparation
+from dtufc.entropy import Encoder
+from dtufc.errors import Corrupt, InputError
+from dtufc.layout import Family, Layout
+from tests.shared.contract import OTHER_SHAPES, SAMPLES, features, fitted
+
+
+@pytest.mark.parametrize("keeps_grid", [False, True])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("family", sorted(SAMPLES))
+def test_a_plane_holds_every_value_once(
+    family: str, per_channel: bool, keeps_grid: bool, rng: np.random.Generator
+) -> None:
+    """What comes back is what the levels keep, so a second way round changes nothing."""
+    layout = Layout(family=Family(family), prefix=int(family == "vit"))
+    samples = [features(rng, SAMPLES[family]) for _ in range(3)]
+    preparation = fit_preparation(samples, layout, per_channel=per_channel, keeps_grid=keeps_grid)
+    for shape in (SAMPLES[family], *OTHER_SHAPES[family]):
+        sent = features(rng, shape)
+        plane = preparation.to_plane(sent, layout)
+        assert plane.shape == preparation.plane_shape(shape, layout)
+        once = preparation.from_plane(plane, shape, layout)
+        assert once.shape == shape
+        is_level = plane != 127.5  # which stands for a value that goes apart
+        np.testing.assert_array_equal(preparation.to_plane(once, layout)[is_level], plane[is_level])
+        near = ~preparation.is_far(sent, layout)
+        assert np.median(np.abs(once - sent)[near]) < 0.05 * np.abs(sent).max()
+
+
+def test_a_grid_of_tokens_becomes_pictures() -> None:
+    """Neighbours on the grid are neighbours on the plane, channel by channel."""
+    layout = Layout(family=Family.vit, prefix=1)
+    values = np.zeros((17, 24), np.float32)
+    values[1:] = np.arange(16)[:, None] + 20 * np.arange(24)
+    preparation = fit_preparation([values], layout, per_channel=False, keeps_grid=True)
+    plane = preparation.from_levels(preparation.to_plane(values, layout)).round(2)
+    first_channel = np.arange(16).reshape(4, 4)
+    np.testing.assert_allclose(plane[:4, :4], first_channel, atol=2)
+    np.testing.assert_allclose(plane[:4, 4:8], first_channel + 20, atol=2)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(6, 5, 5, padding=2),
+        nn.Conv2d(6, 5, 1),
+        nn.ConvTranspose2d(6, 5, 5, stride=2, padding=2, output_padding=1),
+        nn.ConvTranspose2d(6, 5, 3, stride=1, padding=1),
+    ],
+    ids=["conv", "pointwise", "transposed", "transposed, stride 1"],
+)
+def test_integer_layers_do_what_the_float_ones_do(module: nn.Module, rng: np.random.Generator) -> None:
+    x = np.rint(rng.standard_normal((7, 9, 6)) * 3 * ONE)
+    modules = nn.Sequential(module, nn.ReLU())
+    with torch.no_grad():
+        expected = modules(torch.from_numpy(x / ONE).permute(2, 0, 1)[None].float())[0].permute(1, 2, 0).numpy()
+    got = run(layers_of(modules), x)
+    assert (got == np.rint(got)).all()
+    np.testing.assert_allclose(got / ONE, expected, atol=0.01)
+
+
+def test_the_largest_activations_add_up_exactly() -> None:
+    """At the limits every product and sum is the integer that unbounded arithmetic gives."""
+    conv = nn.Conv2d(600, 2, 5, padding=2)
+    with torch.no_grad():
+        conv.weight.uniform_(0.4, 0.999)
+    (layer,) = layers_of(conv)
+    x = np.full((5, 5, 600), 1e300)
+    x[0, 0, 0] = -1e300
+    limit = (1 << 23) - 1
+    total = int(layer.bias[0])
+    for row in range(5):
+        for column in range(5):
+            for channel in range(600):
+                sign = -1 if row == column == channel == 0 else 1
+                total += sign * limit * int(layer.taps[row, column, channel, 0])
+    assert abs(total) < 1 << 53
+    got = layer(x)[2, 2, 0]
+    assert got == min(round(total / 2**layer.shift), limit)
+
+
+def test_weights_beyond_exact_sums_are_refused() -> None:
+    with pytest.raises(ValueError, match="too many"):
+        layers_of(nn.Conv2d(700, 1, 5))
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_a_plane_too_large_for_one_piece_is_tiled(name: str) -> None:
+    codec = fitted("llm")
+    sent = np.concatenate([features(np.random.default_rng(seed), SAMPLES["llm"]) for seed in range(55)])  # [2200, 24]
+    got = codec.decode(codec.encode(sent, codec=name, quality=1.0))
+    assert np.median(np.abs(got - sent)) < 0.25 * np.median(np.abs(sent))
+
+
+def test_a_profile_fitted_for_another_network_is_refused_by_name(tmp_path: Path) -> None:
+    codec = fitted("llm")
+    other = {**codec.profile.calibration, "elic.network": np.zeros(32, np.uint8)}
+    profile = type(codec.profile)(spec=codec.profile.spec, split=codec.profile.split, calibration=other)
+    profile.save(tmp_path)
+    sent: Array = features(np.random.default_rng(2), SAMPLES["llm"])
+    loaded = dtufc.load(tmp_path)
+    assert loaded.decode(loaded.encode(sent, codec="klt")).shape == sent.shape
+    with pytest.raises(InputError, match="another network of elic"):
+        loaded.encode(sent, codec="elic")
+
+
+def test_a_damaged_network_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "network.safetensors"
+    path.write_bytes(shipped_network("hyperprior").read_bytes()[:-1000])
+    with pytest.raises(InputError, match="Restore the file"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_the_wildest_symbols_decode_to_finite_features(name: str) -> None:
+    """A forged stream may hold any symbol; a network in floats may then overflow, and the head must not see it."""
+    codec = fitted("llm")._codec(name)
+    assert isinstance(codec, LearnedCodec)
+    shape = (40, 24)
+    encoder = Encoder()
+    coding = Forger(encoder, codec.trained.tables)
+    codec.trained.latents.transcode(coding, (4, 4), None, None)
+    payload = Payload(data=b"\x00\x00" + encoder.finish(), symbol_crc=encoder.crc)
+    got = codec.decode(payload, shape, np.dtype(np.float32))
+    assert np.isfinite(got).all()
+
+
+class Forger(Writer):
+    """Writes the largest symbols that an escape can hold, of either sign."""
+
+    def side(self, z: Array | None, shape: tuple[int, int, int]) -> Array:
+        return super().side(np.full((shape[0], shape[1], shape[2]), 1e9), shape)
+
+    def latents(self, classes: Array, y: Array | None) -> Array:
+        wild = np.where(np.arange(len(classes)) % 2, 1, -1) * ((1 << 31) - 1)
+        for row in np.unique(classes):
+            self._encoder.write(self._tables.latent, int(row), wild[classes == row].astype(np.int32))
+        return wild.astype(np.int32)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_a_few_bytes_cannot_claim_a_plane_of_padding(name: str) -> None:
+    narrow = [np.arange(64, dtype=np.float32)[:, None] for _ in range(3)]
+    codec = dtufc.fit(narrow, layout="llm")._codec(name)
+    with pytest.raises(Corrupt, match="padding"):
+        codec.decode(Payload(data=bytes(8), symbol_crc=0), (1 << 24, 1), np.dtype(np.float32))
+    with pytest.raises(InputError, match="padding"):
+        codec.encoder(np.zeros((1 << 20, 1), np.float32))
+
+
+def test_other_channels_than_were_fitted_are_refused_where_the_layout_takes_any() -> None:
+    fitted_codec = fitted("llm")._codec("gridprior")
+    assert isinstance(fitted_codec, LearnedCodec)
+    any_width = Layout(family=Family.llm)
+    codec = LearnedCodec(fitted_codec.id, fitted_codec.trained, fitted_codec._preparation, any_width)
+    with pytest.raises(InputError, match="25 channels"):
+        codec.encoder(np.zeros((8, 25), np.float32))
+    with pytest.raises(Corrupt, match="25 channels"):
+        codec.decode(Payload(data=bytes(8), symbol_crc=0), (8, 25), np.dtype(np.float32))
