@@ -74,7 +74,8 @@ def test_a_learned_codec_keeps_features_or_refuses_them(
     codec: FeatureCodec, layout: str, name: str, rng: np.random.Generator
 ) -> None:
     for kind, sent in hostile(rng, SAMPLES[layout]).items():
-        if kind == "huge":
+        is_refused = kind == "huge" or (kind == "noise" and name == "gridprior")  # far for most of its channels
+        if is_refused:
             with pytest.raises(InputError, match="far beyond"):
                 codec.encode(sent, codec=name)
             continue

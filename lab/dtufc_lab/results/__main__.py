@@ -18,9 +18,12 @@ def main() -> int:
     torch.set_num_threads(1)
     points = [point for name in chosen or names() for point in measure(name)]
     if not chosen:
+        from dtufc_lab.learned_speed import learned_speed_report
         from dtufc_lab.results.report import write
 
         write(points, RESULTS)
+        speed = learned_speed_report()
+        (RESULTS / "speed.md").write_text(f"# Times of the learned codecs\n\n{speed.markdown}", encoding="utf-8")
     return 0
 
 

@@ -34,7 +34,7 @@ from dtufc_lab.samples import Sample, llm_samples, vit_samples
 from dtufc_lab.train import SHIPPED, Tables, TrainSpec, export, prepare, run_folder
 
 NUM_SAMPLES: Final = 32  # a task
-QUALITIES: Final = tuple(i / 8 for i in range(9))
+QUALITIES: Final = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
 PROFILES: Final = {"llm": ("smollm2-135m", 30), "vit": ("dinov2-small", 12), "llm-16": ("smollm2-135m", 16)}
 _NUM_FITTED: Final = 10
 _INT8: Final = "blockwise 8 bit, zstd"
@@ -66,8 +66,8 @@ class Curve:
 
 CURVES: Final = (
     Curve(name="hyperprior-hybrid", network="hyperprior-hybrid", tasks=("llm", "vit", "llm-16")),
-    Curve(name="elic-hybrid", network="elic-hybrid", tasks=("llm", "vit", "llm-16")),
-    Curve(name="gridprior", network="affine-grid-hybrid", tasks=("llm", "vit", "llm-16")),
+    Curve(name="elic-hybrid", network="elic-hybrid"),
+    Curve(name="gridprior", network="affine-grid-hybrid"),
     Curve(name="baseline-hybrid", network="baseline-hybrid"),
     Curve(name="hyperprior-llm", network="hyperprior-llm"),
     Curve(name="baseline-llm", network="baseline-llm"),

@@ -71,7 +71,7 @@ class LearnedCodec:
             )
         plane = self._preparation.to_plane(values, self._layout)
         head = _write_apart(apart, values)
-        analysed = [self.trained.network.g_a(_padded(plane[tile])) for tile in _tiles(plane.shape)]
+        analysed = [self.trained.network.g_a(padded(plane[tile])) for tile in _tiles(plane.shape)]
 
         def at(quality: float) -> Payload:
             index = round(quality * RATE_STEPS)
@@ -107,7 +107,7 @@ class LearnedCodec:
         plane = self._preparation.to_plane(features, self._layout)
         for tile in _tiles(plane.shape):
             with torch.inference_mode():
-                analysed = self.trained.network.g_a(_padded(plane[tile]))
+                analysed = self.trained.network.g_a(padded(plane[tile]))
             for quality in qualities:
                 self._transcode(counter, analysed, round(quality * RATE_STEPS))
 
@@ -157,7 +157,7 @@ def _cuts(size: int) -> list[slice]:
     return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def _padded(tile: Array) -> torch.Tensor:
+def padded(tile: Array) -> torch.Tensor:
     """[H, W] levels -> [1, 1, H', W'] in network units, the border repeated up to multiples of 64."""
     padding = [(0, -size % STRIDE) for size in tile.shape]
     return torch.from_numpy((np.pad(tile, padding, mode="edge") - np.float32(MIDDLE)) / np.float32(UNIT))[None, None]
