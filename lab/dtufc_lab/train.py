@@ -159,8 +159,8 @@ class Training(lightning.LightningModule):
         lambdas = torch.lerp(logs[low], logs[low + 1], rate - low).exp()
         return (bpfp + lambdas * mse).mean(), bpfp.mean(), mse.mean()
 
-    def on_train_epoch_start(self) -> None:
-        torch.manual_seed(1_000_003 * self._spec.seed + self.current_epoch)
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        torch.manual_seed(hash((self._spec.seed, self.current_epoch, batch_idx)))  # of the noise; integers hash alike
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         loss, bpfp, mse = self.loss(batch)

@@ -68,7 +68,7 @@ def test_a_run_that_was_cut_off_resumes_exactly(cache: Path, kind: str, schedule
     whole, cut = (torch.load(run_folder(name) / "last.ckpt", weights_only=True)["state_dict"] for name in names)
     assert whole.keys() == cut.keys()
     for key, value in whole.items():
-        torch.testing.assert_close(value, cut[key], rtol=0, atol=2e-4)  # a step is 1e-3; Adam swells last bits
+        torch.testing.assert_close(value, cut[key], rtol=1e-4, atol=1e-5)  # the same but for rounding
     assert list(run_folder(names[0]).glob("events.out.tfevents*"))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dtufc_lab.results.measure import measure, names
+from dtufc_lab.results.measure import is_trained, measure, names
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 
@@ -16,7 +16,8 @@ def main() -> int:
     parser.add_argument("--measure", nargs="+", metavar="CURVE", help=f"only measure these, of {', '.join(names())}")
     chosen = parser.parse_args().measure
     torch.set_num_threads(1)
-    points = [point for name in chosen or names() for point in measure(name)]
+    wanted = chosen or [name for name in names() if is_trained(name)]
+    points = [point for name in wanted for point in measure(name)]
     if not chosen:
         from dtufc_lab.learned_speed import learned_speed_report
         from dtufc_lab.results.report import write

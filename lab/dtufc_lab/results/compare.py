@@ -17,7 +17,8 @@ from dtufc_lab.results.points import Point
 
 TOLERANCE: Final = 0.01  # of accuracy: what a curve may fall by and still be called monotone
 REACHED: Final = 0.9  # of the best accuracy: what a useful codec gets to
-_FEWEST: Final = 4  # points of each curve in the common range
+_FEWEST: Final = 4  # points of each curve
+_FEWEST_COMMON: Final = 2  # of them in the common range
 _NARROWEST: Final = 0.2  # of the accuracy range of both curves
 _NUM_STEPS: Final = 64
 
@@ -61,7 +62,9 @@ def bd_rate(anchor: Sequence[Point], test: Sequence[Point]) -> BdRate:
     counts = [sum(low <= p.accuracy <= high for p in curve) for curve in curves]
     if span < _NARROWEST:
         return BdRate(percent=None, span=span, reason=f"the common accuracy range is {span:.0%} of both curves' range")
-    if min(counts) < _FEWEST:
+    if min(len(curve) for curve in curves) < _FEWEST:
+        return BdRate(percent=None, span=span, reason=f"fewer than {_FEWEST} improving points of a curve")
+    if min(counts) < _FEWEST_COMMON:
         return BdRate(percent=None, span=span, reason=f"{min(counts)} points of a curve in the common accuracy range")
     (anchor_rates, anchor_accuracies), (test_rates, test_accuracies) = (_arrays(curve) for curve in curves)
     percent = bjontegaard.bd_rate(

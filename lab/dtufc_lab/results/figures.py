@@ -47,7 +47,7 @@ _STYLES: Final = {  # transformed features: full lines; truncated ones: broken l
 CODECS: Final = (
     "hyperprior-hybrid",
     "elic-hybrid",
-    "affine-grid-hybrid",
+    "gridprior",
     "baseline-hybrid",
     "klt",
     "levels",

@@ -88,6 +88,11 @@ def names() -> list[str]:
     return [*(curve.name for curve in CURVES), *OTHERS]
 
 
+def is_trained(name: str) -> bool:
+    """Whether a curve needs no network, or has one."""
+    return all((run_folder(curve.network) / "best.ckpt").exists() for curve in CURVES if curve.name == name)
+
+
 def measure(name: str) -> list[Point]:
     """The points of one curve, from the cache or measured now."""
     path = cache_folder() / "results" / f"{name.replace(' ', '-').replace(',', '')}.json"

@@ -13,7 +13,7 @@ from dtufc.transform import NUM_LEVELS
 from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
 from dtufc_lab.results.histograms import TaskValues
 from dtufc_lab.results.measure import CURVES, NUM_SAMPLES, PROFILES, learned_codec, preparation_for, samples
-from dtufc_lab.results.points import Point, save_points, seen_tasks, tasks_of
+from dtufc_lab.results.points import Point, curves_of, save_points, seen_tasks, tasks_of
 from dtufc_lab.results.tables import figure3_note, results_page
 from dtufc_lab.train import SHIPPED, TrainSpec, trained_epochs
 
@@ -43,7 +43,7 @@ def write(points: Sequence[Point], folder: Path) -> None:
         codec_figure(points, task, folder / f"codecs-{task}.png")
     page = results_page(points, values) + "\n" + figure3_note(baseline.mean_abs, transformed.mean_abs)
     listed = "\n".join(f"## {title}\n\n![{title}]({name})\n" for name, title in pictures.items())
-    (folder / "README.md").write_text(f"{page}\n{_training()}\n{listed}", encoding="utf-8")
+    (folder / "README.md").write_text(f"{page}\n{_training(points)}\n{listed}", encoding="utf-8")
 
 
 def _values(task: str) -> TaskValues:
@@ -77,7 +77,7 @@ def _activation(name: str, tasks: Sequence[str]) -> Activation:
     return Activation(curve=curve.name, mean_abs=np.mean(found, axis=0))
 
 
-def _training() -> str:
+def _training(points: Sequence[Point]) -> str:
     """How long each network was trained, and on what."""
     lines = [
         "## How the networks were trained",
@@ -88,7 +88,8 @@ def _training() -> str:
         "| network | kind | features | trained on | N, M | steps | validation loss | shipped as |",
         "|---|---|---|---|---|---:|---|---|",
     ]
-    for name in sorted({curve.network for curve in CURVES}):
+    measured = set(curves_of(points))
+    for name in sorted({curve.network for curve in CURVES if curve.name in measured}):
         spec, (epoch, loss) = TrainSpec.load(name), trained_epochs(name)
         widths = f"{spec.widths.num_channels}, {spec.widths.num_latents}"
         steps = epoch * spec.steps_per_epoch
@@ -96,4 +97,7 @@ def _training() -> str:
             f"| {name} | {spec.kind} | {spec.preparation} | {', '.join(spec.tasks)} | {widths} | {steps} | {loss:.3f} "
             f"| {SHIPPED.get(name, '')} |"
         )
+    missing = sorted({curve.name for curve in CURVES} - measured)
+    if missing:
+        lines += ["", f"Not measured, as their networks have not been trained: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"

@@ -189,8 +189,14 @@ def baseline_table(points: Sequence[Point]) -> str:
     tasks = seen_tasks(points)
     kinds = [kind for kind in ("hybrid", *tasks) if f"baseline-{kind}" in curves_of(points)]
     pairs = [(f"hyperprior-{kind}", f"baseline-{kind}") for kind in kinds]
+    pairs += [(curve, BASELINE) for curve in (GRIDPRIOR, ELIC) if {curve, BASELINE} <= set(curves_of(points))]
     table, notes = _bd_table(points, pairs, tasks)
-    alike = [(task, test, anchor) for test, anchor in pairs for task in tasks if test.endswith(("hybrid", task))]
+    alike = [
+        (task, test, anchor)
+        for test, anchor in pairs
+        for task in tasks
+        if test.startswith("hyperprior") and test.endswith(("hybrid", task))
+    ]
     verdict = cheaper("fewer bits than the baseline trained alike (Fig. 4)", points, alike)
     return _section("Against the baselines trained alike", [_BD_NOTE.strip(), table, notes], [verdict])
 
