@@ -69,12 +69,6 @@ def plain(trained: Hyperprior | Elic, rate: float) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def code_length(network: Any, plane: Tensor) -> float:
-    """Bits that an ideal coder would need: -log2 of CompressAI's likelihoods. [1, 1, H, W] of levels / 255."""
-    with torch.inference_mode():
-        return sum(float(-torch.log2(values.double()).sum()) for values in network(plane)["likelihoods"].values())
-
-
 def _set_quantiles(side_prior: EntropyBottleneck) -> None:
     """Sets the range of each channel's table, which our training leaves alone. The median stays 0, as in training."""
     edges = torch.arange(-_WIDEST, _WIDEST + 1, dtype=torch.float32)

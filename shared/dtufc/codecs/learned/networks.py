@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import Float
@@ -88,28 +88,6 @@ def _between(logs: Tensor, rate: Tensor) -> Tensor:
     high = (low + 1).clamp(max=len(logs) - 1)
     share = (rate - low)[:, None]
     return torch.exp(torch.lerp(logs[low], logs[high], share))[:, :, None, None]
-
-
-class Network(Protocol):
-    """What training, coding and CompressAI's own coder need of either network."""
-
-    gains: GainUnit
-
-    def __call__(self, plane: Tensor, rate: Tensor) -> Coded:
-        """[B, 1, H, W] in network units, sides multiples of 64, at rates [B]."""
-
-    def analysis(self, plane: Tensor, rate: Tensor) -> Tensor:
-        """[B, 1, H, W] -> y_g [B, M, H/16, W/16]."""
-
-    def synthesis(self, y_hat: Tensor, rate: Tensor) -> Tensor:
-        """y_hat [B, M, H/16, W/16] -> [B, 1, H, W]."""
-
-    def hyper_analysis(self, y: Tensor) -> Tensor:
-        """y_g -> z [B, N, H/64, W/64]."""
-
-    @property
-    def side_prior(self) -> Any:
-        """CompressAI's EntropyBottleneck of z."""
 
 
 class Hyperprior(ScaleHyperprior):
