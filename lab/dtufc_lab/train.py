@@ -10,6 +10,7 @@ several GPUs: Lightning finds what there is.
 import argparse
 import shutil
 import warnings
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,6 +22,7 @@ import yaml
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import safe_open
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset
@@ -31,7 +33,7 @@ from dtufc.codecs.learned import shipped_network
 from dtufc.codecs.learned.codec import LearnedCodec
 from dtufc.codecs.learned.latents import Counter
 from dtufc.codecs.learned.network_file import TrainedNetwork, load_network, save_network
-from dtufc.codecs.learned.networks import KINDS, MIDDLE, UNIT, Kind, Widths
+from dtufc.codecs.learned.networks import KINDS, MIDDLE, STRIDE, UNIT, Kind, Widths
 from dtufc.codecs.learned.plane import Assignment, Preparation, fit_preparation
 from dtufc.layout import Layout
 from dtufc.profile import load_profile
@@ -42,7 +44,7 @@ from dtufc_lab.features import TASKS, Part, Task, stored
 SHIPPED: Final = {"hyperprior-hybrid": "hyperprior", "elic-hybrid": "elic", "affine-grid-hybrid": "gridprior"}
 _TRUNCATION: Final = (0.001, 0.999)  # quantiles between which the baseline keeps values
 _NUM_FITTED: Final = 10
-_VALIDATION_CROPS: Final = 128
+_VALIDATION_CROPS: Final = 64
 _NUM_COUNTED: Final = 12  # features of each task
 _COUNTED_QUALITIES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -65,25 +67,55 @@ class Schedule(_Spec):
     last_epochs: int = 20
 
 
+class Crops(_Spec):
+    """What a step sees.
+
+    Attributes:
+        from_epoch: the first epoch of such crops; they last until the next entry's.
+        side: of a crop. A batch of one has crops no larger than the plane, up to a multiple of 64.
+        batch: crops a step.
+    """
+
+    from_epoch: int = 0
+    side: int = Field(multiple_of=64)
+    batch: int
+
+
 Tables = Literal["normal", "fitted"]  # of the symbols: normal distributions, or counts of training features
 
 
 class TrainSpec(_Spec):
-    """One trained codec: a file in `networks/`."""
+    """One trained codec: a file in `networks/`.
+
+    Attributes:
+        crops: in the order of their epochs. Validation is on the last ones: where the side information of a network
+            reaches over 250 values, small crops are mostly border, and what is learned on them alone costs a third
+            more bits on whole planes.
+        shuffle: share of the crops whose rows are out of order, and of those whose columns are. So a network does not
+            rely on what only some models have.
+        steps_per_epoch: at the first epoch's crops and at all others alike.
+    """
 
     kind: Kind
     preparation: Literal["paper", "affine", "grid", "affine-grid", "truncate"] = "paper"
     tasks: tuple[Task, ...] = ("llm", "vit")
     widths: Widths = Widths()
     lambdas: tuple[float, ...]
-    crop: int = Field(default=128, multiple_of=64)
-    batch: int = 8
+    crops: tuple[Crops, ...]
+    shuffle: float = 0.0
     steps_per_epoch: int = 250
     schedule: Schedule
     patience: int = 10
     tables: Tables = "normal"
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     seed: int = 0
+
+    def at_whole_planes(self) -> "TrainSpec":
+        """The last crops' epochs alone, at half the learning rate: for a network that has been trained."""
+        last, schedule = self.crops[-1], self.schedule
+        changes = {"epochs": schedule.epochs - last.from_epoch, "learning_rate": schedule.learning_rate / 2}
+        crops = (last.model_copy(update={"from_epoch": 0}),)
+        return self.model_copy(update={"crops": crops, "schedule": schedule.model_copy(update=changes)})
 
     @classmethod
     def load(cls, name: str) -> "TrainSpec":
@@ -104,12 +136,17 @@ def run_folder(name: str) -> Path:
     return cache_folder() / "runs" / Path(name).stem
 
 
+def evenly(samples: Sequence[Array], count: int) -> Sequence[Array]:
+    """`count` of the samples, from all along the list."""
+    return samples[:: max(1, len(samples) // count)][:count]
+
+
 def prepare(kind: str, layout: Layout, samples: list[Array]) -> Preparation:
     """The preparation of that kind, learned from ten of the samples.
 
     `truncate` is the paper's baseline: values beyond two quantiles are clipped, those between scaled evenly.
     """
-    chosen = [sample.astype(np.float32) for sample in samples[:: max(1, len(samples) // _NUM_FITTED)][:_NUM_FITTED]]
+    chosen = [sample.astype(np.float32) for sample in evenly(samples, _NUM_FITTED)]
     if kind == "truncate":
         low, high = np.quantile(np.concatenate([sample.ravel() for sample in chosen]), _TRUNCATION)
         even = PeakyToBalanced(np.linspace(low, high, NUM_LEVELS, dtype=np.float32))
@@ -119,11 +156,21 @@ def prepare(kind: str, layout: Layout, samples: list[Array]) -> Preparation:
     return fit_preparation(chosen, layout, per_channel="affine" in kind, keeps_grid="grid" in kind)
 
 
-class Crops(Dataset[tuple[Tensor, Tensor]]):
-    """Crops of planes in network units, and a rate for each; item i of an epoch is always the same."""
+class CropDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Parts of planes in network units, and a rate for each; item i of an epoch is always the same."""
 
-    def __init__(self, planes: dict[Task, list[Array]], spec: TrainSpec, epoch: int, count: int) -> None:
-        self._planes, self._spec, self._epoch, self._count = planes, spec, epoch, count
+    def __init__(
+        self,
+        planes: dict[Task, list[Array]],
+        spec: TrainSpec,
+        crops: Crops,
+        *,
+        epoch: int,
+        count: int,
+        shuffle: float = 0.0,
+    ) -> None:
+        self._planes, self._spec, self._crops = planes, spec, crops
+        self._epoch, self._count, self._shuffle = epoch, count, shuffle
 
     def __len__(self) -> int:
         return self._count
@@ -131,12 +178,21 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self._spec.seed, self._epoch, index])
         planes = self._planes[self._spec.tasks[index % len(self._spec.tasks)]]
-        plane, size = planes[rng.integers(len(planes))], self._spec.crop
-        top, left = (int(rng.integers(0, max(side - size, 0) + 1)) for side in plane.shape)
-        crop = plane[top : top + size, left : left + size].astype(np.float32)
-        crop = np.pad(crop, [(0, size - side) for side in crop.shape], mode="edge")
+        plane = planes[rng.integers(len(planes))]
+        lines = [self._lines(rng, extent) for extent in plane.shape]
         rate = np.float32(rng.uniform(0, len(self._spec.lambdas) - 1))
+        crop = plane[np.ix_(*lines)].astype(np.float32)
         return torch.from_numpy((crop - MIDDLE) / UNIT)[None], torch.tensor(rate)
+
+    def _lines(self, rng: np.random.Generator, extent: int) -> Array:
+        """Which rows or columns of a plane a crop has; the last one again where there are too few."""
+        size = self._crops.side
+        if self._crops.batch == 1:
+            size = min(size, extent + -extent % STRIDE)
+        lines = np.arange(size) + rng.integers(0, max(extent - size, 0) + 1)
+        if rng.random() < self._shuffle:
+            lines = rng.permutation(max(extent, size))[:size]
+        return np.minimum(lines, extent - 1)
 
 
 class Training(lightning.LightningModule):
@@ -146,7 +202,14 @@ class Training(lightning.LightningModule):
         super().__init__()
         torch.manual_seed(spec.seed)
         self.network = KINDS[spec.kind](spec.widths, spec.lambdas).to(memory_format=torch.channels_last)
+        self.register_buffer("steps_before", torch.tensor(0))
         self._spec, self._planes = spec, planes
+
+    def start_from(self, path: Path) -> None:
+        """Takes the weights of a network file, and the count of the steps that they had."""
+        with safe_open(path, "pt") as file:
+            self.steps_before.fill_(int(file.metadata()["steps"]))  # type: ignore[operator]
+        torch.nn.Module.load_state_dict(self.network, load_network(path).network.state_dict())
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(loss of eq. 7, BPFP, MSE in levels), means over the batch; each crop at its own lambda."""
@@ -173,13 +236,16 @@ class Training(lightning.LightningModule):
         self.log_dict(values, prog_bar=True, batch_size=len(batch[0]), sync_dist=True)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        count = self._spec.steps_per_epoch * self._spec.batch * self.trainer.world_size
-        crops = Crops(self._planes["train"], self._spec, self.current_epoch, count)
-        return DataLoader(crops, batch_size=self._spec.batch)
+        crops = next(c for c in reversed(self._spec.crops) if c.from_epoch <= self.current_epoch)
+        count = self._spec.steps_per_epoch * crops.batch * self.trainer.world_size
+        planes, shuffle = self._planes["train"], self._spec.shuffle
+        dataset = CropDataset(planes, self._spec, crops, epoch=self.current_epoch, count=count, shuffle=shuffle)
+        return DataLoader(dataset, batch_size=crops.batch)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        crops = Crops(self._planes["validate"], self._spec, -1 % 2**31, _VALIDATION_CROPS)
-        return DataLoader(crops, batch_size=self._spec.batch)
+        crops = self._spec.crops[-1]
+        dataset = CropDataset(self._planes["validate"], self._spec, crops, epoch=-1 % 2**31, count=_VALIDATION_CROPS)
+        return DataLoader(dataset, batch_size=crops.batch)
 
     def configure_optimizers(self) -> Any:
         schedule = self._spec.schedule
@@ -219,9 +285,15 @@ class _StopAtFloor(lightning.Callback):
         self._at_floor = state_dict["at_floor"]
 
 
-def train(name: str, *, epochs: int | None = None) -> Path:
-    """Trains one network, from its last checkpoint where there is one; returns the best checkpoint's path."""
-    spec = TrainSpec.load(name)
+def train(name: str, *, epochs: int | None = None, start: Path | None = None) -> Path:
+    """Trains one network, from its last checkpoint where there is one; returns the best checkpoint's path.
+
+    Args:
+        name: of the configuration.
+        epochs: stop after so many.
+        start: a network file to train on from, on whole planes at half the learning rate.
+    """
+    spec = TrainSpec.load(name) if start is None else TrainSpec.load(name).at_whole_planes()
     planes: dict[Part, dict[Task, list[Array]]] = {"train": {}, "validate": {}}
     for task in spec.tasks:
         samples = stored(task, "train")
@@ -250,7 +322,10 @@ def train(name: str, *, epochs: int | None = None) -> Path:
     last = folder / "last.ckpt"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        trainer.fit(Training(spec, planes), ckpt_path=last if last.exists() else None)
+        training = Training(spec, planes)
+        if start:
+            training.start_from(start)
+        trainer.fit(training, ckpt_path=last if last.exists() else None)
     return Path(best.best_model_path)
 
 
@@ -272,7 +347,7 @@ def export(name: str, tables: Tables | None = None) -> Path:
     weights = {key.removeprefix("network."): value for key, value in state["state_dict"].items()}
     network = KINDS[spec.kind](spec.widths, spec.lambdas)
     torch.nn.Module.load_state_dict(network, weights)
-    origin = {"configuration": Path(name).stem, "epoch": str(state["epoch"] + 1), "steps": str(state["global_step"])}
+    origin = {"configuration": Path(name).stem, "steps": str(_num_steps(state))}
     counted = count_symbols(spec, load_network(export(name, "normal"))) if wanted == "fitted" else None
     save_network(path, spec.kind, spec.widths, spec.lambdas, network, origin, counted)
     return path
@@ -285,22 +360,27 @@ def count_symbols(spec: TrainSpec, trained: TrainedNetwork) -> Counter:
         layout = load_profile(TASKS[task].profile, TASKS[task].split).layout
         samples = stored(task, "train")
         codec = LearnedCodec(CodecId.hyperprior, trained, prepare(spec.preparation, layout, samples), layout)
-        for sample in samples[:: max(1, len(samples) // _NUM_COUNTED)][:_NUM_COUNTED]:
+        for sample in evenly(samples, _NUM_COUNTED):
             codec.count(sample.astype(np.float32), counter, _COUNTED_QUALITIES)
     return counter
 
 
-def trained_epochs(name: str) -> tuple[int, float]:
-    """(epochs behind the best checkpoint of a run, its validation loss)."""
+def trained_steps(name: str) -> tuple[int, float]:
+    """(steps behind the best checkpoint of a run, its validation loss)."""
     state = torch.load(run_folder(name) / "best.ckpt", map_location="cpu", weights_only=True)
     best = next(value for key, value in state["callbacks"].items() if "val/loss" in key and "ModelCheckpoint" in key)
-    return int(state["epoch"]) + 1, float(best["best_model_score"])
+    return _num_steps(state), float(best["best_model_score"])
+
+
+def _num_steps(state: dict[str, Any]) -> int:
+    return int(state["global_step"]) + int(state["state_dict"].get("steps_before", 0))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="configurations' names, or YAML files; by default all but the paper's")
     parser.add_argument("--epochs", type=int, help="stop after so many, whatever the configuration says")
+    parser.add_argument("--further", action="store_true", help="start from the shipped network, not from nothing")
     parser.add_argument("--ship", action="store_true", help="put the shipped networks into the package; train nothing")
     arguments = parser.parse_args()
     if arguments.ship:
@@ -308,7 +388,7 @@ def main() -> None:
             print(shutil.copy(export(name), shipped_network(SHIPPED[name])))
         return
     for name in arguments.names or [name for name in configurations() if not name.startswith("paper-")]:
-        train(name, epochs=arguments.epochs)
+        train(name, epochs=arguments.epochs, start=shipped_network(SHIPPED[name]) if arguments.further else None)
         print(export(name))
 
 

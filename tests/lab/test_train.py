@@ -19,8 +19,8 @@ TINY = {
     "widths": {"num_channels": 8, "num_latents": 16, "groups": [2, 2, 4, 8], "context": [8, 8]},
     "tasks": ["llm", "vit"],
     "lambdas": [0.001, 0.01, 0.1],
-    "crop": 64,
-    "batch": 2,
+    "crops": [{"side": 64, "batch": 2}, {"from_epoch": 2, "side": 128, "batch": 1}],
+    "shuffle": 0.3,
     "steps_per_epoch": 3,
     "precision": "32-true",
 }

@@ -29,9 +29,10 @@ from dtufc_lab.data import photos, square
 from dtufc_lab.extract import Dinov2, Llama, fitting_features
 from dtufc_lab.features import stored
 from dtufc_lab.results.points import Point, load_points, save_points
+from dtufc_lab.results.scalar import ScalarCodec
 from dtufc_lab.rivals import rivals
 from dtufc_lab.samples import Sample, llm_samples, vit_samples
-from dtufc_lab.train import SHIPPED, Tables, TrainSpec, export, prepare, run_folder
+from dtufc_lab.train import SHIPPED, Tables, TrainSpec, evenly, export, prepare, run_folder
 
 NUM_SAMPLES: Final = 32  # a task
 QUALITIES: Final = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
@@ -80,7 +81,11 @@ CURVES: Final = (
     Curve(name="baseline-hybrid, transformed features", network="baseline-hybrid", preparation="paper"),
     Curve(name="hyperprior-hybrid, truncated features", network="hyperprior-hybrid", preparation="truncate"),
 )
-OTHERS: Final = ("klt", "levels", _INT8)
+SCALAR: Final = {  # its curves: the features' preparation, and the steps at the lowest and the highest rate, in levels
+    "scalar, transformed features": ("paper", 160.0, 6.0),
+    "scalar, truncated features": ("truncate", 40.0, 1.5),
+}
+OTHERS: Final = ("klt", "levels", _INT8, *SCALAR)
 
 
 def names() -> list[str]:
@@ -115,11 +120,27 @@ def _points(name: str, curve: Curve | None, task: str) -> Iterator[Point]:
     elif name == _INT8:
         method = next(method for method in rivals() if method.name == _INT8)
         coder, rates = (lambda features: lambda rate: method.encode(features), method.decode), (None,)
+    elif name in SCALAR:
+        yield from _scalar_points(name, task)
+        return
     else:
         fitted = dtufc.load(_profile(task).name, split=_profile(task).split)
         coder = partial(_encoder_of, fitted, name), lambda data, shape: fitted.decode(data)
         rates = QUALITIES if name == "klt" else (None,)
     yield from _measure(name, task, coder, rates)
+
+
+def _scalar_points(name: str, task: str) -> Iterator[Point]:
+    kind, widest, narrowest = SCALAR[name]
+    layout, preparation = _profile(task).layout, preparation_for(kind, task)
+    fitted = [sample.astype(np.float32) for sample in evenly(_fitting(task), _NUM_FITTED)]
+    for rate in QUALITIES:
+        codec = ScalarCodec(preparation, layout, fitted, widest * (narrowest / widest) ** rate)
+        yield from _measure(name, task, (partial(_scalar_encoder, codec), codec.decode), (rate,))
+
+
+def _scalar_encoder(codec: ScalarCodec, features: Array) -> Callable[[float], bytes]:
+    return lambda rate: codec.encode(features)
 
 
 def learned_codec(curve: Curve, task: str) -> LearnedCodec:
@@ -133,10 +154,16 @@ def learned_codec(curve: Curve, task: str) -> LearnedCodec:
 
 
 def preparation_for(kind: str, task: str) -> Preparation:
-    """As in training; a task that none was trained on is fitted to ten features of the same sources."""
+    """As in training."""
+    return prepare(kind, _profile(task).layout, _fitting(task))
+
+
+@cache
+def _fitting(task: str) -> list[Array]:
+    """What is learned from: features for training, or ten of the same sources for a task that none was trained on."""
     if task in ("llm", "vit"):
-        return prepare(kind, _profile(task).layout, stored(task, "train"))  # type: ignore[arg-type]
-    return prepare(kind, _profile(task).layout, fitting_features(_profile(task), _NUM_FITTED))
+        return stored(task, "train")  # type: ignore[arg-type]
+    return fitting_features(_profile(task), _NUM_FITTED)
 
 
 @cache

@@ -10,14 +10,16 @@ from dtufc.arrays import Array
 from dtufc.codecs.learned.networks import MIDDLE, STRIDE, UNIT
 from dtufc.profile import load_profile
 from dtufc.transform import NUM_LEVELS
+from dtufc_lab.results.exactness import rate_overhead
 from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
 from dtufc_lab.results.histograms import TaskValues
-from dtufc_lab.results.measure import CURVES, NUM_SAMPLES, PROFILES, learned_codec, preparation_for, samples
+from dtufc_lab.results.measure import CURVES, NUM_SAMPLES, PROFILES, QUALITIES, learned_codec, preparation_for, samples
 from dtufc_lab.results.points import Point, curves_of, save_points, seen_tasks, tasks_of
 from dtufc_lab.results.tables import figure3_note, results_page
-from dtufc_lab.train import SHIPPED, TrainSpec, trained_epochs
+from dtufc_lab.train import SHIPPED, TrainSpec, trained_steps
 
 _MIDDLE_RATE = 0.5
+_NUM_EXACT = 4  # features of each task
 _PICTURES = {
     "figure2.png": "Figure 2: the features, the learned map and the transformed features of each task",
     "figure3.png": "Figure 3: activation of the latent channels",
@@ -43,7 +45,8 @@ def write(points: Sequence[Point], folder: Path) -> None:
         codec_figure(points, task, folder / f"codecs-{task}.png")
     page = results_page(points, values) + "\n" + figure3_note(baseline.mean_abs, transformed.mean_abs)
     listed = "\n".join(f"## {title}\n\n![{title}]({name})\n" for name, title in pictures.items())
-    (folder / "README.md").write_text(f"{page}\n{_training(points)}\n{listed}", encoding="utf-8")
+    sections = (page, _exactness(tasks), _training(points), listed)
+    (folder / "README.md").write_text("\n".join(sections), encoding="utf-8")
 
 
 def _values(task: str) -> TaskValues:
@@ -77,22 +80,43 @@ def _activation(name: str, tasks: Sequence[str]) -> Activation:
     return Activation(curve=curve.name, mean_abs=np.mean(found, axis=0))
 
 
+def _exactness(tasks: Sequence[str]) -> str:
+    """A table of what integer probabilities cost."""
+    lines = [
+        "## What exact decoding costs",
+        "",
+        f"Bits of {_NUM_EXACT} test features' real streams, under integer probabilities, against the float network's "
+        "ideal code length; normal tables.",
+        "",
+        "| network | task | " + " | ".join(f"rate {quality:g}" for quality in QUALITIES) + " |",
+        "|---|---|" + "---:|" * len(QUALITIES),
+    ]
+    for curve in (curve for curve in CURVES if curve.name in ("hyperprior-hybrid", "elic-hybrid")):
+        for task in tasks:
+            codec, layout = learned_codec(curve, task), load_profile(*PROFILES[task]).layout
+            preparation = preparation_for(TrainSpec.load(curve.network).preparation, task)
+            planes = [preparation.to_plane(sample.features, layout) for sample in samples(task)[:_NUM_EXACT]]
+            found = [rate_overhead(codec.trained, planes, quality) for quality in QUALITIES]
+            lines.append(f"| {curve.name} | {task} | " + " | ".join(f"{100 * share:+.2f} %" for share in found) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _training(points: Sequence[Point]) -> str:
     """How long each network was trained, and on what."""
     lines = [
         "## How the networks were trained",
         "",
         f"{NUM_SAMPLES} test features a task, from files that nothing was fitted or trained on. Networks: N hidden "
-        "channels, M latents, crops of 128 x 128, eight a step.",
+        "channels, M latents. Losses are of whole validation planes, and comparable between networks of equal features "
+        "and tasks only.",
         "",
         "| network | kind | features | trained on | N, M | steps | validation loss | shipped as |",
         "|---|---|---|---|---|---:|---|---|",
     ]
     measured = set(curves_of(points))
     for name in sorted({curve.network for curve in CURVES if curve.name in measured}):
-        spec, (epoch, loss) = TrainSpec.load(name), trained_epochs(name)
+        spec, (steps, loss) = TrainSpec.load(name), trained_steps(name)
         widths = f"{spec.widths.num_channels}, {spec.widths.num_latents}"
-        steps = epoch * spec.steps_per_epoch
         lines.append(
             f"| {name} | {spec.kind} | {spec.preparation} | {', '.join(spec.tasks)} | {widths} | {steps} | {loss:.3f} "
             f"| {SHIPPED.get(name, '')} |"

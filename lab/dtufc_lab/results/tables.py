@@ -49,6 +49,8 @@ AFFINE: Final = "affine-hybrid"
 BOTH: Final = "affine-grid-hybrid"
 FITTED: Final = "hyperprior-hybrid, fitted tables"
 GRIDPRIOR: Final = "gridprior"
+SCALAR_TRANSFORMED: Final = "scalar, transformed features"
+SCALAR_TRUNCATED: Final = "scalar, truncated features"
 ABLATIONS: Final = (  # what is changed, its curve, and what it is held against
     ("nearest level, not the one below", HYBRID, FLOOR),
     ("a mean and a scale for each channel", AFFINE, HYBRID),
@@ -72,7 +74,8 @@ def results_page(points: Sequence[Point], values: Sequence[TaskValues]) -> str:
     if len(values) > 1:
         sections.append(table1(values))
     sections += [
-        f(points) for f in (table2, table3, table4, table5, table6, baseline_table, ablation_table, codec_table)
+        f(points)
+        for f in (table2, table3, table4, table5, table6, baseline_table, scalar_table, ablation_table, codec_table)
     ]
     return "# The paper's tables, on our models\n\n" + "\n".join(sections)
 
@@ -199,6 +202,25 @@ def baseline_table(points: Sequence[Point]) -> str:
     ]
     verdict = cheaper("fewer bits than the baseline trained alike (Fig. 4)", points, alike)
     return _section("Against the baselines trained alike", [_BD_NOTE.strip(), table, notes], [verdict])
+
+
+def scalar_table(points: Sequence[Point]) -> str:
+    """What the transform is worth, and what the networks are, without and with one."""
+    text = (
+        "No network: one step for all levels of a plane, one table for all symbols. Where neighbours on the plane have "
+        "nothing in common, as channels of a language model, a network can do no more. The first row is what the "
+        "transform alone is worth against truncation; the others are what each network adds to its own features."
+    )
+    pairs = [
+        (SCALAR_TRANSFORMED, SCALAR_TRUNCATED),
+        (HYBRID, SCALAR_TRANSFORMED),
+        (ELIC, SCALAR_TRANSFORMED),
+        (BASELINE, SCALAR_TRUNCATED),
+    ]
+    found = [pair for pair in pairs if set(pair) <= set(curves_of(points))]
+    table, notes = _bd_table(points, found, seen_tasks(points))
+    curves = [(curve, task) for task in tasks_of(points) for curve in (SCALAR_TRANSFORMED, SCALAR_TRUNCATED)]
+    return _section("Without a network", [text, table, notes, _long_table(points, curves)], [])
 
 
 def ablation_table(points: Sequence[Point]) -> str:

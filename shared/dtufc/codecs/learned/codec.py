@@ -4,7 +4,7 @@
     features <--preparation-- plane <--tiles-- g_s <--gain-- y_hat <-------------------------
 
 Symbols are the same on every machine; what g_s makes of them is computed in floats, and may differ in its last bits.
-Values beyond the outermost levels go apart, as they are: no outlier is clipped. `docs/bitstream.md` ("hyperprior, elic,
+Values that no level is near to go apart, as they are: no outlier is clipped. `docs/bitstream.md` ("hyperprior, elic,
 gridprior") is the norm of the payload.
 """
 

@@ -45,19 +45,27 @@ class Layer:
     def __call__(self, x: Array) -> Array:
         """[H, W, in] integers in float64 -> [H', W', out]."""
         x = np.clip(x, -_LIMIT, _LIMIT)
-        total = self._transposed(x) if self.is_transposed else self._convolved(x)
+        if self.is_transposed:
+            return self._finished(self._transposed(x))
+        return self._finished(self._convolved(x, np.ones(x.shape[:2], bool))).reshape(*x.shape[:2], -1)
+
+    def at(self, wanted: Array, x: Array) -> Array:
+        """[n, out]: of a convolution, the results at the [H, W] bool positions that are wanted."""
+        return self._finished(self._convolved(np.clip(x, -_LIMIT, _LIMIT), wanted))
+
+    def _finished(self, total: Array) -> Array:
         result = np.rint((total + self.bias) * 2.0**-self.shift)
         return np.clip(result, 0.0 if self.is_rectified else -_LIMIT, _LIMIT)
 
-    def _convolved(self, x: Array) -> Array:
-        height, width, channels = x.shape
-        edge, out = len(self.taps) // 2, self.taps.shape[-1]
+    def _convolved(self, x: Array, wanted: Array) -> Array:
+        height, width = x.shape[:2]
+        edge = len(self.taps) // 2
         padded = np.pad(x, ((edge, edge), (edge, edge), (0, 0)))
-        total = np.zeros((height * width, out))
+        total = np.zeros((int(wanted.sum()), self.taps.shape[-1]))
         for row, column in np.argwhere(self.taps.any(axis=(2, 3))):  # a masked kernel has half its taps
-            window = padded[row : row + height, column : column + width].reshape(-1, channels)
-            total += window @ self.taps[row, column]
-        return total.reshape(height, width, out)
+            window = padded[row : row + height, column : column + width]
+            total += _product(window[wanted], self.taps[row, column])
+        return total
 
     def _transposed(self, x: Array) -> Array:
         height, width, channels = x.shape
@@ -66,10 +74,16 @@ class Layer:
         flat = x.reshape(-1, channels)
         for row in range(size):
             for column in range(size):
-                part = (flat @ self.taps[row, column]).reshape(height, width, out)
+                part = _product(flat, self.taps[row, column]).reshape(height, width, out)
                 total[row : row + 2 * height : 2, column : column + 2 * width : 2] += part
         edge = size // 2
         return total[edge : edge + 2 * height, edge : edge + 2 * width]
+
+
+def _product(a: Array, b: Array) -> Array:
+    """[n, in] x [in, out] by torch, whose threads the float networks use already: two pools would be in each other's
+    way."""
+    return torch.mm(torch.from_numpy(a), torch.from_numpy(b)).numpy()
 
 
 def run(layers: Sequence[Layer], x: Array) -> Array:

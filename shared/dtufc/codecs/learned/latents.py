@@ -167,7 +167,7 @@ class ElicLatents:
         self._sizes = list(network.groups)
         codecs = [y.latent_codec[f"y{k}"] for k in range(len(self._sizes))]
         self._channel: list[list[Layer]] = [[], *(layers_of(y.channel_context[f"y{k}"]) for k in range(1, len(codecs)))]
-        self._spatial = [layers_of(codec.context_prediction) for codec in codecs]
+        self._spatial = [layers_of(codec.context_prediction)[0] for codec in codecs]
         self._parameters = [layers_of(codec.entropy_parameters) for codec in codecs]
 
     def transcode(self, coding: Coding, shape: tuple[int, int], y: Array | None, z: Array | None) -> Array:
@@ -190,7 +190,7 @@ class ElicLatents:
             if squares is is_even:
                 context = np.zeros((int(squares.sum()), 2 * size))
             else:
-                context = run(self._spatial[k], found)[squares]
+                context = self._spatial[k].at(squares, found)
             parameters = run(self._parameters[k], np.concatenate([context, known[squares]], axis=-1)[:, None])[:, 0]
             scales, means = parameters[:, :size], parameters[:, size:]
             residual = None if wanted is None else (wanted[squares] - means / ONE).ravel()

@@ -23,6 +23,7 @@ from dtufc.transform import NUM_LEVELS, PeakyToBalanced
 
 _MIDDLE: Final = 127.5
 _ORDINARY: Final = (0.001, 0.999)  # quantiles of ordinary values, where channels have been brought to one scale
+_WIDEST_STEP: Final = 0.5  # of the spread of ordinary values: between levels further apart, values go apart
 _MARGIN: Final = 1.0  # levels are learned from values that are beyond the ordinary range by at most this share of it
 
 
@@ -42,7 +43,8 @@ class Preparation:
         transform: the 256 levels, of values after the affine map.
         mean: [C] float32, or empty: no affine map.
         scale: [C] float32, positive, or empty.
-        range: [2] float32, of values after the affine map; those beyond are far, and a codec sends them apart.
+        range: [2] float32, of values after the affine map; those beyond are far: no level, or none that is near, stands
+            for them, and a codec sends them apart.
         keeps_grid: lay the tokens of a picture out channel by channel, not as tokens x channels.
         assignment: how a value finds its level.
     """
@@ -182,15 +184,28 @@ def fit_preparation(samples: Sequence[Array], layout: Layout, *, per_channel: bo
         values = values[(values >= low - margin) & (values <= high + margin)]
     transform = PeakyToBalanced.fit(values)
     return Preparation(
-        transform=transform, mean=mean, scale=scale, range=_range(transform.centroids), keeps_grid=keeps_grid
+        transform=transform, mean=mean, scale=scale, range=_range(transform.centroids, values), keeps_grid=keeps_grid
     )
 
 
-def _range(centroids: Array) -> Array:
-    """[2], as far beyond the outermost levels as their neighbours are away on the other side."""
-    first, second, before, last = centroids[[0, 1, -2, -1]].astype(np.float64)
-    tiny = 1e-6 * max(abs(first), abs(last), 1e-30)
-    return np.array([2 * first - second - tiny, 2 * last - before + tiny], dtype=np.float32)
+def _range(centroids: Array, values: Array) -> Array:
+    """[2], of the values that levels stand for well.
+
+    Few levels have to cover the long tails of a language model: there, a network's error of some levels is an error
+    larger than most values are. From where neighbouring levels are further apart than half the spread of ordinary
+    values, values go apart. Where no level is, the range ends as far beyond the outermost levels as their neighbours
+    are away on the other side.
+    """
+    levels = centroids.astype(np.float64)
+    low, high = np.quantile(values, _ORDINARY)
+    spread = values[(values >= low) & (values <= high)].std(dtype=np.float64)
+    steps = np.diff(levels)
+    near = np.flatnonzero(steps <= _WIDEST_STEP * spread)
+    first, last = (near[0], near[-1] + 1) if len(near) else (0, len(steps))
+    below = steps[0] if first == 0 else steps[first - 1] / 2
+    above = steps[-1] if last == len(steps) else steps[last] / 2
+    tiny = 1e-6 * max(abs(levels[0]), abs(levels[-1]), 1e-30)
+    return np.array([levels[first] - below - tiny, levels[last] + above + tiny], dtype=np.float32)
 
 
 def _flat_rows(features: Array, layout: Layout) -> Array:

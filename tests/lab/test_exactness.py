@@ -1,0 +1,39 @@
+"""What learned codecs are held against: the float network's ideal code length, and no network at all."""
+
+import numpy as np
+import pytest
+
+from dtufc.codecs.learned import shipped_network
+from dtufc.codecs.learned.network_file import load_network
+from dtufc.layout import Family, Layout
+from dtufc_lab.results.exactness import rate_overhead
+from dtufc_lab.results.scalar import ScalarCodec
+from dtufc_lab.train import prepare
+from tests.shared.contract import SAMPLES, features
+
+
+@pytest.mark.parametrize("name", ["hyperprior", "elic"])
+def test_streams_are_within_a_percent_of_the_float_networks_ideal(name: str, rng: np.random.Generator) -> None:
+    walk = np.cumsum(rng.standard_normal((512, 256)), axis=0)
+    plane = np.clip(127.5 + 6 * walk, 0, 255).astype(np.float32)
+    trained = load_network(shipped_network(name))
+    for quality in (0.4, 0.7, 1.0):
+        assert abs(rate_overhead(trained, [plane], quality)) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["paper", "truncate"])
+def test_a_scalar_codec_gives_back_what_its_step_keeps(kind: str, rng: np.random.Generator) -> None:
+    layout = Layout(family=Family.llm, channels=24)
+    samples = [features(rng, SAMPLES["llm"]) for _ in range(10)]
+    preparation = prepare(kind, layout, samples)
+    errors, sizes = [], []
+    for step in (2.0, 8.0, 32.0):
+        codec = ScalarCodec(preparation, layout, samples, step)
+        data = codec.encode(samples[0])
+        sizes.append(len(data))
+        plane = preparation.to_plane(samples[0], layout)
+        again = preparation.to_plane(codec.decode(data, samples[0].shape), layout)
+        errors.append(np.abs(again - plane)[~preparation.is_far(samples[0], layout)].max())
+    assert sizes == sorted(sizes, reverse=True)
+    assert errors[0] <= 3
+    assert errors == sorted(errors)
