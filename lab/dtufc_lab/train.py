@@ -344,7 +344,8 @@ def export(name: str, tables: Tables | None = None) -> Path:
     if path.exists() and path.stat().st_mtime > checkpoint.stat().st_mtime:
         return path
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    weights = {key.removeprefix("network."): value for key, value in state["state_dict"].items()}
+    prefix = "network."
+    weights = {key.removeprefix(prefix): value for key, value in state["state_dict"].items() if key.startswith(prefix)}
     network = KINDS[spec.kind](spec.widths, spec.lambdas)
     torch.nn.Module.load_state_dict(network, weights)
     origin = {"configuration": Path(name).stem, "steps": str(_num_steps(state))}

@@ -13,7 +13,7 @@ from dtufc.bitstream import CodecId
 from dtufc.codecs.learned.codec import LearnedCodec
 from dtufc.codecs.learned.network_file import load_network
 from dtufc.layout import Family, Layout
-from dtufc_lab.train import TrainSpec, configurations, export, prepare, run_folder, train
+from dtufc_lab.train import TrainSpec, configurations, export, prepare, run_folder, train, trained_steps
 
 TINY = {
     "widths": {"num_channels": 8, "num_latents": 16, "groups": [2, 2, 4, 8], "context": [8, 8]},
@@ -83,6 +83,19 @@ def test_a_trained_network_codes_features(cache: Path, preparation: str, rng: np
     got = codec.decode(payload, sent.shape, np.dtype(np.float32))
     assert got.shape == sent.shape
     assert np.isfinite(got).all()
+
+
+def test_a_shipped_network_is_trained_further(cache: Path) -> None:
+    """It starts from the weights of the file, on the last crops alone, and counts the steps that were done before."""
+    schedule = {**SCHEDULES["cycle"], "learning_rate": 1e-12}
+    first, second = (configuration(cache, name, kind="hyperprior", schedule=schedule) for name in ("first", "second"))
+    train(first, epochs=1)
+    train(second, start=export(first))
+    before, after = (load_network(export(name)).network.state_dict() for name in (first, second))
+    for key, value in before.items():
+        torch.testing.assert_close(value, after[key], rtol=2e-3, atol=1e-6)  # as float16 keeps it
+    assert trained_steps(first)[0] == 3
+    assert trained_steps(second)[0] == 3 + 3
 
 
 def test_every_configuration_can_be_read() -> None:
