@@ -16,21 +16,14 @@ from docker.models.containers import Container
 
 from dtufc.client import EdgeClient
 from dtufc.errors import Unavailable
-from dtufc.v1 import inference_pb2
+from tests.deploy.examples import EXAMPLES
 from tests.deploy.images import ROOT, Built
 from tests.deploy.stack import Stack
-from tests.e2e.services import SAMPLES, free_port
+from tests.e2e.services import free_port
 
 STARTED = ("edge", "cloud", "prometheus")
 DEADLINE_S = 20.0
 DOWN_S = 10.0
-
-# One request of each task that the services offer. A task without one fails the test that walks through them.
-EXAMPLES: dict[str, Callable[[EdgeClient], inference_pb2.Cost]] = {
-    "answer": lambda client: client.answer("Which is a fruit?", ["stone", "apple"]).cost,
-    "complete": lambda client: list(client.complete("One, two,", max_tokens=3, plain=True))[-1].cost,
-    "segment": lambda client: client.segment(SAMPLES / "chelsea.jpg").cost,
-}
 
 # Without masquerading, what is on these networks reaches this machine and nothing beyond.
 NO_NETWORK = {"driver_opts": {"com.docker.network.bridge.enable_ip_masquerade": "false"}}

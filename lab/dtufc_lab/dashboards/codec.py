@@ -47,7 +47,7 @@ CODEC = Dashboard(
                 Panel(
                     title="Raw to coded",
                     text="How many bytes of features one byte on the wire stands for.",
-                    unit="x",
+                    unit="suffix:x",
                     kind="number",
                     width=6,
                     queries=[
@@ -100,7 +100,7 @@ CODEC = Dashboard(
                 Panel(
                     title="Drift against the last day",
                     text="Mean BPFP of ten minutes over that of a day. Beyond 0.8 or 1.25: the alert DtufcBpfpDrift.",
-                    unit="x",
+                    unit="suffix:x",
                     width=6,
                     queries=[(f"codec:dtufc_edge_bpfp:drift{_CHOSEN}", "{{model}} {{codec}} {{quality}}")],
                 ),

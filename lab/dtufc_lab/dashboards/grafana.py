@@ -68,7 +68,11 @@ def dashboard_json(page: Dashboard) -> str:
             x += panel.width
         assert x == _COLUMNS, row.title
         y += max(panel.height for panel in row.panels)
-    return json.dumps(builder.build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+    page_json = json.loads(json.dumps(builder.build(), cls=JSONEncoder))
+    for variable in page_json.get("templating", {}).get("list", []):
+        for key in ("auto", "auto_min", "auto_count"):  # of interval variables alone; the SDK writes them into each
+            variable.pop(key, None)
+    return json.dumps(page_json, indent=2, sort_keys=True) + "\n"
 
 
 def _built(panel: Panel) -> Any:
