@@ -16,9 +16,10 @@ case "$ACCELERATOR" in
 esac
 "$venv/bin/python" -m pip install --quiet -c /wanted/requirements.lock -r /wanted/requirements.txt
 
-# Headers and build files of torch, and packages' own tests: nothing imports them.
+# Headers, build files and test programs of torch, and packages' own tests: nothing uses them.
 packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -rf "$packages"/torch/include "$packages"/torch/share "$packages"/torch/test
+find "$packages/torch/bin" -type f ! -name torch_shm_manager -delete # without which torch does not load
 for package in sympy scipy pandas networkx sklearn matplotlib torch_geometric onnx; do
   [ ! -d "$packages/$package" ] || find "$packages/$package" -type d -name tests -prune -exec rm -rf {} +
 done

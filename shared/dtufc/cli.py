@@ -283,11 +283,12 @@ def health(
     tls_ca: TlsCa = None,
     tls_certificate: TlsCertificate = None,
     tls_key: TlsKey = None,
+    as_json: Json = False,
 ) -> None:
     """Asks a service whether it serves, by grpc.health.v1; exit status 0 where it does."""
     with _errors():
         check_health(address, _tls(tls_ca, tls_certificate, tls_key), timeout_s=timeout_s)
-        print("SERVING")
+        _show({"status": "SERVING"}, as_json)
 
 
 def _client(address: str, timeout_s: float, ca: Path | None, certificate: Path | None, key: Path | None) -> EdgeClient:

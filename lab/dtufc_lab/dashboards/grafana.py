@@ -79,7 +79,7 @@ def _built(panel: Panel) -> Any:
     """The SDK's builder of one panel, all but its place."""
     match panel.kind:
         case "number":
-            builder: Any = stat.Panel().graph_mode(shapes.BigValueGraphMode.AREA).thresholds(_thresholds(panel))
+            builder: Any = stat.Panel().graph_mode(shapes.BigValueGraphMode.NONE).thresholds(_thresholds(panel))
             builder.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         case "bars":
             builder = bargauge.Panel().orientation(shapes.VizOrientation.HORIZONTAL)

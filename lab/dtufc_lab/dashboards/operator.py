@@ -52,8 +52,8 @@ OPERATOR = Dashboard(
                     limits=(0.01, 0.05),
                 ),
                 Panel(
-                    title="Slowest task against its objective",
-                    text="p95 of five minutes as a share of the task's objective. Above 100%: the alert DtufcLatency.",
+                    title="p95 over objective",
+                    text="Of the slowest task, over five minutes. Above 100%: the alert DtufcLatency.",
                     unit="percentunit",
                     kind="number",
                     width=4,

@@ -2,7 +2,7 @@
 //
 // The page asks for /page.json: {dashboard, from, to, data}, where data has for each panel's id the series of each of
 // its queries, [{legend, points: [[seconds, value], ...]}].
-import { createTheme, FieldType, getDisplayProcessor, dateTime } from "@grafana/data";
+import { createTheme, dateTime, EventBusSrv, FieldType, getDisplayProcessor } from "@grafana/data";
 import { BarGauge, BigValue, GlobalStyles, PanelChrome, PanelContextProvider, ThemeContext, TimeSeries } from "@grafana/ui";
 import { createRoot } from "react-dom/client";
 
@@ -27,13 +27,10 @@ function frames(panel, series) {
   return series.map(({ legend, points }, index) => {
     const config = { color: { mode: "palette-classic" }, ...defaults, displayName: legend, custom: { ...defaults.custom } };
     if (panel.type !== "timeseries") config.color = { mode: "thresholds" };
-    const field = {
-      name: legend,
-      type: FieldType.number,
-      values: points.map((point) => (point[1] === null ? null : Number(point[1]))),
-      config,
-      state: { seriesIndex: index, displayName: legend },
-    };
+    const values = points.map((point) => Number(point[1]));
+    const [min, max] = [Math.min(0, ...values), Math.max(...values)];
+    const state = { seriesIndex: index, displayName: legend, range: { min, max, delta: max - min } };
+    const field = { name: legend, type: FieldType.number, values, config, state };
     field.display = getDisplayProcessor({ field, theme });
     const time = { name: "time", type: FieldType.time, values: points.map((point) => point[0] * 1000), config: {} };
     return { refId: legend, name: legend, length: points.length, fields: [time, field] };
@@ -41,7 +38,7 @@ function frames(panel, series) {
 }
 
 function last(field) {
-  const values = field.values.filter((value) => value !== null && Number.isFinite(value));
+  const values = field.values.filter(Number.isFinite);
   return values[values.length - 1];
 }
 
@@ -138,7 +135,7 @@ function Page({ page }) {
   return (
     <ThemeContext.Provider value={theme}>
       <GlobalStyles />
-      <PanelContextProvider value={{ eventsScope: "global" }}>
+      <PanelContextProvider value={{ eventsScope: "global", eventBus: new EventBusSrv(), sync: () => 0 }}>
         <div id="page" style={{ padding: 16, width: WIDTH + 32, background: theme.colors.background.canvas }}>
           <div style={{ ...theme.typography.h3, color: theme.colors.text.primary, marginBottom: 8 }}>{page.dashboard.title}</div>
           <div style={{ position: "relative", height: bottom * (ROW_HEIGHT + GAP) }}>
