@@ -17,18 +17,20 @@ PACKAGES=(docker.io debootstrap iptables iproute2 ca-certificates prometheus)
 say() { echo "engine: $*" >&2; }
 
 install_packages() {
-  local missing=()
+  local missing=() policy=/usr/sbin/policy-rc.d status=0
   for package in "${PACKAGES[@]}"; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
   done
-  [ ${#missing[@]} -eq 0 ] && return
+  [ ${#missing[@]} -gt 0 ] || return 0
   say "installing ${missing[*]}"
-  apt-get update -qq
   # No service may start by itself: this engine is the only one, and the tests start Prometheus.
-  printf '#!/bin/sh\nexit 101\n' > "$1/policy-rc.d" && chmod +x "$1/policy-rc.d"
-  [ -e /usr/sbin/policy-rc.d ] || { cp "$1/policy-rc.d" /usr/sbin/policy-rc.d; trap 'rm -f /usr/sbin/policy-rc.d' RETURN; }
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" > "$1/apt.log" 2>&1 \
-    || { cat "$1/apt.log" >&2; return 1; }
+  if [ -e "$policy" ]; then policy=""; else printf '#!/bin/sh\nexit 101\n' > "$policy" && chmod +x "$policy"; fi
+  { apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
+    > "$1/apt.log" 2>&1 || status=$?
+  [ -z "$policy" ] || rm -f "$policy"
+  [ "$status" -eq 0 ] || cat "$1/apt.log" >&2
+  return "$status"
 }
 
 install_compose() {
@@ -98,6 +100,8 @@ stop() {
     kill "$pid" 2>/dev/null || true
     for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done
   fi
+  # What a network namespace or a container's file system was mounted on, should the daemon have left it.
+  awk -v below="$folder/" 'index($2, below) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount --lazy
   rm -rf "$folder"
 }
 

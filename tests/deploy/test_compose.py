@@ -8,6 +8,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import docker
@@ -170,6 +171,19 @@ def test_several_clouds_share_the_work_and_one_may_die(stack: Stack, client: Edg
     eventually(both_work)
     only(stack, "cloud-more").kill()
     eventually(lambda: "UNAVAILABLE" not in outcomes(client, 4), timeout_s=20)
+
+
+def test_the_profile_for_a_gpu_is_valid_and_needs_no_cloud_on_the_cpu(stack: Stack) -> None:
+    found = json.loads(
+        replace(stack, env={**stack.env, "CLOUDS": "0"}).compose("--profile=gpu", "config", "--format=json")
+    )
+    gpu, cpu = (found["services"][name] for name in ("cloud-gpu", "cloud"))
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
+    assert gpu["build"]["args"]["ACCELERATOR"] == "cuda"
+    assert gpu["environment"]["DTUFC_CLOUD_DEVICE"] == "cuda"
+    assert gpu["networks"] == cpu["networks"] == {"pair": {"aliases": ["cloud"]}}
+    assert cpu["scale"] == 0
 
 
 def outcomes(client: EdgeClient, times: int) -> list[str]:

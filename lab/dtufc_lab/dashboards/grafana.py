@@ -82,7 +82,7 @@ def _built(panel: Panel) -> Any:
             builder: Any = stat.Panel().graph_mode(shapes.BigValueGraphMode.NONE).thresholds(_thresholds(panel))
             builder.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         case "bars":
-            builder = bargauge.Panel().orientation(shapes.VizOrientation.HORIZONTAL)
+            builder = bargauge.Panel().orientation(shapes.VizOrientation.HORIZONTAL).thresholds(_thresholds(panel))
             builder.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).min(0)
         case _:
             builder = _lines(panel)

@@ -70,7 +70,7 @@ function Numbers({ panel, shown, width, height }) {
       width={width}
       height={height}
       value={field.display(last(field))}
-      sparkline={sparkline}
+      sparkline={panel.options.graphMode === "none" ? undefined : sparkline}
       colorMode={panel.options.colorMode}
       graphMode={panel.options.graphMode}
       textMode="value"
