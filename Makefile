@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench networks results profiles golden lock clean
+.PHONY: help demo up down images test check format proto dashboards bench networks results profiles golden lock clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s'|'
@@ -27,6 +27,16 @@ $(VENV)/.workbench: $(VENV)/.runtime
 demo: $(VENV)/.runtime ## Starts cloud and edge, sends a prompt and photographs, prints what came back and what it cost
 	$(BIN)/python -m dtufc_lab.demo
 
+up: ## The pair, Prometheus and Grafana in containers: docker compose up, and waits until all are well
+	docker compose up --build --wait
+
+down: ## Stops the containers; weights and metrics stay
+	docker compose down
+
+images: $(VENV)/.workbench ## Builds both images and prints their sizes, layer by layer
+	docker compose build edge cloud
+	$(BIN)/python deploy/scripts/sizes.py dtufc-edge dtufc-cloud
+
 test: $(VENV)/.workbench ## All tests, on real models and real servers
 	$(BIN)/dtufc fetch
 	$(BIN)/python -m pytest
@@ -37,6 +47,7 @@ check: $(VENV)/.workbench ## Style, types, imports, generated code: quick
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m dtufc_lab.generate --check
+	$(BIN)/python -m dtufc_lab.dashboards --check
 
 format: $(VENV)/.workbench ## Formats the code
 	$(BIN)/ruff check --fix .
@@ -44,6 +55,9 @@ format: $(VENV)/.workbench ## Formats the code
 
 proto: $(VENV)/.workbench ## Generates the code of proto/ into shared/dtufc/v1
 	$(BIN)/python -m dtufc_lab.generate
+
+dashboards: $(VENV)/.workbench ## Writes Grafana's dashboards and alerts into deploy/grafana
+	$(BIN)/python -m dtufc_lab.dashboards
 
 bench: $(VENV)/.workbench ## Rate against accuracy and time, written to docs/benchmarks.md
 	$(BIN)/python -m dtufc_lab.bench
@@ -70,4 +84,5 @@ lock: ## Resolves every dependency anew and writes requirements.lock
 	rm -rf $(VENV)-lock
 
 clean: ## Removes what was installed and generated here
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info demo-output
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info demo-output \
+		deploy/grafana/*/node_modules deploy/grafana/pictures/dist

@@ -24,6 +24,8 @@ async def start(settings: EdgeSettings) -> None:
                 profile.name: await asyncio.to_thread(EdgePipeline, profile, device, dtype)
                 for profile in served_profiles(settings)
             }
+            for name, pipeline in pipelines.items():
+                telemetry.expect(name, pipeline.codec.codecs)
             cloud = Cloud(to_cloud, settings.cloud, {name: p.profile.digest for name, p in pipelines.items()})
             service = InferenceService(pipelines, cloud, worker, telemetry, settings)
             inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server.grpc)

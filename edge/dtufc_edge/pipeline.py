@@ -61,6 +61,7 @@ class EdgePipeline:
 
     def encode(self, features: Tensor, codec: str, rate: Rate, request: Request) -> bytes:
         """Features to one frame."""
+        request.quality = rate.label if self.codec.has_rate(codec) else "none"
         with request.stages.measure("edge.encode"):
             data = self.codec.encode(
                 features, quality=rate.quality, target_bpfp=rate.target_bpfp, max_bytes=rate.max_bytes, codec=codec

@@ -19,7 +19,7 @@ from dtufc.client import DEFAULT_ADDRESS, EdgeClient
 from dtufc.errors import DtufcError, InputError
 from dtufc.feature_codec import Rate, describe, fit, load
 from dtufc.profile import load_profile, shipped_profiles
-from dtufc.rpc import Tls
+from dtufc.rpc import Tls, check_health
 from dtufc.zoo import is_fetched, weights_folder
 
 if TYPE_CHECKING:
@@ -276,10 +276,28 @@ def segment(
         _show({**facts, **cost_facts(reply.cost)}, as_json)
 
 
+@app.command()
+def health(
+    address: Annotated[str, typer.Argument(help="Of an edge or a cloud.")] = DEFAULT_ADDRESS,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the reply.")] = 4.0,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    as_json: Json = False,
+) -> None:
+    """Asks a service whether it serves, by grpc.health.v1; exit status 0 where it does."""
+    with _errors():
+        check_health(address, _tls(tls_ca, tls_certificate, tls_key), timeout_s=timeout_s)
+        _show({"status": "SERVING"}, as_json)
+
+
 def _client(address: str, timeout_s: float, ca: Path | None, certificate: Path | None, key: Path | None) -> EdgeClient:
+    return EdgeClient(address, timeout_s=timeout_s, tls=_tls(ca, certificate, key))
+
+
+def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> Tls | None:
     wants_tls = ca is not None or certificate is not None or key is not None
-    tls = Tls(ca=ca, certificate=certificate, key=key) if wants_tls else None
-    return EdgeClient(address, timeout_s=timeout_s, tls=tls)
+    return Tls(ca=ca, certificate=certificate, key=key) if wants_tls else None
 
 
 def cost_facts(cost: "inference_pb2.Cost") -> dict[str, Any]:

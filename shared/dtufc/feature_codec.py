@@ -59,6 +59,15 @@ class Rate:
         if self.max_bytes is not None and not 1 <= self.max_bytes < 1 << 32:
             raise InputError(field="max_bytes", problem=f"{self.max_bytes}", remedy="Give 1 to 4294967295")
 
+    @property
+    def label(self) -> str:
+        """What this is in a metric: the quality to a tenth, or the kind of the limit. Of few values."""
+        if self.target_bpfp is not None:
+            return "target_bpfp"
+        if self.max_bytes is not None:
+            return "max_bytes"
+        return f"{DEFAULT_QUALITY if self.quality is None else self.quality:.1f}"
+
     def byte_limit(self, num_values: int) -> int | None:
         """Bytes that a frame of so many values may have, or None where quality decides."""
         if self.target_bpfp is not None:
@@ -85,6 +94,10 @@ class FeatureCodec:
     def default_codec(self) -> str:
         """klt where it is fitted, else raw."""
         return "klt" if "klt" in self.codecs else "raw"
+
+    def has_rate(self, codec: str) -> bool:
+        """Whether this one of `codecs` spends more or less bytes as it is told to."""
+        return self._codec(codec).has_rate
 
     def encode(
         self,

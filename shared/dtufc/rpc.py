@@ -28,7 +28,13 @@ from dtufc.v1 import head_pb2
 MAX_MESSAGE_BYTES = 64 << 20
 MAX_CALLS = 256  # at a time, the queued ones counted: a bound on the memory of messages
 # How long one attempt to connect may take, and the pause before the next: who does not answer is Unavailable soon.
-_RECONNECT = [("grpc.min_reconnect_backoff_ms", 1000), ("grpc.max_reconnect_backoff_ms", 1000)]
+# A server that comes back under another address is looked up as soon.
+_RECONNECT = [
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
+]
+_IN_TURN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
 _DOMAIN = "dtufc"
 _DETAILS_KEY = "grpc-status-details-bin"
 _log = logging.getLogger(__name__)
@@ -84,8 +90,12 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
 
 
 def channel(address: str, tls: Tls | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES) -> grpc.aio.Channel:
-    """A channel to `address`, encrypted where `tls` is given. Reconnects within a second of a loss."""
-    options = [*_options(max_message_bytes), *_RECONNECT]
+    """A channel to `address`, encrypted where `tls` is given. Reconnects within a second of a loss.
+
+    Where the address stands for several servers (a name with several records, or `ipv4:HOST:PORT,HOST:PORT`), the
+    calls go to each that answers in turn.
+    """
+    options = [*_options(max_message_bytes), *_RECONNECT, _IN_TURN]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(*tls.read()), options=options)
@@ -97,6 +107,22 @@ def blocking_channel(address: str, tls: Tls | None = None) -> grpc.Channel:
     if tls is None:
         return grpc.insecure_channel(address, options=options)
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(*tls.read()), options=options)
+
+
+def check_health(address: str, tls: Tls | None = None, *, timeout_s: float = 5.0) -> None:
+    """Asks grpc.health.v1 whether the server at `address` serves.
+
+    Raises:
+        Unavailable: it says that it does not, or says nothing.
+    """
+    with blocking_channel(address, tls) as to_server:
+        try:
+            reply = health_pb2_grpc.HealthStub(to_server).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise error_of(error, "the service", address, timeout_s) from error
+    if reply.status != health_pb2.HealthCheckResponse.SERVING:
+        status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
+        raise errors.Unavailable(peer="the service", address=address, problem=status)
 
 
 class Server:
@@ -168,14 +194,14 @@ class Worker:
 
     def __init__(self, *, threads: int, queue_limit: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="dtufc")
-        self._slots = threads + queue_limit
+        self.slots = threads + queue_limit
         self.admitted = 0
 
     @contextmanager
     def admit(self) -> Iterator[None]:
         """Holds a place for one request with all its pieces of work. Raises Overloaded where all are taken."""
-        if self.admitted >= self._slots:
-            raise errors.Overloaded(limit=self._slots)
+        if self.admitted >= self.slots:
+            raise errors.Overloaded(limit=self.slots)
         self.admitted += 1
         try:
             yield

@@ -43,7 +43,7 @@ async def serve(settings: ServiceSettings, telemetry: Telemetry, register: Regis
     host, _, port = settings.metrics_listen.rpartition(":")
     metrics = _metrics(host, int(port), telemetry)
     worker = Worker(threads=settings.threads, queue_limit=settings.queue_limit)
-    telemetry.running.set_function(lambda: worker.admitted)
+    telemetry.watch_queue(lambda: worker.admitted, worker.slots)
     server = Server(settings.listen, settings.server_tls, settings.max_message_bytes)
     service = await register(server, worker, telemetry)
     address = await server.start([service])

@@ -7,11 +7,11 @@ never becomes one.
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from dtufc.errors import DtufcError, Internal
 
@@ -46,6 +46,7 @@ class Request:
     task: str
     model: str = "unknown"
     codec: str = "unknown"
+    quality: str = "unknown"  # of few values: `Rate.label`, or "none" where the codec has no choice; the edge knows it
     raw_bytes: int = 0
     payload_bytes: int = 0
     wire_bytes: int = 0
@@ -73,7 +74,7 @@ class Request:
 
 
 class Telemetry:
-    """The metrics of one side."""
+    """The metrics of one side, and those of its process: CPU time, memory, open files."""
 
     def __init__(self, side: str) -> None:
         self.registry = CollectorRegistry()
@@ -85,6 +86,9 @@ class Telemetry:
         def histogram(name: str, text: str, names: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"dtufc_{side}_{name}", text, names, registry=self.registry, buckets=buckets)
 
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"dtufc_{side}_{name}", text, registry=self.registry)
+
         self._requests = counter("requests_total", "Requests that ended, well or not.", ("task", *labels))
         self._errors = counter("errors_total", "Requests that failed, by reason.", ("task", "reason", *labels))
         self._raw = counter("raw_bytes_total", "Features as the model made them.", labels)
@@ -92,11 +96,21 @@ class Telemetry:
         self._values = counter("feature_values_total", "Feature values coded.", labels)
         self._seconds = histogram("request_seconds", "Whole requests.", ("task", *labels), _SECONDS)
         self._stage = histogram("stage_seconds", "Stages of requests.", ("stage", *labels), _SECONDS)
-        self._bpfp = histogram("bpfp", "Bits a feature value on the wire, by request.", labels, _BPFP)
+        self._bpfp = histogram("bpfp", "Bits a feature value on the wire, by request.", (*labels, "quality"), _BPFP)
         self.desyncs = counter("desyncs_total", "Frames that decoded to other symbols than were encoded.", labels)
-        self.running = Gauge(
-            f"dtufc_{side}_running", "Requests that are being worked on or wait for it.", registry=self.registry
-        )
+        self._running = gauge("running", "Requests that are being worked on or wait for it.")
+        self._slots = gauge("slots", "Requests that may be worked on or wait for it; one more is refused.")
+        ProcessCollector(namespace=f"dtufc_{side}", registry=self.registry)
+
+    def watch_queue(self, running: Callable[[], int], slots: int) -> None:
+        """Takes the gauges of the queue from here on: `running` is asked at each scrape."""
+        self._running.set_function(running)
+        self._slots.set(slots)
+
+    def expect(self, model: str, codecs: Iterable[str]) -> None:
+        """Starts the counters of rare events at zero: Prometheus sees no increase in a series that begins with one."""
+        for codec in codecs:
+            self.desyncs.labels(model, codec)
 
     @contextmanager
     def request(self, task: str) -> Iterator[Request]:
@@ -129,11 +143,12 @@ class Telemetry:
             self._raw.labels(*labels).inc(request.raw_bytes)
             self._coded.labels(*labels).inc(request.wire_bytes)
             self._values.labels(*labels).inc(request.num_values)
-            self._bpfp.labels(*labels).observe(request.bpfp_wire)
+            self._bpfp.labels(*labels, request.quality).observe(request.bpfp_wire)
         line = {
             "task": request.task,
             "model": request.model,
             "codec": request.codec,
+            "quality": request.quality,
             "outcome": reason or "OK",
             "seconds": round(seconds, 6),
             "frames": request.num_frames,

@@ -15,7 +15,7 @@ from dtufc.feature_codec import load
 from dtufc.profile import load_profile
 from tests.e2e.services import SAMPLES, Service, environment, free_port
 
-COMMANDS = ["models", "fetch", "fit", "encode", "decode", "inspect", "answer", "complete", "segment"]
+COMMANDS = ["models", "fetch", "fit", "encode", "decode", "inspect", "answer", "complete", "segment", "health"]
 DTUFC = Path(sys.executable).with_name("dtufc")
 
 
@@ -184,6 +184,13 @@ def test_errors_of_the_edge_are_one_line(edge: Service, tmp_path: Path) -> None:
 def test_an_edge_that_is_not_there_is_one_line_with_its_address() -> None:
     address = f"127.0.0.1:{free_port()}"
     assert address in error_of("answer", "Is it?", "yes", "no", "--edge", address, "--timeout", "5")
+
+
+def test_health_asks_either_side_and_is_one_line_where_nobody_serves(edge: Service, cloud: Service) -> None:
+    for service in (edge, cloud):
+        assert parsed("health", service.address) == {"status": "SERVING"}
+    address = f"127.0.0.1:{free_port()}"
+    assert address in error_of("health", address)
 
 
 def test_bad_files_are_one_line(fitted: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from dtufc.bitstream import CodecId
 from dtufc.client import EdgeClient
 from dtufc.errors import InputError
-from dtufc.feature_codec import load
+from dtufc.feature_codec import Rate, load
 from dtufc.v1 import head_pb2
 from tests.e2e.services import Service, head_stub
 
@@ -67,6 +67,40 @@ def test_every_frame_of_a_completion_counts_at_the_cloud_and_the_completion_once
     assert at_cloud.by("dtufc_cloud_requests_total", task="complete", **labels) == cost.num_frames == 3
     assert at_edge.by("dtufc_edge_coded_bytes_total", **labels) == cost.wire_bytes
     assert at_cloud.by("dtufc_cloud_coded_bytes_total", **labels) == cost.wire_bytes
+
+
+@pytest.mark.parametrize(
+    ("codec", "rate", "label"),
+    [
+        ("klt", Rate(), "0.5"),
+        ("klt", Rate(quality=0.8123), "0.8"),
+        ("klt", Rate(target_bpfp=1.0), "target_bpfp"),
+        ("klt", Rate(max_bytes=9000), "max_bytes"),
+        ("levels", Rate(), "none"),
+        ("raw", Rate(quality=0.8), "none"),
+    ],
+)
+def test_bpfp_is_told_apart_by_quality_to_a_tenth_or_by_the_kind_of_limit(
+    codec: str, rate: Rate, label: str, edge: Service, client: EdgeClient
+) -> None:
+    moved = Moved(edge)
+    cost = client.answer("Is it?", TWO, codec=codec, rate=rate).cost
+    labels = {"model": "smollm2-135m", "codec": codec, "quality": label}
+    assert moved.by("dtufc_edge_bpfp_count") == moved.by("dtufc_edge_bpfp_count", **labels) == 1
+    assert moved.by("dtufc_edge_bpfp_sum", **labels) == pytest.approx(cost.bpfp_wire)
+
+
+@pytest.mark.parametrize("side", ["edge", "cloud"])
+def test_the_queue_tells_its_places_and_the_process_its_memory(side: str, edge: Service, cloud: Service) -> None:
+    service = {"edge": edge, "cloud": cloud}[side]
+    assert service.total(f"dtufc_{side}_slots") == 33  # one thread and 32 that wait
+    assert service.total(f"dtufc_{side}_process_resident_memory_bytes") > 1e8
+    assert service.total(f"dtufc_{side}_process_cpu_seconds_total") > 0
+
+
+def test_desyncs_start_at_zero_for_every_model_and_codec(edge: Service, client: EdgeClient) -> None:
+    found = {dict(labels)["codec"] for name, labels in edge.samples() if name == "dtufc_edge_desyncs_total"}
+    assert found == {codec for profile in client.models() for codec in profile.codecs}
 
 
 def test_errors_are_counted_by_reason_on_the_side_where_they_arise(

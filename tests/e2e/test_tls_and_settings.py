@@ -12,7 +12,7 @@ import trustme
 
 from dtufc.client import EdgeClient
 from dtufc.errors import Unavailable
-from dtufc.rpc import Tls
+from dtufc.rpc import Tls, check_health
 from tests.e2e.services import Service, environment, run_to_end, start, stop_all
 
 Launch = Callable[..., Service]
@@ -67,6 +67,15 @@ def test_an_encrypted_pair_answers_an_encrypted_client(
 ) -> None:
     with EdgeClient(tls_pair[0].address, tls=Tls(ca=certificates.ca)) as client:
         assert client.answer("Is it?", TWO).letter in "AB"
+
+
+def test_a_health_check_of_an_encrypted_edge_is_encrypted_too(
+    tls_pair: tuple[Service, Service], certificates: Certificates
+) -> None:
+    edge, _ = tls_pair
+    check_health(edge.address, Tls(ca=certificates.ca))
+    with pytest.raises(Unavailable):
+        check_health(edge.address)
 
 
 def test_a_plain_client_is_refused_by_an_encrypted_edge(tls_pair: tuple[Service, Service]) -> None:

@@ -1,0 +1,13 @@
+"""One request of each task that the services offer. A task without one fails the test that walks through them."""
+
+from collections.abc import Callable
+
+from dtufc.client import EdgeClient
+from dtufc.v1 import inference_pb2
+from tests.e2e.services import SAMPLES
+
+EXAMPLES: dict[str, Callable[[EdgeClient], inference_pb2.Cost]] = {
+    "answer": lambda client: client.answer("Which is a fruit?", ["stone", "apple"]).cost,
+    "complete": lambda client: list(client.complete("One, two,", max_tokens=3, plain=True))[-1].cost,
+    "segment": lambda client: client.segment(SAMPLES / "chelsea.jpg").cost,
+}

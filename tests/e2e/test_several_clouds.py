@@ -1,0 +1,50 @@
+"""One edge before several clouds: they take turns, and one may die and come back."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from dtufc.client import EdgeClient
+from dtufc.errors import Unavailable
+from tests.e2e.services import Service
+
+TWO = ["yes", "no"]
+LLAMA = ("--profiles", "smollm2-135m@30")
+
+
+@pytest.fixture
+def clouds(launch: Callable[..., Service]) -> list[Service]:
+    started = [launch("cloud", *LLAMA), launch("cloud", *LLAMA)]
+    for cloud in started:
+        cloud.wait_until_serving()
+    return started
+
+
+@pytest.fixture
+def client(clouds: list[Service], launch: Callable[..., Service]) -> Iterator[EdgeClient]:
+    edge = launch("edge", *LLAMA, "--cloud", f"ipv4:{','.join(cloud.address for cloud in clouds)}")
+    edge.wait_until_serving()
+    with EdgeClient(edge.address, timeout_s=20) as client:
+        yield client
+
+
+def work(cloud: Service) -> float:
+    return cloud.total("dtufc_cloud_requests_total", task="answer")
+
+
+def test_clouds_take_turns_and_the_others_go_on_where_one_dies(clouds: list[Service], client: EdgeClient) -> None:
+    end = time.monotonic() + 60
+    while min(map(work, clouds)) < 2:
+        client.answer("Is it?", TWO)
+        assert time.monotonic() < end, "one cloud gets no work"
+    dead, alive = clouds
+    dead.kill()
+    before = work(alive)
+    answered = 0
+    while answered < 4:
+        try:
+            answered += client.answer("Is it?", TWO).letter in "AB"
+        except Unavailable:  # the one call that was on its way
+            assert time.monotonic() < end
+    assert work(alive) == before + 4
