@@ -5,7 +5,7 @@
 #   engine.sh stop FOLDER     ends it and removes FOLDER
 #   engine.sh run COMMAND...  starts one in a temporary folder, runs the command with it, and stops it
 #
-# The base images that the Dockerfiles and compose.yaml name are made from Debian's packages: python:3.11-slim by
+# The base images that the Dockerfiles and compose.yaml name are made from Debian's packages: Python by
 # debootstrap, with the certificates that this machine trusts; dtufc-test/prometheus from Debian's prometheus.
 # `run` and `start` tell the command, or the caller, by DOCKER_HOST and DOCKER_CONFIG.
 set -euo pipefail
@@ -61,13 +61,13 @@ start_daemon() {
 import_base() {
   local root="$1/root" mirror
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)
-  say "making python:3.11-slim from Debian's packages"
+  say "making python:3.11.13-slim-bookworm from Debian's packages"
   debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates bookworm "$root" "$mirror" \
     > "$1/debootstrap.log" 2>&1 || { tail -20 "$1/debootstrap.log" >&2; return 1; }
   rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
   cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
   ln -sf python3 "$root/usr/bin/python"
-  tar -C "$root" -c . | docker import --change 'CMD ["python3"]' - python:3.11-slim > /dev/null
+  tar -C "$root" -c . | docker import --change 'CMD ["python3"]' - python:3.11.13-slim-bookworm > /dev/null
   import_prometheus "$1" "$root"
   rm -rf "$root"
 }

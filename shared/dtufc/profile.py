@@ -156,6 +156,7 @@ class Profile:
     def save_calibration(self, path: Path) -> None:
         """Writes the codecs' arrays into a safetensors file, which takes every array for row-major."""
         save_file({name: np.ascontiguousarray(array) for name, array in self.calibration.items()}, path)
+        path.chmod(0o644)  # safetensors leaves it to its owner alone, and a container's user is another
 
     def save(self, folder: Path) -> None:
         """Writes `profile.yaml` and the calibration into a folder, for `load_profile`."""
