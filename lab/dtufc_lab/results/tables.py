@@ -55,6 +55,7 @@ ABLATIONS: Final = (  # what is changed, its curve, and what it is held against
     ("nearest level, not the one below", HYBRID, FLOOR),
     ("a mean and a scale for each channel", AFFINE, HYBRID),
     ("then also the tokens' grid, channel by channel", BOTH, AFFINE),
+    ("both (on text, which has no grid, the first alone)", BOTH, HYBRID),
     ("tables fitted to training features, not normal", FITTED, HYBRID),
     ("all three: gridprior", GRIDPRIOR, HYBRID),
     ("ELIC's network", ELIC, HYBRID),
