@@ -69,7 +69,7 @@ networks: $(VENV)/.workbench ## Trains the codecs' networks (hours; resumes) and
 
 results: $(VENV)/.workbench ## The paper's tables and figures on our models, written to docs/results
 	$(BIN)/python -m dtufc_lab.results
-	$(BIN)/python -m tests.shared.test_learned_determinism "$$(mktemp -d)" 100 > docs/results/determinism.md
+	$(BIN)/python -m tests.shared.test_learned_determinism "$$(mktemp -d)" 40 > docs/results/determinism.md
 
 profiles: $(VENV)/.workbench ## Fits the shipped profiles anew
 	$(BIN)/python -m dtufc_lab.fit_profiles
