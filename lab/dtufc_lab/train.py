@@ -89,11 +89,11 @@ class TrainSpec(_Spec):
 
     Attributes:
         crops: in the order of their epochs. Validation is on the last ones: where the side information of a network
-            reaches over 250 values, small crops are mostly border, and what is learned on them alone costs a third
-            more bits on whole planes.
+            reaches over 250 values, small crops are mostly border, and what is learned on them alone does not hold
+            inside of whole planes.
         shuffle: share of the crops whose rows are out of order, and of those whose columns are. So a network does not
             rely on what only some models have.
-        steps_per_epoch: at the first epoch's crops and at all others alike.
+        steps_per_epoch: whatever the crops.
     """
 
     kind: Kind
@@ -388,7 +388,11 @@ def main() -> None:
         for name in SHIPPED:
             print(shutil.copy(export(name), shipped_network(SHIPPED[name])))
         return
-    for name in arguments.names or [name for name in configurations() if not name.startswith("paper-")]:
+    ours = [name for name in configurations() if not name.startswith("paper-")]
+    names = arguments.names or (list(SHIPPED) if arguments.further else ours)
+    if arguments.further and not set(names) <= set(SHIPPED):
+        parser.error(f"--further goes on from a shipped network: of {', '.join(SHIPPED)}")
+    for name in names:
         train(name, epochs=arguments.epochs, start=shipped_network(SHIPPED[name]) if arguments.further else None)
         print(export(name))
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from dtufc.arrays import Array
@@ -31,4 +30,4 @@ def rate_overhead(trained: TrainedNetwork, planes: Sequence[Array], quality: flo
         trained.latents.transcode(Writer(encoder, trained.tables), (y.shape[2], y.shape[3]), y_rows, z_rows)
         real += 8 * len(encoder.finish())
         ideal += float(network(units, rate).bits.sum())
-    return float(np.float64(real) / ideal - 1)
+    return real / ideal - 1

@@ -1,7 +1,7 @@
 """No network at all: one step for all levels of a plane, one table for all symbols.
 
-What a learned codec must beat. And what the paper's method can gain where neighbours on a plane have nothing in common:
-there, a network can do no more than this does.
+What a learned codec must beat, and what the transform alone is worth: where neighbours on a plane have little in
+common, a network has little to add.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 
 from dtufc.arrays import Array
+from dtufc.codecs.learned.networks import MIDDLE
 from dtufc.codecs.learned.plane import Preparation
 from dtufc.entropy import Decoder, Encoder, Tables, quantize_frequencies
 from dtufc.layout import Layout
 
-_MIDDLE: Final = 127.5
 _SMOOTHING: Final = 0.5  # counts added to each symbol's
 _APART: Final = np.dtype([("at", "<u4"), ("value", "<f4")])
 
@@ -27,10 +27,10 @@ class ScalarCodec:
         self._preparation, self._layout, self._step = preparation, layout, step
         levels = np.concatenate([preparation.to_plane(sample, layout).ravel() for sample in samples])
         symbols = self._symbols(levels)
-        self._radius = int(np.rint(_MIDDLE / step))
+        self._radius = int(np.rint(MIDDLE / step))
         counts = np.bincount(symbols + self._radius, minlength=2 * self._radius + 1)
         sums = np.bincount(symbols + self._radius, levels, minlength=len(counts))
-        middles = (np.arange(len(counts)) - self._radius) * step + _MIDDLE
+        middles = (np.arange(len(counts)) - self._radius) * step + MIDDLE
         self._means = ((sums + _SMOOTHING * middles) / (counts + _SMOOTHING)).astype(np.float32)
         self._tables = Tables([quantize_frequencies(counts + _SMOOTHING)], escape=False)
 
@@ -57,4 +57,4 @@ class ScalarCodec:
         return features
 
     def _symbols(self, levels: Array) -> Array:
-        return np.rint((levels - _MIDDLE) / self._step).astype(np.int32)
+        return np.rint((levels - MIDDLE) / self._step).astype(np.int32)

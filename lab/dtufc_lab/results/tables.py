@@ -209,7 +209,7 @@ def scalar_table(points: Sequence[Point]) -> str:
     """What the transform is worth, and what the networks are, without and with one."""
     text = (
         "No network: one step for all levels of a plane, one table for all symbols. Where neighbours on the plane have "
-        "nothing in common, as channels of a language model, a network can do no more. The first row is what the "
+        "little in common, as channels of a language model, a network has little to add. The first row is what the "
         "transform alone is worth against truncation; the others are what each network adds to its own features."
     )
     pairs = [

@@ -47,7 +47,7 @@ class Layer:
         x = np.clip(x, -_LIMIT, _LIMIT)
         if self.is_transposed:
             return self._finished(self._transposed(x))
-        return self._finished(self._convolved(x, np.ones(x.shape[:2], bool))).reshape(*x.shape[:2], -1)
+        return self._finished(self._convolved(x)).reshape(*x.shape[:2], -1)
 
     def at(self, wanted: Array, x: Array) -> Array:
         """[n, out]: of a convolution, the results at the [H, W] bool positions that are wanted."""
@@ -57,14 +57,15 @@ class Layer:
         result = np.rint((total + self.bias) * 2.0**-self.shift)
         return np.clip(result, 0.0 if self.is_rectified else -_LIMIT, _LIMIT)
 
-    def _convolved(self, x: Array, wanted: Array) -> Array:
-        height, width = x.shape[:2]
+    def _convolved(self, x: Array, wanted: Array | None = None) -> Array:
+        height, width, channels = x.shape
         edge = len(self.taps) // 2
         padded = np.pad(x, ((edge, edge), (edge, edge), (0, 0)))
-        total = np.zeros((int(wanted.sum()), self.taps.shape[-1]))
+        total = np.zeros((height * width if wanted is None else int(wanted.sum()), self.taps.shape[-1]))
         for row, column in np.argwhere(self.taps.any(axis=(2, 3))):  # a masked kernel has half its taps
             window = padded[row : row + height, column : column + width]
-            total += _product(window[wanted], self.taps[row, column])
+            rows = window.reshape(-1, channels) if wanted is None else window[wanted]
+            total += _product(rows, self.taps[row, column])
         return total
 
     def _transposed(self, x: Array) -> Array:
