@@ -35,6 +35,8 @@ _RECONNECT = [
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
 _IN_TURN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
+# Connections end, without harm to calls, so that a caller looks up anew which servers there are.
+_RENEWED = ("grpc.max_connection_age_ms", 30_000)
 _DOMAIN = "dtufc"
 _DETAILS_KEY = "grpc-status-details-bin"
 _log = logging.getLogger(__name__)
@@ -130,7 +132,7 @@ class Server:
 
     def __init__(self, address: str, tls: Tls | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self.grpc = grpc.aio.server(
-            options=_options(max_message_bytes),
+            options=[*_options(max_message_bytes), _RENEWED],
             compression=grpc.Compression.NoCompression,
             maximum_concurrent_rpcs=MAX_CALLS,
         )
