@@ -4,7 +4,8 @@ bytes --bitstream--> Frame --codec--> features --head--> result
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import torch
 from PIL import Image
@@ -15,11 +16,17 @@ from dtufc.bitstream import Frame
 from dtufc.errors import InputError
 from dtufc.feature_codec import FeatureCodec
 from dtufc.features import as_tensor
+from dtufc.layout import Family
 from dtufc.profile import Profile
 from dtufc.telemetry import Request
 from dtufc.zoo import weights_folder
+from dtufc_cloud.heads.cnn import CnnHead, Label
 from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
+
+_MOST_POSITIONS: Final = 1 << 14  # of feature maps: those of the first stage of a picture of 256 x 256
+Head = LlamaHead | Dinov2Head | CnnHead
+_HEADS: Final[Mapping[str, type[Head]]] = {"llama": LlamaHead, "dinov2": Dinov2Head, "cnn": CnnHead}
 
 
 class CloudPipeline:
@@ -30,11 +37,10 @@ class CloudPipeline:
         self.codec = FeatureCodec(profile)
         self._max_tokens = max_tokens
         folder = weights_folder(profile.spec)
-        head_class: type[LlamaHead | Dinov2Head] = LlamaHead if profile.spec.model == "llama" else Dinov2Head
-        self._head = head_class(folder, profile.split, device, dtype)
+        self._head = _HEADS[profile.spec.model](folder, profile.split, device, dtype)
 
     def decode(self, data: bytes, request: Request) -> Tensor:
-        """Frame to features [tokens, d].
+        """Frame to features: [tokens, d], or [C, h, w] of a CNN.
 
         Raises:
             BitstreamError, ProfileMismatch, Desync: the frame cannot be decoded here.
@@ -53,7 +59,8 @@ class CloudPipeline:
             wire_bytes=len(data),
             num_values=frame.num_values,
         )
-        return features.reshape(-1, features.shape[-1])
+        keeps_grid = self.profile.layout.family in (Family.latent, Family.cnn)
+        return features.reshape(features.shape[-3 if keeps_grid else -2 :])
 
     def answer(self, data: bytes, token_ids: Sequence[int], request: Request) -> list[float]:
         """The probability of each of these tokens to come next, among them alone."""
@@ -81,6 +88,14 @@ class CloudPipeline:
             Image.fromarray(labels).save(file, "PNG")
             return file.getvalue()
 
+    def labels(self, data: bytes, count: int, request: Request) -> list[Label]:
+        """The most probable labels, at most `count`, best first."""
+        if not isinstance(self._head, CnnHead):
+            raise self._no_task("classify")
+        features = self.decode(data, request)
+        with request.stages.measure("cloud.head"):
+            return self._head.labels(features, count)
+
     def _llama(self) -> LlamaHead:
         if not isinstance(self._head, LlamaHead):
             raise self._no_task("answer or complete")
@@ -93,6 +108,7 @@ class CloudPipeline:
 
     def _check_tokens(self, frame: Frame) -> None:
         images, tokens, _ = self.profile.layout.rows_shape(frame.shape)
-        if images > 1 or tokens > self._max_tokens:
+        most = _MOST_POSITIONS if self.profile.layout.family == Family.cnn else self._max_tokens
+        if images > 1 or tokens > most:
             problem = f"{images} inputs of {tokens} tokens"
-            raise InputError(field="frame", problem=problem, remedy=f"Send one, of at most {self._max_tokens} tokens")
+            raise InputError(field="frame", problem=problem, remedy=f"Send one, of at most {most} tokens")

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import grpc
 
 from dtufc.errors import InputError, ProfileMismatch
-from dtufc.rpc import Worker, profile_info, reporting
+from dtufc.rpc import MOST_LABELS, Worker, profile_info, reporting
 from dtufc.telemetry import Request, Telemetry
 from dtufc.v1 import head_pb2, head_pb2_grpc
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.settings import CloudSettings
 
-_TASKS = {"answer": "answer", "next_token": "complete", "segment": "segment"}
+_TASKS = {"answer": "answer", "next_token": "complete", "segment": "segment", "classify": "classify"}
 
 
 class HeadService(head_pb2_grpc.HeadServiceServicer):
@@ -58,8 +58,15 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
                 box = (task.left, task.top, task.right, task.bottom)
                 png = pipeline.label_map(message.frame, box, (task.height, task.width), request)
                 return head_pb2.RunReply(label_map_png=png)
+            case "classify":
+                if not 0 < message.classify.top_k <= MOST_LABELS:
+                    problem = f"{message.classify.top_k} labels"
+                    raise InputError(field="top_k", problem=problem, remedy=f"Ask for 1 to {MOST_LABELS}")
+                found = pipeline.labels(message.frame, message.classify.top_k, request)
+                labels = [head_pb2.Label(index=x.index, name=x.name, probability=x.probability) for x in found]
+                return head_pb2.RunReply(labels=head_pb2.Labels(labels=labels))
             case _:
-                raise InputError(field="task", problem="none is set", remedy="Set answer, next_token or segment")
+                raise InputError(field="task", problem="none is set", remedy=f"Set one of {', '.join(_TASKS)}")
 
     def _pipeline(self, name: str) -> CloudPipeline:
         if name not in self._pipelines:

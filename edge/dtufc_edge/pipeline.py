@@ -5,6 +5,8 @@ input --backbone--> features --codec--> payload --bitstream--> bytes
 
 import io
 import struct
+from collections.abc import Mapping
+from typing import Final
 
 import torch
 from PIL import Image, ImageOps
@@ -16,10 +18,13 @@ from dtufc.feature_codec import FeatureCodec, Rate
 from dtufc.profile import Profile
 from dtufc.telemetry import Request
 from dtufc.zoo import weights_folder
+from dtufc_edge.backbones.cnn import CnnBackbone
 from dtufc_edge.backbones.dinov2 import Box, Dinov2Backbone
 from dtufc_edge.backbones.llama import LlamaBackbone, LlamaSession
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
+Backbone = LlamaBackbone | Dinov2Backbone | CnnBackbone
+_BACKBONES: Final[Mapping[str, type[Backbone]]] = {"llama": LlamaBackbone, "dinov2": Dinov2Backbone, "cnn": CnnBackbone}
 
 
 class EdgePipeline:
@@ -29,9 +34,7 @@ class EdgePipeline:
         self.profile = profile
         self.codec = FeatureCodec(profile)
         folder = weights_folder(profile.spec)
-        backbone_class: type[LlamaBackbone | Dinov2Backbone]
-        backbone_class = LlamaBackbone if profile.spec.model == "llama" else Dinov2Backbone
-        self._backbone = backbone_class(folder, profile.split, device, dtype)
+        self._backbone = _BACKBONES[profile.spec.model](folder, profile.split, device, dtype)
 
     @property
     def llama(self) -> LlamaBackbone:
@@ -47,12 +50,26 @@ class EdgePipeline:
             raise self._wrong_input("images")
         return self._backbone
 
+    @property
+    def cnn(self) -> CnnBackbone:
+        """The backbone of a profile that classifies images. Raises InputError for one that does not."""
+        if not isinstance(self._backbone, CnnBackbone):
+            raise self._wrong_input("images to classify")
+        return self._backbone
+
     def see(self, image: Image.Image, request: Request) -> tuple[Tensor, Box]:
         """Image to features [1 + patches, d], and where the image lies in the model's picture."""
         with request.stages.measure("edge.prepare"):
             pixels, box = self.dinov2.prepare(image)
         with request.stages.measure("edge.backbone"):
             return self.dinov2.features(pixels), box
+
+    def look(self, image: Image.Image, request: Request) -> Tensor:
+        """Image to feature maps [C, h, w]."""
+        with request.stages.measure("edge.prepare"):
+            pixels = self.cnn.prepare(image)
+        with request.stages.measure("edge.backbone"):
+            return self.cnn.features(pixels)
 
     def read(self, session: LlamaSession, token_ids: list[int], request: Request) -> Tensor:
         """Tokens that follow those the session has seen, to features [tokens, d]."""

@@ -10,12 +10,13 @@ from typing import NoReturn
 
 import grpc
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dtufc.errors import Desync, InputError
 from dtufc.feature_codec import Rate
 from dtufc.profile import Task
-from dtufc.rpc import Worker, profile_info, reporting
+from dtufc.rpc import MOST_LABELS, Worker, profile_info, reporting
 from dtufc.telemetry import Request, Telemetry
 from dtufc.v1 import head_pb2, inference_pb2, inference_pb2_grpc
 from dtufc_edge.cloud import Cloud
@@ -23,6 +24,7 @@ from dtufc_edge.pipeline import EdgePipeline, open_image
 from dtufc_edge.settings import EdgeSettings
 
 _DEFAULT_NEW_TOKENS = 32
+_DEFAULT_LABELS = 5
 _MOST_CHARACTERS_A_TOKEN = 16  # on average over a prompt, generously
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character cut between two tokens decodes to
 
@@ -93,6 +95,15 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 return await self._segment(call, message)
         _unreachable()
 
+    async def Classify(
+        self, message: inference_pb2.ClassifyRequest, context: grpc.aio.ServicerContext
+    ) -> inference_pb2.ClassifyReply:
+        async with reporting(context):
+            with self._telemetry.request("classify") as request, self._worker.admit():
+                call = self._call("classify", message.coding, context, request)
+                return await self._classify(call, message)
+        _unreachable()
+
     async def _answer(self, call: Call, message: inference_pb2.AnswerRequest) -> inference_pb2.AnswerReply:
         llama = call.pipeline.llama
         letters = ascii_uppercase[: len(message.choices)]
@@ -149,8 +160,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         yield inference_pb2.CompleteReply(text=rest, finish_reason=finish_reason, cost=_cost(call))
 
     async def _segment(self, call: Call, message: inference_pb2.SegmentRequest) -> inference_pb2.SegmentReply:
-        limits = (self._settings.max_image_bytes, self._settings.max_image_pixels)
-        image = await self._worker.run(open_image, message.image, *limits)
+        image = await self._image(message.image)
         features, box = await self._worker.run(call.pipeline.see, image, call.request)
         task = head_pb2.SegmentTask(
             left=box.left, top=box.top, right=box.right, bottom=box.bottom, width=image.width, height=image.height
@@ -159,6 +169,19 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         return inference_pb2.SegmentReply(
             label_map_png=reply.label_map_png, width=image.width, height=image.height, cost=_cost(call)
         )
+
+    async def _classify(self, call: Call, message: inference_pb2.ClassifyRequest) -> inference_pb2.ClassifyReply:
+        count = message.top_k or _DEFAULT_LABELS
+        if count > MOST_LABELS:
+            raise InputError(field="top_k", problem=f"{count} labels", remedy=f"Ask for at most {MOST_LABELS}")
+        image = await self._image(message.image)
+        features = await self._worker.run(call.pipeline.look, image, call.request)
+        run = head_pb2.RunRequest(classify=head_pb2.ClassifyTask(top_k=count))
+        reply = await self._through(call, features, run)
+        return inference_pb2.ClassifyReply(labels=reply.labels.labels, cost=_cost(call))
+
+    async def _image(self, data: bytes) -> Image.Image:
+        return await self._worker.run(open_image, data, self._settings.max_image_bytes, self._settings.max_image_pixels)
 
     async def _through(self, call: Call, features: Tensor, run: head_pb2.RunRequest) -> head_pb2.RunReply:
         """Encodes the features, sends them with their task, and books the cloud's stages.

@@ -6,19 +6,21 @@ Nothing of this is in the repository or in a profile: it is fetched by hash when
 import io
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from dtufc.zoo import fetch_package
 
 Use = Literal["fit", "test"]
 SIDE = 518  # of a square crop for DINOv2
+VIEWS = 10  # of a photograph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,17 @@ def square(image: Image.Image) -> Image.Image:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+def views(photo: Image.Image, rng: np.random.Generator) -> Iterator[Image.Image]:
+    """The whole photograph, its middle, and random squares of it, some of them mirrored."""
+    yield photo
+    yield square(photo)
+    for _ in range(VIEWS - 2):
+        side = int(min(photo.size) * rng.uniform(0.45, 1.0))
+        left, top = (int(rng.integers(0, size - side + 1)) for size in photo.size)
+        view = photo.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        yield ImageOps.mirror(view) if rng.random() < 0.5 else view
 
 
 def _read(place: Place, name: str) -> bytes:

@@ -1,10 +1,11 @@
 """Features of real inputs at a split point, and what the rest of the model is sensitive to there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, zip_longest
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
@@ -13,11 +14,13 @@ from torch import Tensor
 from dtufc.arrays import Array
 from dtufc.profile import Profile
 from dtufc.zoo import weights_folder
+from dtufc_cloud.heads.cnn import CnnHead
 from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
+from dtufc_edge.backbones.cnn import CnnBackbone
 from dtufc_edge.backbones.dinov2 import Dinov2Backbone
 from dtufc_edge.backbones.llama import LlamaBackbone
-from dtufc_lab.data import Use, photos, square, texts
+from dtufc_lab.data import Use, photos, square, texts, views
 
 CPU = torch.device("cpu")
 ROW_TOKENS = 256
@@ -86,6 +89,38 @@ class Dinov2:
         return gradient.numpy()
 
 
+@dataclass(frozen=True, slots=True)
+class Cnn:
+    """Both halves of a convolutional classifier."""
+
+    backbone: CnnBackbone
+    head: CnnHead
+
+    @classmethod
+    def load(cls, profile: Profile) -> "Cnn":
+        folder = weights_folder(profile.spec)
+        sides = (folder, profile.split, CPU, torch.float32)
+        return cls(CnnBackbone(*sides), CnnHead(*sides))
+
+    def features(self, image: Image.Image) -> Tensor:
+        """[C, h, w] of the square in the middle of an image."""
+        return self.backbone.features(self.backbone.prepare(image))
+
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
+        """Of the logits under random signs: E[g g'] is the squared change of all of them.
+
+        The Fisher information, as for text, would need a gradient for each of the thousand classes that matter somewhere.
+        """
+        x = features.clone().requires_grad_(True)
+        logits = self.head.forward(x)
+        signs = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1.0
+        (gradient,) = torch.autograd.grad(logits, x, signs)
+        return gradient.numpy()
+
+
+Model = Llama | Dinov2 | Cnn
+
+
 def fitting_features(profile: Profile, count: int) -> list[Array]:
     """`count` features of the fitting sources at the profile's split."""
     return [features.numpy() for features in _fitting_features(_load(profile), profile, count)]
@@ -102,13 +137,18 @@ def fitting_set(profile: Profile, count: int) -> tuple[list[Array], list[Array]]
     return samples, gradients
 
 
-def _load(profile: Profile) -> Llama | Dinov2:
-    return Llama.load(profile) if profile.spec.model == "llama" else Dinov2.load(profile)
+def _load(profile: Profile) -> Model:
+    loaders: dict[str, Callable[[Profile], Model]] = {"llama": Llama.load, "dinov2": Dinov2.load, "cnn": Cnn.load}
+    return loaders[profile.spec.model](profile)
 
 
-def _fitting_features(model: Llama | Dinov2, profile: Profile, count: int) -> Iterator[Tensor]:
+def _fitting_features(model: Model, profile: Profile, count: int) -> Iterator[Tensor]:
     if isinstance(model, Llama):
         inputs = [partial(model.features, ids) for ids in model.rows("fit", count)]
+    elif isinstance(model, Cnn):
+        views_of = [views(photo, np.random.default_rng(len(name))) for name, photo in photos("fit")]
+        images = [view for turn in zip(*views_of, strict=True) for view in turn]
+        inputs = [partial(model.features, image) for image in images[:count]]
     else:
         images = [picture for _, photo in photos("fit") for picture in (square(photo), photo)]
         inputs = [partial(model.features, image) for image in images[:count]]

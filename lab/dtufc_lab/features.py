@@ -13,7 +13,6 @@ from typing import Final, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from rich.progress import track
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -21,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from dtufc.arrays import Array
 from dtufc.profile import Profile, load_profile
 from dtufc.zoo import cache_folder
-from dtufc_lab.data import SIDE, photos, square, texts
+from dtufc_lab.data import photos, texts, views
 from dtufc_lab.extract import ROW_TOKENS, Dinov2, Llama
 
 Part = Literal["train", "validate"]
@@ -38,7 +37,6 @@ class Origin:
 
 TASKS: Final[dict[Task, Origin]] = {"llm": Origin("smollm2-135m", 30), "vit": Origin("dinov2-small", 12)}
 VALIDATION: Final = frozenset({"asyoulik", "travel-1", "7193656"})  # source files kept from training
-_VIEWS: Final = 10  # crops of a photograph
 _ROWS: Final = 160  # stretches of a text
 
 
@@ -94,17 +92,6 @@ def _photo_features(profile: Profile) -> Iterator[tuple[str, Iterator[Array]]]:
     model = Dinov2.load(profile)
     for name, photo in photos("fit"):
         yield name, (model.features(view).numpy() for view in views(photo, np.random.default_rng(len(name))))
-
-
-def views(photo: Image.Image, rng: np.random.Generator) -> Iterator[Image.Image]:
-    """The whole photograph, its middle, and random squares of it, some of them mirrored."""
-    yield photo
-    yield square(photo)
-    for _ in range(_VIEWS - 2):
-        side = int(min(photo.size) * rng.uniform(0.45, 1.0))
-        left, top = (int(rng.integers(0, size - side + 1)) for size in photo.size)
-        view = photo.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-        yield ImageOps.mirror(view) if rng.random() < 0.5 else view
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """`python -m dtufc_lab.fit_profiles`: fits the shipped profiles anew and writes them into the package."""
 
+import argparse
 from importlib import resources
 from pathlib import Path
 
@@ -9,12 +10,20 @@ from dtufc.feature_codec import fit
 from dtufc.profile import load_profile
 from dtufc_lab.extract import fitting_set
 
-FITS = [("dinov2-small", 12, 24), ("smollm2-135m", 16, 48), ("smollm2-135m", 30, 48)]  # name, split, features
+FITS = [
+    ("dinov2-small", 12, 24),
+    ("smollm2-135m", 16, 48),
+    ("smollm2-135m", 30, 48),
+    ("efficientnet-lite0", 8, 120),
+]  # name, split, features
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="profiles; all by default")
+    wanted = parser.parse_args().names
     home = Path(str(resources.files("dtufc"))) / "profiles"
-    for name, split, count in FITS:
+    for name, split, count in (entry for entry in FITS if not wanted or entry[0] in wanted):
         profile = load_profile(name, split)
         samples, gradients = fitting_set(profile, count)
         codec = fit(samples, gradients=gradients, profile=profile)

@@ -291,6 +291,33 @@ def health(
         _show({"status": "SERVING"}, as_json)
 
 
+@app.command()
+def classify(
+    image: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.")],
+    top_k: Annotated[int, typer.Option(help="Labels to show, best first.")] = 5,
+    edge: Edge = DEFAULT_ADDRESS,
+    timeout_s: Timeout = 60.0,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    profile: Served = "",
+    codec: Codec = "",
+    quality: Quality = None,
+    target_bpfp: TargetBpfp = None,
+    max_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
+    """Lets the edge and its cloud say what an image shows."""
+    with _errors(), _client(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
+        rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
+        reply = client.classify(image, top_k=top_k, profile=profile, codec=codec, rate=rate)
+        if as_json:
+            labels = [{"index": x.index, "name": x.name, "probability": x.probability} for x in reply.labels]
+            print(json.dumps({"labels": labels, "cost": cost_facts(reply.cost)}))
+            return
+        _show({**{label.name: label.probability for label in reply.labels}, **cost_facts(reply.cost)}, as_json)
+
+
 def _client(address: str, timeout_s: float, ca: Path | None, certificate: Path | None, key: Path | None) -> EdgeClient:
     return EdgeClient(address, timeout_s=timeout_s, tls=_tls(ca, certificate, key))
 

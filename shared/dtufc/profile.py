@@ -24,7 +24,7 @@ from dtufc.bitstream import DIGEST_BYTES
 from dtufc.errors import InputError
 from dtufc.layout import Family, Layout
 
-Task = Literal["answer", "complete", "segment"]
+Task = Literal["answer", "complete", "segment", "classify"]
 
 
 _PACKAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]*$"  # nothing that pip could take for an option or a place
@@ -75,7 +75,7 @@ class ProfileSpec(_Schema):
     """The YAML file of a profile."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.\-]{0,62}$")
-    model: Literal["llama", "dinov2", "features"]
+    model: Literal["llama", "dinov2", "cnn", "features"]
     layout: LayoutSpec
     num_layers: int = Field(default=0, ge=0)
     split: int = Field(default=0, ge=0)

@@ -35,18 +35,20 @@ class ProfileInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., split: _Optional[int] = ..., num_layers: _Optional[int] = ..., digest: _Optional[bytes] = ..., codecs: _Optional[_Iterable[str]] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RunRequest(_message.Message):
-    __slots__ = ("profile", "frame", "answer", "next_token", "segment")
+    __slots__ = ("profile", "frame", "answer", "next_token", "segment", "classify")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     NEXT_TOKEN_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFY_FIELD_NUMBER: _ClassVar[int]
     profile: str
     frame: bytes
     answer: AnswerTask
     next_token: NextTokenTask
     segment: SegmentTask
-    def __init__(self, profile: _Optional[str] = ..., frame: _Optional[bytes] = ..., answer: _Optional[_Union[AnswerTask, _Mapping]] = ..., next_token: _Optional[_Union[NextTokenTask, _Mapping]] = ..., segment: _Optional[_Union[SegmentTask, _Mapping]] = ...) -> None: ...
+    classify: ClassifyTask
+    def __init__(self, profile: _Optional[str] = ..., frame: _Optional[bytes] = ..., answer: _Optional[_Union[AnswerTask, _Mapping]] = ..., next_token: _Optional[_Union[NextTokenTask, _Mapping]] = ..., segment: _Optional[_Union[SegmentTask, _Mapping]] = ..., classify: _Optional[_Union[ClassifyTask, _Mapping]] = ...) -> None: ...
 
 class AnswerTask(_message.Message):
     __slots__ = ("token_ids",)
@@ -74,17 +76,41 @@ class SegmentTask(_message.Message):
     height: int
     def __init__(self, left: _Optional[int] = ..., top: _Optional[int] = ..., right: _Optional[int] = ..., bottom: _Optional[int] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
+class ClassifyTask(_message.Message):
+    __slots__ = ("top_k",)
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    top_k: int
+    def __init__(self, top_k: _Optional[int] = ...) -> None: ...
+
 class RunReply(_message.Message):
-    __slots__ = ("probabilities", "token_id", "label_map_png", "stages")
+    __slots__ = ("probabilities", "token_id", "label_map_png", "labels", "stages")
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     LABEL_MAP_PNG_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     probabilities: Probabilities
     token_id: int
     label_map_png: bytes
+    labels: Labels
     stages: _containers.RepeatedCompositeFieldContainer[Stage]
-    def __init__(self, probabilities: _Optional[_Union[Probabilities, _Mapping]] = ..., token_id: _Optional[int] = ..., label_map_png: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
+    def __init__(self, probabilities: _Optional[_Union[Probabilities, _Mapping]] = ..., token_id: _Optional[int] = ..., label_map_png: _Optional[bytes] = ..., labels: _Optional[_Union[Labels, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
+
+class Labels(_message.Message):
+    __slots__ = ("labels",)
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.RepeatedCompositeFieldContainer[Label]
+    def __init__(self, labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ...) -> None: ...
+
+class Label(_message.Message):
+    __slots__ = ("index", "name", "probability")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    name: str
+    probability: float
+    def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class Probabilities(_message.Message):
     __slots__ = ("values",)

@@ -120,3 +120,21 @@ class SegmentReply(_message.Message):
     height: int
     cost: Cost
     def __init__(self, label_map_png: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
+
+class ClassifyRequest(_message.Message):
+    __slots__ = ("coding", "image", "top_k")
+    CODING_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    coding: Coding
+    image: bytes
+    top_k: int
+    def __init__(self, coding: _Optional[_Union[Coding, _Mapping]] = ..., image: _Optional[bytes] = ..., top_k: _Optional[int] = ...) -> None: ...
+
+class ClassifyReply(_message.Message):
+    __slots__ = ("labels", "cost")
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.RepeatedCompositeFieldContainer[_head_pb2.Label]
+    cost: Cost
+    def __init__(self, labels: _Optional[_Iterable[_Union[_head_pb2.Label, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...

@@ -54,6 +54,11 @@ class InferenceServiceStub:
                 request_serializer=dtufc_dot_v1_dot_inference__pb2.SegmentRequest.SerializeToString,
                 response_deserializer=dtufc_dot_v1_dot_inference__pb2.SegmentReply.FromString,
                 _registered_method=True)
+        self.Classify = channel.unary_unary(
+                '/dtufc.v1.InferenceService/Classify',
+                request_serializer=dtufc_dot_v1_dot_inference__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=dtufc_dot_v1_dot_inference__pb2.ClassifyReply.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -87,6 +92,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Classify(self, request, context):
+        """An image: what it shows, with probabilities.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +121,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Segment,
                     request_deserializer=dtufc_dot_v1_dot_inference__pb2.SegmentRequest.FromString,
                     response_serializer=dtufc_dot_v1_dot_inference__pb2.SegmentReply.SerializeToString,
+            ),
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=dtufc_dot_v1_dot_inference__pb2.ClassifyRequest.FromString,
+                    response_serializer=dtufc_dot_v1_dot_inference__pb2.ClassifyReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +236,33 @@ class InferenceService:
             '/dtufc.v1.InferenceService/Segment',
             dtufc_dot_v1_dot_inference__pb2.SegmentRequest.SerializeToString,
             dtufc_dot_v1_dot_inference__pb2.SegmentReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dtufc.v1.InferenceService/Classify',
+            dtufc_dot_v1_dot_inference__pb2.ClassifyRequest.SerializeToString,
+            dtufc_dot_v1_dot_inference__pb2.ClassifyReply.FromString,
             options,
             channel_credentials,
             insecure,

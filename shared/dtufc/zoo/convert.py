@@ -1,10 +1,12 @@
 """Weight files as packages ship them -> `save_pretrained` folders.
 
-Hides the formats: GGUF for SmolLM2, an ONNX graph for DINOv2 and its saliency head.
+Hides the formats: GGUF for SmolLM2, an ONNX graph for DINOv2 and its saliency head, a state dict for EfficientNet-Lite0.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from importlib import resources
 from pathlib import Path
 
 import onnx
@@ -12,9 +14,19 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, Dinov2Config, Dinov2Model, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    Dinov2Config,
+    Dinov2Model,
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
+    LlamaForCausalLM,
+)
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.utils.logging import disable_progress_bar
+
+from dtufc.zoo.cnn import drop_excitation
 
 IMAGE_SIZE = 518  # 37 x 37 patches of 14: the position grid that was trained
 PATCH_SIZE = 14
@@ -28,6 +40,25 @@ _LINEAR = {
     "mlp/fc1": "mlp.fc1",
     "mlp/fc2": "mlp.fc2",
 }
+
+
+# Modules as the package efficientnet_lite_pytorch names them -> as transformers does.
+_LITE = {
+    "_conv_stem": "efficientnet.embeddings.convolution",
+    "_bn0": "efficientnet.embeddings.batchnorm",
+    "_conv_head": "efficientnet.encoder.top_conv",
+    "_bn1": "efficientnet.encoder.top_bn",
+    "_fc": "classifier",
+}
+_LITE_BLOCK = {
+    "_expand_conv": "expansion.expand_conv",
+    "_bn0": "expansion.expand_bn",
+    "_depthwise_conv": "depthwise_conv.depthwise_conv",
+    "_bn1": "depthwise_conv.depthwise_norm",
+    "_project_conv": "projection.project_conv",
+    "_bn2": "projection.project_bn",
+}
+_LITE0_SIDE = 224
 
 
 def convert_llama(gguf: Path, folder: Path) -> None:
@@ -59,6 +90,46 @@ def convert_dinov2(path: Path, folder: Path) -> None:
     save_file(head, folder / "head" / "model.safetensors")
     config = {"kind": "saliency", "widths": [int(head[f"bn{i}.weight"].shape[0]) for i in (1, 2, 3)]}
     (folder / "head" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def convert_efficientnet_lite(path: Path, folder: Path) -> None:
+    """A state dict of EfficientNet-Lite0 with the names of `efficientnet_lite_pytorch` -> a folder of transformers'.
+
+    The weights come from TensorFlow: colours from -1 to 1, `same` padding, and the names of ImageNet's classes in order.
+    """
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    names = resources.files("dtufc.zoo").joinpath("imagenet.txt").read_text(encoding="utf-8").splitlines()
+    config = EfficientNetConfig(
+        width_coefficient=1.0,
+        depth_coefficient=1.0,
+        image_size=_LITE0_SIDE,
+        hidden_dim=1280,
+        hidden_act="relu6",
+        squeeze_expansion_ratio=0.0,
+        batch_norm_eps=1e-3,
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+    )
+    model = EfficientNetForImageClassification(config)
+    drop_excitation(model)
+    model.load_state_dict({_lite_renamed(name): value for name, value in stored.items()}, strict=True)
+    model.save_pretrained(folder)
+    view = {
+        "size": {"shortest_edge": _LITE0_SIDE},
+        "crop_pct": 0.875,
+        "image_mean": [127 / 255] * 3,
+        "image_std": [128 / 255] * 3,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(view), encoding="utf-8")
+
+
+def _lite_renamed(name: str) -> str:
+    """The name that a tensor of `efficientnet_lite_pytorch` has in EfficientNetForImageClassification."""
+    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", name)
+    if block:
+        return f"efficientnet.encoder.blocks.{block[1]}.{_LITE_BLOCK[block[2]]}.{block[3]}"
+    module, _, rest = name.partition(".")
+    return f"{_LITE[module]}.{rest}"
 
 
 def _backbone(graph: onnx.GraphProto, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -98,4 +169,8 @@ def _dinov2_config(state: Mapping[str, Tensor]) -> Dinov2Config:
     )
 
 
-CONVERTERS: Mapping[str, Callable[[Path, Path], None]] = {"llama": convert_llama, "dinov2": convert_dinov2}
+CONVERTERS: Mapping[str, Callable[[Path, Path], None]] = {
+    "llama": convert_llama,
+    "dinov2": convert_dinov2,
+    "cnn": convert_efficientnet_lite,
+}

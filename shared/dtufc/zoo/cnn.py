@@ -1,0 +1,85 @@
+"""A convolutional classifier in stages, of which each side builds its own.
+
+No forward pass is copied: a stage is some of the model's modules in their order, and a part is a run of stages. Stages
+are numbered from 1, and the last ends before the pooling: 4 of a ResNet, 8 of an EfficientNet (seven of blocks, one for
+the convolution behind them). An EfficientNet without squeeze and excitation (`squeeze_expansion_ratio` 0) is a Lite one.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import accumulate, pairwise
+from math import ceil
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageClassification
+
+from dtufc.errors import InputError
+from dtufc.zoo.tensors import fill, read_tensors
+
+
+def read_stages(
+    folder: Path, first: int, end: int | None, *, classifies: bool, device: torch.device, dtype: torch.dtype
+) -> nn.Sequential:
+    """Stages first ... end - 1, counted from 0, and where it classifies, pooling and classifier behind them.
+
+    Raises:
+        InputError: a folder of another model, or fewer stages than `end`.
+    """
+    model = empty_model(folder)
+    body = getattr(model, model.config.model_type)
+    stages = _STAGES[model.config.model_type](body)
+    if (end or first) > len(stages):
+        problem = f"{len(stages)} stages, split after {end or first}"
+        raise InputError(field="num_layers", problem=problem, remedy=f"Give {len(stages)}")
+    behind = [body.pooler, nn.Flatten(), model.classifier] if classifies else []
+    part = nn.Sequential(*stages[first:end], *behind)
+    stored = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+    names = {name: stored[id(tensor)] for name, tensor in part.state_dict(keep_vars=True).items()}
+    counts = {name: torch.tensor(0) for name in names if name.endswith("num_batches_tracked")}  # for training alone
+    wanted = {name: their for name, their in names.items() if name not in counts}
+    fill(part, counts | read_tensors(folder, wanted, dtype), device)
+    return part
+
+
+def empty_model(folder: Path) -> Any:
+    """The whole model of a folder, without weights."""
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type not in _STAGES:
+        known = " or ".join(_STAGES)
+        raise InputError(field="model", problem=f"{folder} holds a {config.model_type}", remedy=f"Give a {known}")
+    with torch.device("meta"):
+        model = AutoModelForImageClassification.from_config(config)
+        drop_excitation(model)
+    return model
+
+
+def drop_excitation(model: nn.Module) -> None:
+    """Makes an EfficientNet a Lite one, where its config has no squeeze and excitation."""
+    config: Any = model.config
+    if getattr(config, "squeeze_expansion_ratio", None) == 0:
+        blocks: Any = model.get_submodule("efficientnet.encoder.blocks")
+        for block in blocks:
+            block.squeeze_excite = nn.Identity()
+
+
+def _efficientnet_stages(body: Any) -> list[nn.Sequential]:
+    config, encoder = body.config, body.encoder
+    repeats = (ceil(config.depth_coefficient * count) for count in config.num_block_repeats)
+    cuts = list(pairwise(accumulate(repeats, initial=0)))
+    stages = [nn.Sequential(*encoder.blocks[start:end]) for start, end in cuts]
+    stages[0].insert(0, body.embeddings)
+    return [*stages, nn.Sequential(encoder.top_conv, encoder.top_bn, encoder.top_activation)]
+
+
+def _resnet_stages(body: Any) -> list[nn.Sequential]:
+    first, *others = (nn.Sequential(stage) for stage in body.encoder.stages)
+    first.insert(0, body.embedder)
+    return [first, *others]
+
+
+_STAGES: Final[Mapping[str, Callable[[Any], list[nn.Sequential]]]] = {
+    "efficientnet": _efficientnet_stages,
+    "resnet": _resnet_stages,
+}
