@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dtufc import bitstream
+from dtufc.arrays import Array
 from dtufc.bitstream import Frame
 from dtufc.errors import InputError
 from dtufc.feature_codec import FeatureCodec
@@ -23,10 +24,17 @@ from dtufc.zoo import weights_folder
 from dtufc_cloud.heads.cnn import CnnHead, Label
 from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
+from dtufc_cloud.heads.sd3 import Sd3Head
 
-_MOST_POSITIONS: Final = 1 << 14  # of feature maps: those of the first stage of a picture of 256 x 256
-Head = LlamaHead | Dinov2Head | CnnHead
-_HEADS: Final[Mapping[str, type[Head]]] = {"llama": LlamaHead, "dinov2": Dinov2Head, "cnn": CnnHead}
+# Of feature maps and latents: those of a CNN's first stage on 256 x 256 pixels, and of a latent of 1024 x 1024.
+_MOST_POSITIONS: Final = 1 << 14
+Head = LlamaHead | Dinov2Head | CnnHead | Sd3Head
+_HEADS: Final[Mapping[str, type[Head]]] = {
+    "llama": LlamaHead,
+    "dinov2": Dinov2Head,
+    "cnn": CnnHead,
+    "sd3": Sd3Head,
+}
 
 
 class CloudPipeline:
@@ -40,7 +48,7 @@ class CloudPipeline:
         self._head = _HEADS[profile.spec.model](folder, profile.split, device, dtype)
 
     def decode(self, data: bytes, request: Request) -> Tensor:
-        """Frame to features: [tokens, d], or [C, h, w] of a CNN.
+        """Frame to features: [tokens, d], or [C, h, w] of a CNN and of a latent.
 
         Raises:
             BitstreamError, ProfileMismatch, Desync: the frame cannot be decoded here.
@@ -59,8 +67,7 @@ class CloudPipeline:
             wire_bytes=len(data),
             num_values=frame.num_values,
         )
-        keeps_grid = self.profile.layout.family in (Family.latent, Family.cnn)
-        return features.reshape(features.shape[-3 if keeps_grid else -2 :])
+        return features.reshape(features.shape[-3 if self._keeps_grid else -2 :])
 
     def answer(self, data: bytes, token_ids: Sequence[int], request: Request) -> list[float]:
         """The probability of each of these tokens to come next, among them alone."""
@@ -83,10 +90,16 @@ class CloudPipeline:
         features = self.decode(data, request)
         with request.stages.measure("cloud.head"):
             labels = self._head.label_map(features, box, size)
-        with request.stages.measure("cloud.png"):
-            file = io.BytesIO()
-            Image.fromarray(labels).save(file, "PNG")
-            return file.getvalue()
+        return _as_png(labels, request)
+
+    def picture(self, data: bytes, request: Request) -> bytes:
+        """The picture of a latent, as PNG."""
+        if not isinstance(self._head, Sd3Head):
+            raise self._no_task("imagine")
+        features = self.decode(data, request)
+        with request.stages.measure("cloud.head"):
+            picture = self._head.picture(features)
+        return _as_png(picture, request)
 
     def labels(self, data: bytes, count: int, request: Request) -> list[Label]:
         """The most probable labels, at most `count`, best first."""
@@ -95,6 +108,10 @@ class CloudPipeline:
         features = self.decode(data, request)
         with request.stages.measure("cloud.head"):
             return self._head.labels(features, count)
+
+    @property
+    def _keeps_grid(self) -> bool:
+        return self.profile.layout.family in (Family.latent, Family.cnn)
 
     def _llama(self) -> LlamaHead:
         if not isinstance(self._head, LlamaHead):
@@ -108,7 +125,14 @@ class CloudPipeline:
 
     def _check_tokens(self, frame: Frame) -> None:
         images, tokens, _ = self.profile.layout.rows_shape(frame.shape)
-        most = _MOST_POSITIONS if self.profile.layout.family == Family.cnn else self._max_tokens
+        most = _MOST_POSITIONS if self._keeps_grid else self._max_tokens
         if images > 1 or tokens > most:
             problem = f"{images} inputs of {tokens} tokens"
             raise InputError(field="frame", problem=problem, remedy=f"Send one, of at most {most} tokens")
+
+
+def _as_png(pixels: Array, request: Request) -> bytes:
+    with request.stages.measure("cloud.png"):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return file.getvalue()

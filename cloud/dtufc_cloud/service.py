@@ -11,7 +11,13 @@ from dtufc.v1 import head_pb2, head_pb2_grpc
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.settings import CloudSettings
 
-_TASKS = {"answer": "answer", "next_token": "complete", "segment": "segment", "classify": "classify"}
+_TASKS = {
+    "answer": "answer",
+    "next_token": "complete",
+    "segment": "segment",
+    "classify": "classify",
+    "imagine": "imagine",
+}
 
 
 class HeadService(head_pb2_grpc.HeadServiceServicer):
@@ -65,6 +71,8 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
                 found = pipeline.labels(message.frame, message.classify.top_k, request)
                 labels = [head_pb2.Label(index=x.index, name=x.name, probability=x.probability) for x in found]
                 return head_pb2.RunReply(labels=head_pb2.Labels(labels=labels))
+            case "imagine":
+                return head_pb2.RunReply(picture_png=pipeline.picture(message.frame, request))
             case _:
                 raise InputError(field="task", problem="none is set", remedy=f"Set one of {', '.join(_TASKS)}")
 

@@ -5,7 +5,7 @@ input --backbone--> features --codec--> payload --bitstream--> bytes
 
 import io
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
@@ -21,10 +21,16 @@ from dtufc.zoo import weights_folder
 from dtufc_edge.backbones.cnn import CnnBackbone
 from dtufc_edge.backbones.dinov2 import Box, Dinov2Backbone
 from dtufc_edge.backbones.llama import LlamaBackbone, LlamaSession
+from dtufc_edge.backbones.sd3 import Sd3Backbone, Wish
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
-Backbone = LlamaBackbone | Dinov2Backbone | CnnBackbone
-_BACKBONES: Final[Mapping[str, type[Backbone]]] = {"llama": LlamaBackbone, "dinov2": Dinov2Backbone, "cnn": CnnBackbone}
+Backbone = LlamaBackbone | Dinov2Backbone | CnnBackbone | Sd3Backbone
+_BACKBONES: Final[Mapping[str, type[Backbone]]] = {
+    "llama": LlamaBackbone,
+    "dinov2": Dinov2Backbone,
+    "cnn": CnnBackbone,
+    "sd3": Sd3Backbone,
+}
 
 
 class EdgePipeline:
@@ -57,6 +63,13 @@ class EdgePipeline:
             raise self._wrong_input("images to classify")
         return self._backbone
 
+    @property
+    def sd3(self) -> Sd3Backbone:
+        """The backbone of a profile that draws. Raises InputError for one that does not."""
+        if not isinstance(self._backbone, Sd3Backbone):
+            raise self._wrong_input("prompts for pictures")
+        return self._backbone
+
     def see(self, image: Image.Image, request: Request) -> tuple[Tensor, Box]:
         """Image to features [1 + patches, d], and where the image lies in the model's picture."""
         with request.stages.measure("edge.prepare"):
@@ -75,6 +88,11 @@ class EdgePipeline:
         """Tokens that follow those the session has seen, to features [tokens, d]."""
         with request.stages.measure("edge.backbone"):
             return session.features(token_ids)
+
+    def imagine(self, wish: Wish, on_step: Callable[[int], None], request: Request) -> Tensor:
+        """Prompt to latent [16, h, w]; what `on_step` raises ends it."""
+        with request.stages.measure("edge.backbone"):
+            return self.sd3.latent(wish, self.profile.spec.imagine, on_step)
 
     def encode(self, features: Tensor, codec: str, rate: Rate, request: Request) -> bytes:
         """Features to one frame."""

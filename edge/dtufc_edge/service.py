@@ -3,6 +3,8 @@
 request --> check --> backbone --> encode --HeadService--> result --> reply
 """
 
+import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from string import ascii_uppercase
@@ -13,18 +15,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dtufc.errors import Desync, InputError
+from dtufc.errors import DeadlineExceeded, Desync, InputError
 from dtufc.feature_codec import Rate
 from dtufc.profile import Task
 from dtufc.rpc import MOST_LABELS, Worker, profile_info, reporting
 from dtufc.telemetry import Request, Telemetry
 from dtufc.v1 import head_pb2, inference_pb2, inference_pb2_grpc
+from dtufc_edge.backbones.sd3 import Wish
 from dtufc_edge.cloud import Cloud
 from dtufc_edge.pipeline import EdgePipeline, open_image
 from dtufc_edge.settings import EdgeSettings
 
 _DEFAULT_NEW_TOKENS = 32
 _DEFAULT_LABELS = 5
+_DRAWN = -1  # behind the steps of a picture
 _MOST_CHARACTERS_A_TOKEN = 16  # on average over a prompt, generously
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character cut between two tokens decodes to
 
@@ -104,6 +108,15 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 return await self._classify(call, message)
         _unreachable()
 
+    async def Imagine(
+        self, message: inference_pb2.ImagineRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[inference_pb2.ImagineReply]:
+        async with reporting(context):
+            with self._telemetry.request("imagine") as request, self._worker.admit():
+                call = self._call("imagine", message.coding, context, request)
+                async for reply in self._imagine(call, message):
+                    yield reply
+
     async def _answer(self, call: Call, message: inference_pb2.AnswerRequest) -> inference_pb2.AnswerReply:
         llama = call.pipeline.llama
         letters = ascii_uppercase[: len(message.choices)]
@@ -179,6 +192,49 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         run = head_pb2.RunRequest(classify=head_pb2.ClassifyTask(top_k=count))
         reply = await self._through(call, features, run)
         return inference_pb2.ClassifyReply(labels=reply.labels.labels, cost=_cost(call))
+
+    async def _imagine(
+        self, call: Call, message: inference_pb2.ImagineRequest
+    ) -> AsyncIterator[inference_pb2.ImagineReply]:
+        sd3, usual = call.pipeline.sd3, call.pipeline.profile.spec.imagine
+        wish = Wish(
+            prompt=message.prompt,
+            seed=message.seed,
+            steps=message.steps or usual.steps,
+            guidance=message.guidance if message.HasField("guidance") else usual.guidance,
+            width=message.width or sd3.default_pixels,
+            height=message.height or sd3.default_pixels,
+        )
+        sd3.check(wish, self._settings.max_steps)
+        steps: asyncio.Queue[int] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        stop = threading.Event()
+
+        def on_step(step: int) -> None:
+            if stop.is_set():
+                raise asyncio.CancelledError
+            if not call.timeout_s:
+                raise DeadlineExceeded(peer="the denoiser", address=f"step {step}", timeout_s=self._settings.timeout_s)
+            loop.call_soon_threadsafe(steps.put_nowait, step)
+
+        drawing = asyncio.ensure_future(self._worker.run(call.pipeline.imagine, wish, on_step, call.request))
+        drawing.add_done_callback(lambda _: steps.put_nowait(_DRAWN))
+        try:
+            while (step := await steps.get()) != _DRAWN:
+                yield inference_pb2.ImagineReply(step=step, num_steps=wish.steps)
+            latent = await drawing
+        finally:
+            stop.set()
+            drawing.cancel()
+        reply = await self._through(call, latent, head_pb2.RunRequest(imagine=head_pb2.ImagineTask()))
+        yield inference_pb2.ImagineReply(
+            step=wish.steps,
+            num_steps=wish.steps,
+            picture_png=reply.picture_png,
+            width=wish.width,
+            height=wish.height,
+            cost=_cost(call),
+        )
 
     async def _image(self, data: bytes) -> Image.Image:
         return await self._worker.run(open_image, data, self._settings.max_image_bytes, self._settings.max_image_pixels)

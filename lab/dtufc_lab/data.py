@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from emoji import EMOJI_DATA, STATUS
 from PIL import Image, ImageOps
 
 from dtufc.zoo import fetch_package
@@ -119,6 +120,15 @@ def texts(use: Use) -> list[tuple[str, str]]:
         whole = "\n\n".join(_read(place, name).decode("utf-8", errors="replace") for name in names)
         result.append((Path(names[0]).stem, whole[skip:]))
     return result
+
+
+def prompts(use: Use) -> list[str]:
+    """Names of emoji, in an order of chance; a name is for one of the two uses."""
+    entries = [entry for entry in EMOJI_DATA.values() if entry["status"] == STATUS["fully_qualified"]]
+    names = sorted({str(entry["en"]).strip(":").replace("_", " ").lower() for entry in entries})
+    plain = [name for name in names if "skin tone" not in name]
+    order = np.random.default_rng(0).permutation(len(plain))
+    return [plain[index] for index in order[("fit", "test").index(use) :: 2]]
 
 
 def square(image: Image.Image) -> Image.Image:

@@ -12,15 +12,17 @@ from rich.progress import track
 from torch import Tensor
 
 from dtufc.arrays import Array
-from dtufc.profile import Profile
+from dtufc.profile import ImagineSpec, Profile
 from dtufc.zoo import weights_folder
 from dtufc_cloud.heads.cnn import CnnHead
 from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
+from dtufc_cloud.heads.sd3 import Sd3Head
 from dtufc_edge.backbones.cnn import CnnBackbone
 from dtufc_edge.backbones.dinov2 import Dinov2Backbone
 from dtufc_edge.backbones.llama import LlamaBackbone
-from dtufc_lab.data import Use, photos, square, texts, views
+from dtufc_edge.backbones.sd3 import Sd3Backbone, Wish
+from dtufc_lab.data import Use, photos, prompts, square, texts, views
 
 CPU = torch.device("cpu")
 ROW_TOKENS = 256
@@ -118,7 +120,36 @@ class Cnn:
         return gradient.numpy()
 
 
-Model = Llama | Dinov2 | Cnn
+@dataclass(frozen=True, slots=True)
+class Sd3:
+    """Both halves of a text-to-image model, and how its profile has it asked."""
+
+    backbone: Sd3Backbone
+    head: Sd3Head
+    spec: ImagineSpec
+
+    @classmethod
+    def load(cls, profile: Profile) -> "Sd3":
+        folder = weights_folder(profile.spec)
+        sides = (folder, profile.split, CPU, torch.float32)
+        return cls(Sd3Backbone(*sides), Sd3Head(*sides), profile.spec.imagine)
+
+    def features(self, prompt: str, seed: int = 0) -> Tensor:
+        """[16, h, w] of a picture of the size that the model was trained at."""
+        side, spec = self.backbone.default_pixels, self.spec
+        wish = Wish(prompt=prompt, seed=seed, steps=spec.steps, guidance=spec.guidance, width=side, height=side)
+        return self.backbone.latent(wish, spec, lambda _: None).clone()  # no longer one of inference mode
+
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
+        """Of the picture's colours under random signs: E[g g'] is the squared change of all of them."""
+        x = features.clone().requires_grad_(True)
+        colours = self.head.forward(x)
+        signs = torch.randint(0, 2, colours.shape, generator=generator) * 2.0 - 1.0
+        (gradient,) = torch.autograd.grad(colours, x, signs)
+        return gradient.numpy()
+
+
+Model = Llama | Dinov2 | Cnn | Sd3
 
 
 def fitting_features(profile: Profile, count: int) -> list[Array]:
@@ -138,13 +169,20 @@ def fitting_set(profile: Profile, count: int) -> tuple[list[Array], list[Array]]
 
 
 def _load(profile: Profile) -> Model:
-    loaders: dict[str, Callable[[Profile], Model]] = {"llama": Llama.load, "dinov2": Dinov2.load, "cnn": Cnn.load}
+    loaders: dict[str, Callable[[Profile], Model]] = {
+        "llama": Llama.load,
+        "dinov2": Dinov2.load,
+        "cnn": Cnn.load,
+        "sd3": Sd3.load,
+    }
     return loaders[profile.spec.model](profile)
 
 
 def _fitting_features(model: Model, profile: Profile, count: int) -> Iterator[Tensor]:
     if isinstance(model, Llama):
         inputs = [partial(model.features, ids) for ids in model.rows("fit", count)]
+    elif isinstance(model, Sd3):
+        inputs = [partial(model.features, prompt) for prompt in prompts("fit")[:count]]
     elif isinstance(model, Cnn):
         views_of = [views(photo, np.random.default_rng(len(name))) for name, photo in photos("fit")]
         images = [view for turn in zip(*views_of, strict=True) for view in turn]

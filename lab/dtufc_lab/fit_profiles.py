@@ -15,6 +15,7 @@ FITS = [
     ("smollm2-135m", 16, 48),
     ("smollm2-135m", 30, 48),
     ("efficientnet-lite0", 8, 120),
+    ("sd3-emoji", 1, 48),
 ]  # name, split, features
 
 

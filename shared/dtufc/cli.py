@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from dtufc import bitstream
@@ -316,6 +317,53 @@ def classify(
             print(json.dumps({"labels": labels, "cost": cost_facts(reply.cost)}))
             return
         _show({**{label.name: label.probability for label in reply.labels}, **cost_facts(reply.cost)}, as_json)
+
+
+@app.command()
+def imagine(
+    prompt: str,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture, as PNG.")],
+    seed: Annotated[int, typer.Option(help="The same one gives the same picture.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Of the denoiser. Default: the profile's.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How far the prompt leads. Default: the profile's.")] = None,
+    width: Annotated[int | None, typer.Option(help="In pixels. Default: the model's.")] = None,
+    height: Annotated[int | None, typer.Option(help="In pixels. Default: the model's.")] = None,
+    edge: Edge = DEFAULT_ADDRESS,
+    timeout_s: Timeout = 60.0,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    profile: Served = "",
+    codec: Codec = "",
+    quality: Quality = None,
+    target_bpfp: TargetBpfp = None,
+    max_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
+    """Lets the edge and its cloud draw a picture of a prompt."""
+    with _errors(), _client(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
+        rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
+        replies = client.imagine(
+            prompt,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            width=width,
+            height=height,
+            profile=profile,
+            codec=codec,
+            rate=rate,
+        )
+        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
+            bar = progress.add_task("drawing", total=None)
+            for reply in replies:
+                progress.update(bar, total=reply.num_steps, completed=reply.step)
+        output.write_bytes(reply.picture_png)
+        facts: dict[str, Any] = {"output": str(output), "width": reply.width, "height": reply.height}
+        if as_json:
+            print(json.dumps({**facts, "cost": cost_facts(reply.cost)}))
+            return
+        _show({**facts, **cost_facts(reply.cost)}, as_json)
 
 
 def _client(address: str, timeout_s: float, ca: Path | None, certificate: Path | None, key: Path | None) -> EdgeClient:

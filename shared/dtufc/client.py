@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -70,12 +70,7 @@ class EdgeClient:
         message = inference_pb2.CompleteRequest(
             coding=_coding(profile, codec, rate), prompt=prompt, max_tokens=max_tokens, plain=plain
         )
-        stream = self._reported(lambda: self._stub.Complete(message, timeout=self._timeout_s))
-        while True:
-            try:
-                yield self._reported(lambda: next(stream))
-            except StopIteration:
-                return
+        return self._streamed(self._stub.Complete(message, timeout=self._timeout_s))
 
     def segment(
         self, image: bytes | Path, *, profile: str = "", codec: str = "", rate: Rate | None = None
@@ -95,6 +90,48 @@ class EdgeClient:
         data = _read(image) if isinstance(image, Path) else image
         message = inference_pb2.ClassifyRequest(coding=_coding(profile, codec, rate), image=data, top_k=top_k)
         return self._reported(lambda: self._stub.Classify(message, timeout=self._timeout_s))
+
+    def imagine(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        profile: str = "",
+        codec: str = "",
+        rate: Rate | None = None,
+    ) -> Iterator[inference_pb2.ImagineReply]:
+        """A prompt's picture: a reply for each step that is done; the last has the picture as PNG, and the cost.
+
+        Steps, guidance and size are the profile's where they are None. Closing the iterator ends the work.
+        """
+        for field, number in (("seed", seed), ("steps", steps), ("width", width), ("height", height)):
+            if number is not None and not 0 <= number < (1 << 64 if field == "seed" else 1 << 32):
+                raise InputError(field=field, problem=f"{number}", remedy="Give a positive number")
+        message = inference_pb2.ImagineRequest(
+            coding=_coding(profile, codec, rate),
+            prompt=prompt,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            width=width,
+            height=height,
+        )
+        return self._streamed(self._stub.Imagine(message, timeout=self._timeout_s))
+
+    def _streamed(self, stream: "grpc.Call") -> Iterator[Any]:
+        """The replies of a stream; a reader that leaves ends the call."""
+        try:
+            while True:
+                try:
+                    yield self._reported(lambda: next(stream))
+                except StopIteration:
+                    return
+        finally:
+            stream.cancel()
 
     def _reported(self, call: Callable[[], T]) -> T:
         try:

@@ -24,7 +24,7 @@ from dtufc.bitstream import DIGEST_BYTES
 from dtufc.errors import InputError
 from dtufc.layout import Family, Layout
 
-Task = Literal["answer", "complete", "segment", "classify"]
+Task = Literal["answer", "complete", "segment", "classify", "imagine"]
 
 
 _PACKAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]*$"  # nothing that pip could take for an option or a place
@@ -71,16 +71,31 @@ class LayoutSpec(_Schema):
     prefix: int = Field(default=0, ge=0)
 
 
+class ImagineSpec(_Schema):
+    """How a text-to-image model is asked where the request does not say; by default as its pipeline would be.
+
+    Attributes:
+        steps: of the denoiser.
+        guidance: how far the prompt leads.
+        text_length: tokens of the third text encoder; without one, zeros that stand for them.
+    """
+
+    steps: int = Field(default=28, ge=1)
+    guidance: float = Field(default=7.0, ge=0)
+    text_length: int = Field(default=256, ge=0, le=512)
+
+
 class ProfileSpec(_Schema):
     """The YAML file of a profile."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.\-]{0,62}$")
-    model: Literal["llama", "dinov2", "cnn", "features"]
+    model: Literal["llama", "dinov2", "cnn", "sd3", "features"]
     layout: LayoutSpec
     num_layers: int = Field(default=0, ge=0)
     split: int = Field(default=0, ge=0)
     source: Source = None
     tasks: tuple[Task, ...] = ()
+    imagine: ImagineSpec = ImagineSpec()
     calibrations: Mapping[int, str] = {}
 
     @model_validator(mode="after")

@@ -38,7 +38,7 @@ class ServiceSettings(BaseSettings):
     listen: str
     metrics_listen: str
     profiles: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("smollm2-135m", "dinov2-small", "efficientnet-lite0"),
+        default=("smollm2-135m", "dinov2-small", "efficientnet-lite0", "sd3-emoji"),
         description="Profiles to serve, separated by commas: shipped names, or folders with a profile.yaml. "
         "NAME@K splits the model after layer K.",
     )

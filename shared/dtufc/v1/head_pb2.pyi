@@ -35,20 +35,22 @@ class ProfileInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., split: _Optional[int] = ..., num_layers: _Optional[int] = ..., digest: _Optional[bytes] = ..., codecs: _Optional[_Iterable[str]] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RunRequest(_message.Message):
-    __slots__ = ("profile", "frame", "answer", "next_token", "segment", "classify")
+    __slots__ = ("profile", "frame", "answer", "next_token", "segment", "classify", "imagine")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     NEXT_TOKEN_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     CLASSIFY_FIELD_NUMBER: _ClassVar[int]
+    IMAGINE_FIELD_NUMBER: _ClassVar[int]
     profile: str
     frame: bytes
     answer: AnswerTask
     next_token: NextTokenTask
     segment: SegmentTask
     classify: ClassifyTask
-    def __init__(self, profile: _Optional[str] = ..., frame: _Optional[bytes] = ..., answer: _Optional[_Union[AnswerTask, _Mapping]] = ..., next_token: _Optional[_Union[NextTokenTask, _Mapping]] = ..., segment: _Optional[_Union[SegmentTask, _Mapping]] = ..., classify: _Optional[_Union[ClassifyTask, _Mapping]] = ...) -> None: ...
+    imagine: ImagineTask
+    def __init__(self, profile: _Optional[str] = ..., frame: _Optional[bytes] = ..., answer: _Optional[_Union[AnswerTask, _Mapping]] = ..., next_token: _Optional[_Union[NextTokenTask, _Mapping]] = ..., segment: _Optional[_Union[SegmentTask, _Mapping]] = ..., classify: _Optional[_Union[ClassifyTask, _Mapping]] = ..., imagine: _Optional[_Union[ImagineTask, _Mapping]] = ...) -> None: ...
 
 class AnswerTask(_message.Message):
     __slots__ = ("token_ids",)
@@ -82,19 +84,25 @@ class ClassifyTask(_message.Message):
     top_k: int
     def __init__(self, top_k: _Optional[int] = ...) -> None: ...
 
+class ImagineTask(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class RunReply(_message.Message):
-    __slots__ = ("probabilities", "token_id", "label_map_png", "labels", "stages")
+    __slots__ = ("probabilities", "token_id", "label_map_png", "labels", "picture_png", "stages")
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     LABEL_MAP_PNG_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_PNG_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     probabilities: Probabilities
     token_id: int
     label_map_png: bytes
     labels: Labels
+    picture_png: bytes
     stages: _containers.RepeatedCompositeFieldContainer[Stage]
-    def __init__(self, probabilities: _Optional[_Union[Probabilities, _Mapping]] = ..., token_id: _Optional[int] = ..., label_map_png: _Optional[bytes] = ..., labels: _Optional[_Union[Labels, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
+    def __init__(self, probabilities: _Optional[_Union[Probabilities, _Mapping]] = ..., token_id: _Optional[int] = ..., label_map_png: _Optional[bytes] = ..., labels: _Optional[_Union[Labels, _Mapping]] = ..., picture_png: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
 
 class Labels(_message.Message):
     __slots__ = ("labels",)

@@ -138,3 +138,37 @@ class ClassifyReply(_message.Message):
     labels: _containers.RepeatedCompositeFieldContainer[_head_pb2.Label]
     cost: Cost
     def __init__(self, labels: _Optional[_Iterable[_Union[_head_pb2.Label, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
+
+class ImagineRequest(_message.Message):
+    __slots__ = ("coding", "prompt", "seed", "steps", "guidance", "width", "height")
+    CODING_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    coding: Coding
+    prompt: str
+    seed: int
+    steps: int
+    guidance: float
+    width: int
+    height: int
+    def __init__(self, coding: _Optional[_Union[Coding, _Mapping]] = ..., prompt: _Optional[str] = ..., seed: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+
+class ImagineReply(_message.Message):
+    __slots__ = ("step", "num_steps", "picture_png", "width", "height", "cost")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_PNG_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    num_steps: int
+    picture_png: bytes
+    width: int
+    height: int
+    cost: Cost
+    def __init__(self, step: _Optional[int] = ..., num_steps: _Optional[int] = ..., picture_png: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...

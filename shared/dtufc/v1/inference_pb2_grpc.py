@@ -59,6 +59,11 @@ class InferenceServiceStub:
                 request_serializer=dtufc_dot_v1_dot_inference__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=dtufc_dot_v1_dot_inference__pb2.ClassifyReply.FromString,
                 _registered_method=True)
+        self.Imagine = channel.unary_stream(
+                '/dtufc.v1.InferenceService/Imagine',
+                request_serializer=dtufc_dot_v1_dot_inference__pb2.ImagineRequest.SerializeToString,
+                response_deserializer=dtufc_dot_v1_dot_inference__pb2.ImagineReply.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -99,6 +104,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Imagine(self, request, context):
+        """A prompt: a picture of it, after a message for each step of the way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +138,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Classify,
                     request_deserializer=dtufc_dot_v1_dot_inference__pb2.ClassifyRequest.FromString,
                     response_serializer=dtufc_dot_v1_dot_inference__pb2.ClassifyReply.SerializeToString,
+            ),
+            'Imagine': grpc.unary_stream_rpc_method_handler(
+                    servicer.Imagine,
+                    request_deserializer=dtufc_dot_v1_dot_inference__pb2.ImagineRequest.FromString,
+                    response_serializer=dtufc_dot_v1_dot_inference__pb2.ImagineReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -263,6 +280,33 @@ class InferenceService:
             '/dtufc.v1.InferenceService/Classify',
             dtufc_dot_v1_dot_inference__pb2.ClassifyRequest.SerializeToString,
             dtufc_dot_v1_dot_inference__pb2.ClassifyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Imagine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dtufc.v1.InferenceService/Imagine',
+            dtufc_dot_v1_dot_inference__pb2.ImagineRequest.SerializeToString,
+            dtufc_dot_v1_dot_inference__pb2.ImagineReply.FromString,
             options,
             channel_credentials,
             insecure,

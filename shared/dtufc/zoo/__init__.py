@@ -36,7 +36,7 @@ def weights_folder(spec: ProfileSpec) -> Path:
     """
     match spec.source:
         case FolderSource(folder=folder, fingerprint=expected):
-            if not (folder / "config.json").is_file():
+            if not _holds_model(folder):
                 raise InputError(
                     field="source", problem=f"no model in {folder}", remedy="Give a save_pretrained folder"
                 )
@@ -63,9 +63,14 @@ def is_fetched(spec: ProfileSpec) -> bool:
         case PackageSource() as source:
             return (_package_folder(spec, source) / "config.json").is_file()
         case FolderSource(folder=folder):
-            return (folder / "config.json").is_file()
+            return _holds_model(folder)
         case _:
             return False
+
+
+def _holds_model(folder: Path) -> bool:
+    """A model's config, or the index of a pipeline's parts."""
+    return any((folder / name).is_file() for name in ("config.json", "model_index.json"))
 
 
 def fetch_package(package: str, version: str, sha256: str, *, source: bool = False) -> Path:
