@@ -31,10 +31,11 @@ class _View:
 
     @classmethod
     def read(cls, folder: Path) -> "_View":
+        """Raises InputError for a folder without the file, or with one that says too little."""
         try:
             config = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
             size, crop = config["size"], config.get("crop_size", {})
-            resized = int(size["shortest_edge"] if isinstance(size, dict) else size)
+            resized = int((size.get("shortest_edge") or size["height"]) if isinstance(size, dict) else size)
             side = int(crop["height"]) if crop else resized
             if not crop:  # the square is a share of what was resized
                 resized = int(side / float(config.get("crop_pct") or 0.875))
@@ -61,7 +62,8 @@ class CnnBackbone:
         box = (left / scale, top / scale, (left + view.side) / scale, (top + view.side) / scale)
         box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
         seen = image.convert("RGB").resize((view.side, view.side), Image.Resampling.BICUBIC, box)
-        pixels = (np.asarray(seen, np.float32) / 255 - np.float32(view.mean)) / np.float32(view.std)
+        mean, std = np.asarray(view.mean, np.float32), np.asarray(view.std, np.float32)
+        pixels = (np.asarray(seen, np.float32) / 255 - mean) / std
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
 
     @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 No forward pass is copied: a stage is some of the model's modules in their order, and a part is a run of stages. Stages
 are numbered from 1, and the last ends before the pooling: 4 of a ResNet, 8 of an EfficientNet (seven of blocks, one for
-the convolution behind them). An EfficientNet without squeeze and excitation (`squeeze_expansion_ratio` 0) is a Lite one.
+the convolution behind them). An EfficientNet without squeeze and excitation (`squeeze_expansion_ratio` 0) is a Lite.
 """
 
 from collections.abc import Callable, Mapping
