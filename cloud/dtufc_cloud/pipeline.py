@@ -24,7 +24,6 @@ from dtufc_cloud.heads.cnn import CnnHead, Label
 from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
 
-_MOST_POSITIONS: Final = 1 << 14  # of feature maps: those of the first stage of a picture of 256 x 256
 Head = LlamaHead | Dinov2Head | CnnHead
 _HEADS: Final[Mapping[str, type[Head]]] = {"llama": LlamaHead, "dinov2": Dinov2Head, "cnn": CnnHead}
 
@@ -49,7 +48,7 @@ class CloudPipeline:
         with request.stages.measure("cloud.parse"):
             frame = bitstream.parse(data)
         self.codec.check_frame(frame)
-        self._check_tokens(frame)
+        self._check_size(frame)
         request.codec = frame.codec.name
         with request.stages.measure("cloud.decode"):
             features = as_tensor(self.codec.decode_frame(frame))
@@ -106,9 +105,12 @@ class CloudPipeline:
             field="profile", problem=f"{self.profile.name} does not {task}", remedy="Name a profile that does"
         )
 
-    def _check_tokens(self, frame: Frame) -> None:
+    def _check_size(self, frame: Frame) -> None:
         images, tokens, _ = self.profile.layout.rows_shape(frame.shape)
-        most = _MOST_POSITIONS if self.profile.layout.family == Family.cnn else self._max_tokens
-        if images > 1 or tokens > most:
+        if isinstance(self._head, CnnHead):
+            if frame.shape[-3:] != self._head.shape:
+                problem, remedy = f"features of shape {frame.shape}", f"Send one of shape {self._head.shape}"
+                raise InputError(field="frame", problem=problem, remedy=remedy)
+        elif images > 1 or tokens > self._max_tokens:
             problem = f"{images} inputs of {tokens} tokens"
-            raise InputError(field="frame", problem=problem, remedy=f"Send one, of at most {most} tokens")
+            raise InputError(field="frame", problem=problem, remedy=f"Send one, of at most {self._max_tokens} tokens")
