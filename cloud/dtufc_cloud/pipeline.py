@@ -26,8 +26,7 @@ from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
 from dtufc_cloud.heads.sd3 import Sd3Head
 
-# Of feature maps and latents: those of a CNN's first stage on 256 x 256 pixels, and of a latent of 1024 x 1024.
-_MOST_POSITIONS: Final = 1 << 14
+_MOST_LATENT_POSITIONS: Final = 1 << 14  # those of a picture of 1024 x 1024
 Head = LlamaHead | Dinov2Head | CnnHead | Sd3Head
 _HEADS: Final[Mapping[str, type[Head]]] = {
     "llama": LlamaHead,
@@ -57,7 +56,7 @@ class CloudPipeline:
         with request.stages.measure("cloud.parse"):
             frame = bitstream.parse(data)
         self.codec.check_frame(frame)
-        self._check_tokens(frame)
+        self._check_size(frame)
         request.codec = frame.codec.name
         with request.stages.measure("cloud.decode"):
             features = as_tensor(self.codec.decode_frame(frame))
@@ -123,9 +122,14 @@ class CloudPipeline:
             field="profile", problem=f"{self.profile.name} does not {task}", remedy="Name a profile that does"
         )
 
-    def _check_tokens(self, frame: Frame) -> None:
+    def _check_size(self, frame: Frame) -> None:
         images, tokens, _ = self.profile.layout.rows_shape(frame.shape)
-        most = _MOST_POSITIONS if self._keeps_grid else self._max_tokens
+        if isinstance(self._head, CnnHead):
+            if frame.shape[-3:] != self._head.shape:
+                problem, remedy = f"features of shape {frame.shape}", f"Send one of shape {self._head.shape}"
+                raise InputError(field="frame", problem=problem, remedy=remedy)
+            return
+        most = _MOST_LATENT_POSITIONS if isinstance(self._head, Sd3Head) else self._max_tokens
         if images > 1 or tokens > most:
             problem = f"{images} inputs of {tokens} tokens"
             raise InputError(field="frame", problem=problem, remedy=f"Send one, of at most {most} tokens")

@@ -91,7 +91,8 @@ def main() -> int:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         report = Report()
         _show_text(stub, report, console)
-        _show_photographs(stub, report)
+        _show_masks(stub, report)
+        _show_labels(stub, report, console)
     report.print(console)
     console.print(f"masks laid over the photographs: {OUTPUT}/*.png; both processes have stopped")
     return 0
@@ -125,7 +126,7 @@ def _complete(stub: inference_pb2_grpc.InferenceServiceStub, codec: str) -> tupl
     return text, [reply.token_id for reply in replies[:-1]], replies[-1].cost
 
 
-def _show_photographs(stub: inference_pb2_grpc.InferenceServiceStub, report: Report) -> None:
+def _show_masks(stub: inference_pb2_grpc.InferenceServiceStub, report: Report) -> None:
     overlays = []
     for path in sorted((ROOT / "samples").glob("*.jpg")):
         replies = {
@@ -145,6 +146,23 @@ def _show_photographs(stub: inference_pb2_grpc.InferenceServiceStub, report: Rep
     for index, overlay in enumerate(overlays):
         sheet.paste(overlay, (400 * index, 0))
     sheet.save(OUTPUT / "all.png")
+
+
+def _show_labels(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, console: Console) -> None:
+    for path in sorted((ROOT / "samples").glob("*.jpg")):
+        raw, coded = (
+            stub.Classify(
+                inference_pb2.ClassifyRequest(coding=inference_pb2.Coding(codec=codec), image=path.read_bytes()),
+                timeout=_CALL_S,
+            )
+            for codec in ("raw", "klt")
+        )
+        found = ", ".join(f"{label.name} {label.probability:.2f}" for label in coded.labels[:3])
+        console.print(f"{path.name}: {found}")
+        exact, best = raw.labels[0], coded.labels[0]
+        drift = abs(best.probability - exact.probability)
+        agreement = f"same label, p within {drift:.3f}" if best.index == exact.index else f"not the same: {exact.name}"
+        report.add(f"classify {path.name}", coded.cost, agreement)
 
 
 def _table(caption: str, columns: list[str]) -> Table:

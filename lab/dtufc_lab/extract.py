@@ -111,7 +111,7 @@ class Cnn:
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
         """Of the logits under random signs: E[g g'] is the squared change of all of them.
 
-        The Fisher information, as for text, would need a gradient for each of the thousand classes that matter somewhere.
+        The Fisher information, as for text, knows the classes that were drawn, and few of a thousand are.
         """
         x = features.clone().requires_grad_(True)
         logits = self.head.forward(x)

@@ -278,21 +278,6 @@ def segment(
 
 
 @app.command()
-def health(
-    address: Annotated[str, typer.Argument(help="Of an edge or a cloud.")] = DEFAULT_ADDRESS,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the reply.")] = 4.0,
-    tls_ca: TlsCa = None,
-    tls_certificate: TlsCertificate = None,
-    tls_key: TlsKey = None,
-    as_json: Json = False,
-) -> None:
-    """Asks a service whether it serves, by grpc.health.v1; exit status 0 where it does."""
-    with _errors():
-        check_health(address, _tls(tls_ca, tls_certificate, tls_key), timeout_s=timeout_s)
-        _show({"status": "SERVING"}, as_json)
-
-
-@app.command()
 def classify(
     image: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.")],
     top_k: Annotated[int, typer.Option(help="Labels to show, best first.")] = 5,
@@ -364,6 +349,21 @@ def imagine(
             print(json.dumps({**facts, "cost": cost_facts(reply.cost)}))
             return
         _show({**facts, **cost_facts(reply.cost)}, as_json)
+
+
+@app.command()
+def health(
+    address: Annotated[str, typer.Argument(help="Of an edge or a cloud.")] = DEFAULT_ADDRESS,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for the reply.")] = 4.0,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    as_json: Json = False,
+) -> None:
+    """Asks a service whether it serves, by grpc.health.v1; exit status 0 where it does."""
+    with _errors():
+        check_health(address, _tls(tls_ca, tls_certificate, tls_key), timeout_s=timeout_s)
+        _show({"status": "SERVING"}, as_json)
 
 
 def _client(address: str, timeout_s: float, ca: Path | None, certificate: Path | None, key: Path | None) -> EdgeClient:

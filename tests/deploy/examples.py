@@ -10,4 +10,5 @@ EXAMPLES: dict[str, Callable[[EdgeClient], inference_pb2.Cost]] = {
     "answer": lambda client: client.answer("Which is a fruit?", ["stone", "apple"]).cost,
     "complete": lambda client: list(client.complete("One, two,", max_tokens=3, plain=True))[-1].cost,
     "segment": lambda client: client.segment(SAMPLES / "chelsea.jpg").cost,
+    "classify": lambda client: client.classify(SAMPLES / "chelsea.jpg").cost,
 }

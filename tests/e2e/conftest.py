@@ -1,4 +1,4 @@
-"""A pair that serves both shipped profiles, started once; the whole models to hold it against."""
+"""A pair that serves the shipped profiles, started once; the whole models to hold it against."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,11 +7,12 @@ import grpc
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, Dinov2Model, LlamaForCausalLM
+from transformers import AutoTokenizer, Dinov2Model, EfficientNetForImageClassification, LlamaForCausalLM
 
 from dtufc.client import EdgeClient
 from dtufc.profile import load_profile
 from dtufc.zoo import weights_folder
+from dtufc.zoo.cnn import drop_excitation
 from dtufc_cloud.heads.dinov2 import SaliencyHead
 from tests.e2e.services import SAMPLES, Service, start, stop_all
 
@@ -30,7 +31,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pair(logs: Path) -> Iterator[tuple[Service, Service]]:
-    """Edge and cloud with both shipped profiles. The edge's limits are small, to be met cheaply."""
+    """Edge and cloud with the shipped profiles. The edge's limits are small, to be met cheaply."""
     cloud = start("cloud", logs)
     edge = start("edge", logs, "--cloud", cloud.address, *SMALL_LIMITS)
     try:
@@ -115,6 +116,15 @@ def tokenizer() -> AutoTokenizer:
 @pytest.fixture(scope="session")
 def whole_dinov2() -> Dinov2Model:
     return Dinov2Model.from_pretrained(weights_folder(load_profile("dinov2-small").spec)).eval()
+
+
+@pytest.fixture(scope="session")
+def whole_cnn() -> EfficientNetForImageClassification:
+    folder = weights_folder(load_profile("efficientnet-lite0").spec)
+    model = EfficientNetForImageClassification(EfficientNetForImageClassification.config_class.from_pretrained(folder))
+    drop_excitation(model)
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    return model.eval()
 
 
 @pytest.fixture(scope="session")

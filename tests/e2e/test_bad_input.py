@@ -66,6 +66,13 @@ BAD: dict[str, tuple[Call, str, str]] = {
     "cut image": (lambda c, j: c.segment(j[: len(j) // 2]), "image", "whole"),
     "large file": (lambda c, j: c.segment(j + bytes(200_000)), "image", "200000 bytes"),
     "bomb": (lambda c, j: c.segment(bomb()), "image", ""),
+    "nothing to classify": (lambda c, j: c.classify(b""), "image", "Send a file"),
+    "text to classify": (lambda c, j: c.classify(b"this is no image at all"), "image", "JPEG, PNG, WEBP"),
+    "cut image to classify": (lambda c, j: c.classify(j[: len(j) // 2]), "image", "whole"),
+    "large file to classify": (lambda c, j: c.classify(j + bytes(200_000)), "image", "200000 bytes"),
+    "bomb to classify": (lambda c, j: c.classify(bomb()), "image", ""),
+    "classify by another model": (lambda c, j: c.classify(j, profile="dinov2-small"), "profile", "efficientnet-lite0"),
+    "segment by a classifier": (lambda c, j: c.segment(j, profile="efficientnet-lite0"), "profile", "dinov2-small"),
     "unknown profile": (lambda c, j: c.answer("Why?", TWO, profile="gpt-9"), "profile", "smollm2-135m"),
     "profile of another task": (lambda c, j: c.answer("Why?", TWO, profile="dinov2-small"), "profile", "smollm2-135m"),
     "segment with text": (lambda c, j: c.segment(j, profile="smollm2-135m"), "profile", "dinov2-small"),
@@ -116,6 +123,24 @@ def test_a_rate_that_cannot_be_is_refused_though_our_client_would_not_send_it(
         inference_stub(edge_channel).Answer(request, timeout=60)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert error_info(caught.value).metadata["field"] == field
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 101])
+def test_our_client_refuses_a_number_of_labels_that_cannot_be(top_k: int, client: EdgeClient, jpeg: bytes) -> None:
+    with pytest.raises(InputError) as caught:
+        client.classify(jpeg, top_k=top_k)
+    assert caught.value.context["field"] == "top_k"
+
+
+@pytest.mark.parametrize("top_k", [101, 2**32 - 1])
+def test_more_labels_than_there_may_be_are_refused_by_the_edge(
+    top_k: int, edge_channel: grpc.Channel, jpeg: bytes
+) -> None:
+    request = inference_pb2.ClassifyRequest(image=jpeg, top_k=top_k)
+    with pytest.raises(grpc.RpcError) as caught:
+        inference_stub(edge_channel).Classify(request, timeout=60)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert error_info(caught.value).metadata["field"] == "top_k"
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(edge: Service, client: EdgeClient) -> None:
@@ -272,6 +297,25 @@ def test_several_crops_in_one_frame_are_an_input_error(cloud_channel: grpc.Chann
     frame = load("dinov2-small").encode(np.zeros((2, 5, 384), np.float32), codec="raw")  # 2 * 5 - 1 is
     error = refused(cloud_channel, profile="dinov2-small", frame=frame, segment=segment)
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("shape", [(1280, 7, 8), (1280, 1, 1), (1, 1279, 7, 7), (3, 224, 224), (1, 1, 1)])
+def test_feature_maps_that_the_edge_does_not_make_are_an_input_error(
+    cloud_channel: grpc.Channel, shape: tuple[int, ...]
+) -> None:
+    frame = load("efficientnet-lite0").encode(np.zeros(shape, np.float32), codec="raw")
+    error = refused(cloud_channel, profile="efficientnet-lite0", frame=frame, classify={"top_k": 1})
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert error_info(error).metadata["field"] == "frame"
+    assert "(1280, 7, 7)" in error.details()
+
+
+@pytest.mark.parametrize("top_k", [0, 101, 2**32 - 1])
+def test_a_number_of_labels_that_cannot_be_is_an_input_error(cloud_channel: grpc.Channel, top_k: int) -> None:
+    frame = load("efficientnet-lite0").encode(np.zeros((1280, 7, 7), np.float32))
+    error = refused(cloud_channel, profile="efficientnet-lite0", frame=frame, classify={"top_k": top_k})
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert error_info(error).metadata["field"] == "top_k"
 
 
 def test_an_image_of_a_dishonest_size_is_an_input_error(client: EdgeClient, jpeg: bytes) -> None:

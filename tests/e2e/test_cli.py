@@ -15,7 +15,9 @@ from dtufc.feature_codec import load
 from dtufc.profile import load_profile
 from tests.e2e.services import SAMPLES, Service, environment, free_port
 
-COMMANDS = ["models", "fetch", "fit", "encode", "decode", "inspect", "answer", "complete", "segment", "health"]
+OF_FILES = ["models", "fetch", "fit", "encode", "decode", "inspect"]
+OF_SERVICES = ["answer", "complete", "segment", "classify", "health"]
+COMMANDS = [*OF_FILES, *OF_SERVICES]
 DTUFC = Path(sys.executable).with_name("dtufc")
 
 
@@ -75,7 +77,7 @@ def test_help_of_every_command_says_what_it_does(command: str) -> None:
 
 def test_models_lists_the_shipped_profiles() -> None:
     rows = {row["profile"]: row for row in parsed("models")}
-    assert set(rows) == {"dinov2-small", "smollm2-135m"}
+    assert set(rows) == {"dinov2-small", "efficientnet-lite0", "smollm2-135m"}
     llama = rows["smollm2-135m"]
     assert (llama["split"], llama["layers"], llama["fitted_splits"]) == (16, 30, [16, 30])
     assert llama["fetched"] is True
@@ -165,6 +167,20 @@ def test_segment_writes_a_label_map_of_the_images_size(edge: Service, tmp_path: 
     assert facts["cost"]["profile"] == "dinov2-small"
 
 
+def test_classify_prints_labels_best_first_and_cost(edge: Service) -> None:
+    arguments = ["classify", str(SAMPLES / "chelsea.jpg"), "--top-k", "3", "--edge", edge.address]
+    facts = parsed(*arguments)
+    names = [label["name"] for label in facts["labels"]]
+    assert set(names) == {"tiger cat", "Egyptian cat", "tabby"}
+    probabilities = [label["probability"] for label in facts["labels"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert (facts["cost"]["profile"], facts["cost"]["codec"]) == ("efficientnet-lite0", "klt")
+    done = dtufc(*arguments)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in names)
+    assert "top_k" in error_of(*arguments[:2], "--top-k", "0", "--edge", edge.address)
+
+
 @pytest.mark.skipif(not can_run(), reason="CompressAI has no wheels here")
 def test_segment_by_a_learned_codec_says_so(edge: Service, tmp_path: Path) -> None:
     paths = ("segment", SAMPLES / "chelsea.jpg", "-o", tmp_path / "map.png")
@@ -179,6 +195,7 @@ def test_errors_of_the_edge_are_one_line(edge: Service, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image", encoding="utf-8")
     assert "image" in error_of("segment", tmp_path / "text.jpg", "-o", tmp_path / "o.png", "--edge", edge.address)
     assert "nothing.jpg" in error_of("segment", tmp_path / "nothing.jpg", "-o", tmp_path / "o.png")
+    assert "image" in error_of("classify", tmp_path / "text.jpg", "--edge", edge.address)
 
 
 def test_an_edge_that_is_not_there_is_one_line_with_its_address() -> None:

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from PIL import Image
 from torch.nn import functional
-from transformers import AutoTokenizer, Dinov2Model, LlamaForCausalLM
+from transformers import AutoTokenizer, Dinov2Model, EfficientNetForImageClassification, LlamaForCausalLM
 
 from dtufc.bitstream import parse
 from dtufc.client import EdgeClient
@@ -22,12 +22,13 @@ from dtufc.profile import load_profile
 from dtufc.telemetry import Request
 from dtufc.v1 import inference_pb2
 from dtufc.zoo import weights_folder
+from dtufc_cloud.heads.cnn import CnnHead
 from dtufc_cloud.heads.dinov2 import Dinov2Head, SaliencyHead
 from dtufc_cloud.heads.llama import LlamaHead
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_edge.backbones.dinov2 import Dinov2Backbone
 from dtufc_edge.pipeline import EdgePipeline
-from tests.e2e.services import SAMPLES
+from tests.e2e.services import SAMPLES, inference_stub
 
 CPU = torch.device("cpu")
 LEARNED = tuple(VARIANTS) if can_run() else ()
@@ -133,6 +134,49 @@ def prepared(image: Image.Image, side: int) -> tuple[torch.Tensor, tuple[int, in
     return torch.from_numpy(normal.transpose(2, 0, 1)[None].copy()), (left, top, left + width, top + height)
 
 
+def seen(image: Image.Image) -> torch.Tensor:
+    """The middle of an image as EfficientNet-Lite0 was trained on it, 224 of 256, written anew for the test."""
+    half = min(image.size) * 0.875 / 2
+    x, y = image.width / 2, image.height / 2
+    middle = image.resize((224, 224), Image.Resampling.BICUBIC, (x - half, y - half, x + half, y + half))
+    return torch.from_numpy(((np.asarray(middle, np.float32) - 127) / 128).transpose(2, 0, 1)[None].copy())
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("chelsea", "tiger cat"), ("rocket", "missile"), ("astronaut", "football helmet")]
+)
+def test_labels_through_the_pair_are_the_whole_models(
+    client: EdgeClient, whole_cnn: EfficientNetForImageClassification, name: str, label: str
+) -> None:
+    path = SAMPLES / f"{name}.jpg"
+    reply = client.classify(path, codec="raw", top_k=100)
+    with torch.inference_mode(), Image.open(path) as image:
+        expected = torch.softmax(whole_cnn(pixel_values=seen(image.convert("RGB"))).logits[0].double(), dim=0)
+    found = torch.tensor([x.probability for x in reply.labels], dtype=torch.float64)
+    assert len(reply.labels) == 100
+    assert [x.name for x in reply.labels] == [whole_cnn.config.id2label[x.index] for x in reply.labels]
+    torch.testing.assert_close(found, expected[[x.index for x in reply.labels]], atol=1e-5, rtol=0)
+    assert reply.labels[0].name == label
+
+
+@pytest.mark.parametrize("split", range(1, 9))
+def test_a_cnn_split_after_any_stage_has_the_whole_models_logits(
+    split: int, whole_cnn: EfficientNetForImageClassification
+) -> None:
+    profile = load_profile("efficientnet-lite0", split)
+    edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
+    request = Request("classify")
+    with Image.open(SAMPLES / "chelsea.jpg") as image:
+        pixels = edge.cnn.prepare(image)
+        features = edge.look(image, request)
+    with torch.inference_mode():
+        expected = whole_cnn(pixel_values=pixels).logits[0]
+    frame = edge.encode(features, "raw", Rate(), request)
+    head = CnnHead(weights_folder(profile.spec), split, CPU, torch.float32)
+    torch.testing.assert_close(head.logits(cloud.decode(frame, request)), expected, atol=1e-4, rtol=1e-5)
+    assert cloud.labels(frame, 1, request)[0].index == int(expected.argmax())
+
+
 @pytest.mark.parametrize("split", [1, 15, 30])
 def test_a_llama_split_anywhere_has_the_whole_models_logits(
     split: int, whole_llama: LlamaForCausalLM, tokenizer: AutoTokenizer
@@ -205,6 +249,36 @@ def test_every_codec_segments_and_says_what_it_cost(client: EdgeClient, jpeg: by
     assert reply.cost.wire_bytes < reply.cost.raw_bytes / 3
 
 
+@pytest.mark.parametrize(("codec", "most_bpfp"), [("raw", 33), ("levels", 4.0), ("klt", 0.2)])
+def test_every_codec_classifies_and_says_what_it_cost(
+    client: EdgeClient, jpeg: bytes, codec: str, most_bpfp: float
+) -> None:
+    exact = client.classify(jpeg, codec="raw")
+    reply = client.classify(jpeg, codec=codec)
+    assert len(reply.labels) == 5
+    assert reply.labels[0].index == exact.labels[0].index
+    assert reply.labels[0].probability == pytest.approx(exact.labels[0].probability, abs=0.1)
+    assert (reply.cost.profile, reply.cost.codec) == ("efficientnet-lite0", codec)
+    assert reply.cost.num_values == 1280 * 7 * 7
+    assert_consistent(reply.cost)
+    assert reply.cost.bpfp_wire < most_bpfp
+
+
+@pytest.mark.parametrize("codec", LEARNED)
+def test_a_learned_codec_that_never_saw_a_cnn_keeps_its_label(client: EdgeClient, codec: str) -> None:
+    path = SAMPLES / "rocket.jpg"
+    reply = client.classify(path, codec=codec, rate=Rate(quality=1.0))
+    assert reply.labels[0].index == client.classify(path, codec="raw").labels[0].index
+    assert reply.cost.codec == codec
+    assert reply.cost.wire_bytes < reply.cost.raw_bytes / 5
+    assert_consistent(reply.cost)
+
+
+def test_labels_are_five_where_nobody_says_how_many(edge_channel: grpc.Channel, jpeg: bytes) -> None:
+    reply = inference_stub(edge_channel).Classify(inference_pb2.ClassifyRequest(image=jpeg), timeout=60)
+    assert len(reply.labels) == 5
+
+
 def assert_consistent(cost: inference_pb2.Cost) -> None:
     assert cost.raw_bytes == 4 * cost.num_values
     assert 0 < cost.payload_bytes < cost.wire_bytes < cost.payload_bytes + 64 * cost.num_frames
@@ -255,12 +329,15 @@ def test_a_target_of_bits_a_value_is_kept_and_nearly_used(client: EdgeClient, jp
 
 def test_the_edge_lists_what_it_serves(client: EdgeClient) -> None:
     models = {info.name: info for info in client.models()}
-    assert set(models) == {"smollm2-135m", "dinov2-small"}
+    assert set(models) == {"smollm2-135m", "dinov2-small", "efficientnet-lite0"}
     llama = models["smollm2-135m"]
     assert (llama.model, llama.split, llama.num_layers) == ("llama", 16, 30)
     assert list(llama.codecs) == ["raw", "levels", "klt", *LEARNED]
     assert list(llama.tasks) == ["answer", "complete"]
     assert llama.digest == load_profile("smollm2-135m").digest
+    cnn = models["efficientnet-lite0"]
+    assert (cnn.model, cnn.split, cnn.num_layers, list(cnn.tasks)) == ("cnn", 8, 8, ["classify"])
+    assert list(cnn.codecs) == ["raw", "levels", "klt", *LEARNED]
 
 
 def test_a_frame_that_the_edge_pipeline_makes_is_one_the_library_parses() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 import dtufc
 from dtufc.arrays import Array
+from dtufc.bitstream import parse, read_varint
 from dtufc.errors import InputError
 
 
@@ -62,3 +63,41 @@ def test_constant_features_can_be_fitted_and_come_back() -> None:
     codec = dtufc.fit([np.full((6, 8), 2.5, np.float32)] * 3)
     decoded = codec.decode(codec.encode(np.full((6, 8), 2.5, np.float32)))
     np.testing.assert_allclose(decoded, 2.5, atol=1e-3)
+
+
+def feature_maps(seed: int, channels: int, side: int) -> Array:
+    """What a rectified convolution leaves: mostly zeros, and channels that go together."""
+    rng = np.random.default_rng(seed)
+    mixing = np.random.default_rng(99).standard_normal((channels, channels)) * np.geomspace(2, 0.05, channels)
+    return np.maximum(np.tensordot(mixing, rng.standard_normal((channels, side, side)), 1) - 1, 0).astype(np.float32)
+
+
+@pytest.mark.parametrize(("side", "alone"), [(3, True), (20, False)])
+def test_channels_are_coded_each_by_itself_where_a_picture_shows_too_little_of_how_they_go_together(
+    side: int, alone: bool
+) -> None:
+    codec = dtufc.fit([feature_maps(seed, 64, side) for seed in range(10)], layout="cnn")
+    per_component = np.count_nonzero(codec.profile.calibration["klt.basis"], axis=1)
+    assert (per_component == 1).all() if alone else (per_component > 32).all()
+
+
+def test_a_fit_of_few_positions_and_many_channels_serves_pictures_that_it_has_not_seen() -> None:
+    codec = dtufc.fit([feature_maps(seed, 256, 4) for seed in range(10)], layout="cnn")
+    seen, unseen = (
+        np.mean([len(codec.encode(feature_maps(seed, 256, 4), quality=0.6)) for seed in seeds])
+        for seeds in (range(10), range(10, 20))
+    )
+    assert unseen < 1.1 * seen
+
+
+def test_on_a_grid_large_rows_go_apart_and_small_ones_do_not() -> None:
+    codec = dtufc.fit([feature_maps(seed, 24, 6) for seed in range(10)], layout="cnn")
+    features = feature_maps(11, 24, 6)
+    usual = float(np.sqrt(np.mean(features**2)))
+    features[:, 2:] = usual / 100
+    features[:, 5, 5] = usual * 20
+    payload = parse(codec.encode(features)).payload
+    _, offset = read_varint(payload, 0)  # the step
+    rows_apart, offset = read_varint(payload, offset)
+    skipped, _ = read_varint(payload, offset)
+    assert (rows_apart, skipped) == (1, 35)

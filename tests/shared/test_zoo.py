@@ -13,13 +13,26 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional
-from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForImageClassification,
+    Dinov2Config,
+    Dinov2Model,
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 from dtufc.errors import InputError, ProfileMismatch
 from dtufc.feature_codec import Rate, fit
 from dtufc.profile import Profile, fingerprint, load_profile
 from dtufc.telemetry import Request
 from dtufc.zoo import fetch_package, is_fetched, weights_folder
+from dtufc_cloud.heads.cnn import CnnHead
 from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
 from dtufc_cloud.pipeline import CloudPipeline
@@ -92,11 +105,54 @@ def dinov2_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(params=["resnet", "efficientnet"])
+def cnn_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A random classifier of six labels in three stages, and how it wants its pictures: as transformers writes both."""
+    torch.manual_seed(5)
+    names = dict(enumerate(["ant", "bee", "cat", "dog", "eel", "fox"]))
+    if request.param == "resnet":
+        config = ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16, 24], depths=[1, 2, 1], layer_type="bottleneck", id2label=names
+        )
+        model: PreTrainedModel = ResNetForImageClassification(config)
+    else:
+        config = EfficientNetConfig(
+            image_size=48,
+            depth_coefficient=1.0,
+            width_coefficient=0.25,
+            kernel_sizes=[3, 5],
+            in_channels=[32, 16],
+            out_channels=[16, 24],
+            depthwise_padding=[],
+            strides=[1, 2],
+            num_block_repeats=[1, 2],
+            expand_ratios=[1, 6],
+            hidden_dim=320,  # 1280, by the width
+            id2label=names,
+        )
+        model = EfficientNetForImageClassification(config)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():  # or batch norm would do nothing
+            if name.endswith(("running_mean", "running_var")):
+                buffer.uniform_(0.2, 1.0)
+        for parameter in model.parameters():
+            parameter.mul_(2.0)
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    view = {"size": 48, "crop_pct": 0.875, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(view), encoding="utf-8")
+    return folder
+
+
 def profile_of(model: str, folder: Path, split: int, fingerprint_: str | None = None) -> Profile:
     """Writes a profile.yaml beside the model's folder and loads it."""
     source = {"folder": str(folder)} | ({"fingerprint": fingerprint_} if fingerprint_ else {})
-    layout = {"llama": {"family": "llm", "channels": 64}, "dinov2": {"family": "vit", "channels": 32, "prefix": 1}}
-    tasks = {"llama": ["answer", "complete"], "dinov2": ["segment"]}
+    layout = {
+        "llama": {"family": "llm", "channels": 64},
+        "dinov2": {"family": "vit", "channels": 32, "prefix": 1},
+        "cnn": {"family": "cnn"},
+    }
+    tasks = {"llama": ["answer", "complete"], "dinov2": ["segment"], "cnn": ["classify"]}
     spec = {
         "name": "mine",
         "model": model,
@@ -162,6 +218,64 @@ def whole_label_logits(folder: Path, pixels: torch.Tensor) -> torch.Tensor:
     logits = normed @ w["conv_seg.weight"][:, :, 0, 0].T + w["conv_seg.bias"]  # [16, labels]
     grid = logits.T.reshape(1, LABELS, 4, 4)
     return functional.interpolate(grid, size=(56, 56), mode="bilinear")[0]
+
+
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_a_cnn_from_a_folder_runs_split_as_it_runs_whole(cnn_folder: Path, split: int) -> None:
+    profile = profile_of("cnn", cnn_folder, split)
+    edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
+    request = Request("classify")
+    noise = np.random.default_rng(6).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    features = edge.look(Image.fromarray(noise), request)
+    pixels = edge.cnn.prepare(Image.fromarray(noise))
+    assert pixels.shape == (1, 3, 48, 48)
+    assert features.ndim == 3
+    model = AutoModelForImageClassification.from_pretrained(cnn_folder).eval()
+    with torch.inference_mode():
+        expected = model(pixel_values=pixels).logits[0]
+    assert float(expected.std()) > 1e-3, "a model whose logits tell nothing apart"
+    logits = CnnHead(cnn_folder, split, CPU, torch.float32).logits(features)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    labels = cloud.labels(edge.encode(features, "raw", Rate(), request), 4, request)
+    best = torch.topk(torch.softmax(expected.double(), 0), 4)
+    assert [label.index for label in labels] == best.indices.tolist()
+    assert [label.name for label in labels] == [model.config.id2label[index] for index in best.indices.tolist()]
+    np.testing.assert_allclose([label.probability for label in labels], best.values, atol=1e-6)
+
+
+def test_a_picture_is_cut_and_normalised_as_the_folder_says(cnn_folder: Path) -> None:
+    edge = EdgePipeline(profile_of("cnn", cnn_folder, 1), CPU, torch.float32)
+    picture = np.zeros((110, 220, 3), np.uint8)  # its middle square of 96 of 110 is what the model sees
+    picture[7:103, 62:158] = (255, 0, 51)
+    pixels = edge.cnn.prepare(Image.fromarray(picture))[0, :, 4:-4, 4:-4]
+    for plane, value, mean, std in zip(pixels, (1.0, 0.0, 0.2), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), strict=True):
+        torch.testing.assert_close(plane, torch.full_like(plane, (value - mean) / std), atol=1e-5, rtol=0)
+
+
+def test_a_split_behind_the_last_stage_is_refused_with_how_many_there_are(cnn_folder: Path) -> None:
+    spec = {**profile_of("cnn", cnn_folder, 1).spec.model_dump(), "num_layers": 9, "split": 9}
+    (cnn_folder.parent / "profile" / "profile.yaml").write_text(
+        yaml.safe_dump({**spec, "layout": {"family": "cnn"}, "tasks": [], "source": {"folder": str(cnn_folder)}}),
+        encoding="utf-8",
+    )
+    profile = load_profile(cnn_folder.parent / "profile")
+    for side in (EdgePipeline, CloudPipeline):
+        with pytest.raises(InputError, match="3 stages"):
+            side(profile, CPU, torch.float32)
+
+
+def test_a_folder_of_another_kind_of_model_is_refused(dinov2_folder: Path) -> None:
+    profile = profile_of("cnn", dinov2_folder, 1)
+    with pytest.raises(InputError, match="dinov2"):
+        CloudPipeline(profile, CPU, torch.float32)
+
+
+@pytest.mark.parametrize("text", [None, "{}", '{"size": {}}', "no json"])
+def test_a_folder_that_does_not_say_how_to_prepare_pictures_is_refused(cnn_folder: Path, text: str | None) -> None:
+    file = cnn_folder / "preprocessor_config.json"
+    file.unlink() if text is None else file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="preprocessor_config"):
+        EdgePipeline(profile_of("cnn", cnn_folder, 1), CPU, torch.float32)
 
 
 def test_a_profile_fitted_to_a_users_model_codes_its_features(llama_folder: Path) -> None:

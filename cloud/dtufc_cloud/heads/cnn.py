@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from dtufc.zoo.cnn import read_stages
+from dtufc.zoo.cnn import features_shape, read_stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +20,14 @@ class Label:
 
 
 class CnnHead:
-    """Stages split + 1 ... L, pooling and classifier."""
+    """Stages split + 1 ... L, pooling and classifier.
+
+    Attributes:
+        shape: (C, h, w) of the features that it takes, and no others.
+    """
 
     def __init__(self, folder: Path, split: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.shape = features_shape(folder, split)
         self._names: dict[int, str] = dict(AutoConfig.from_pretrained(folder).id2label)
         self._part = read_stages(folder, split, None, classifies=True, device=device, dtype=dtype)
         self._device, self._dtype = device, dtype

@@ -38,6 +38,8 @@ def steps() -> list[Step]:
     for image in SAMPLES:
         for rate in (Rate(), Rate(quality=0.8), Rate(max_bytes=2000)):
             found.append(partial(EdgeClient.segment, image=image, rate=rate))
+        for codec in ("klt", "gridprior"):
+            found.append(partial(EdgeClient.classify, image=image, codec=codec))
     found.append(lambda c: list(c.complete("What is the capital of France?", max_tokens=6)))
     return found
 

@@ -87,10 +87,13 @@ def activity_of(z: Array, sigma: Array, mean_abs: Array, step: float) -> Array:
     return np.clip(activity, ACTIVITY_MIN, ACTIVITY_MAX).astype(np.int32)
 
 
-def is_apart(sizes: Array, typical: float) -> Array:
-    """Whether rows of these root mean squares are of unusual size; a row of zeros is not."""
+def is_apart(sizes: Array, typical: float, *, on_grid: bool) -> Array:
+    """Whether rows of these root mean squares are of unusual size; a row of zeros is not.
+
+    On a grid a small row is an ordinary one: a rectified feature map is full of them, and a spectrum holds them well.
+    """
     ratio = sizes / typical
-    return (ratio > FAR) | ((ratio < 1 / FAR) & (ratio > 0))
+    return (ratio > FAR) | ((ratio < 1 / FAR) & (ratio > 0) & (not on_grid))
 
 
 def is_sound(c: Calibration) -> bool:

@@ -164,7 +164,7 @@ class KltCodec:
         grid = self._layout.grid(shape)
         sizes = np.sqrt(np.einsum("itc,itc->it", rows, rows, dtype=np.float64) / channels)
         typical = float(self._c.typical[0])
-        apart = is_apart(sizes, typical)
+        apart = is_apart(sizes, typical, on_grid=grid is not None)
         if grid:
             apart[:, : self._layout.prefix] = True
         at = np.flatnonzero(apart)

@@ -6,6 +6,9 @@ the error e' M e. Without gradients M is the plain squared error (of channels br
 are no picture). With gradients g of what the rest of the model makes of the features, M = E[g g'] and a share of
 the plain error: bits then go where the result depends on them.
 
+A picture of many channels and few positions (the last feature maps of a CNN) shows too little of C and M: of both, only
+the diagonals are kept, so that the components are the channels themselves, and the DCT and the gains do the work.
+
 Floating point, on one machine, once: only the result is shared.
 """
 
@@ -35,6 +38,7 @@ from dtufc.errors import InputError
 from dtufc.layout import Layout
 
 _PLAIN_SHARE: Final = 0.2  # of the plain error in the metric
+_ROWS_A_CHANNEL: Final = 8  # of a picture: with fewer, correlations would be the samples' and not the model's
 _BAND_SHARE: Final = 0.05  # of the plain error in the bands' gains
 _NUM_BANDS: Final = 16
 _BAND_EXPONENT: Final = 0.6  # below 1: narrower bands at low frequencies
@@ -111,12 +115,13 @@ class _Fit:
         self.typical = max(float(np.median(np.concatenate([size.ravel() for size in sizes]))), 1e-30)
         self.apart = []
         for size in sizes:
-            apart = is_apart(size, self.typical)
+            apart = is_apart(size, self.typical, on_grid=self.is_picture)
             apart[:, : self.layout.prefix if self.is_picture else 0] = True
             self.apart.append(apart)
         pairs = list(zip(self.rows, sizes, self.apart, strict=True))
         ordinary = np.concatenate([rows[~apart] for rows, _, apart in pairs])
-        if len(ordinary) < 2:
+        self.num_rows = len(ordinary)
+        if self.num_rows < 2:
             raise InputError(field="samples", problem="fewer than two rows", remedy="Give about ten features")
         self.mean = ordinary.mean(axis=0)
         self.covariance = np.cov(ordinary, rowvar=False, bias=True).reshape(self.channels, self.channels)
@@ -125,8 +130,12 @@ class _Fit:
         self.centre = outliers.mean(axis=0) if len(outliers) else self.mean
 
     def _find_transform(self) -> None:
-        root, inverse_root = _roots(self._metric())
-        values, vectors = np.linalg.eigh(root @ self.covariance @ root)
+        """The components, and the step that is the same for all of them."""
+        metric, covariance = self._metric(), self.covariance
+        if self.is_picture and self.num_rows < _ROWS_A_CHANNEL * self.channels:
+            metric, covariance = (np.diag(np.diag(matrix)) for matrix in (metric, covariance))
+        root, inverse_root = _roots(metric)
+        values, vectors = np.linalg.eigh(root @ covariance @ root)
         values, vectors = np.maximum(values[::-1], values.max() * 1e-9), vectors[:, ::-1]
         unit = np.sqrt(values.mean()) or 1.0  # a step then means the same for every model
         back = unit * (inverse_root @ vectors).T  # [component, C]: x = mean + z @ back

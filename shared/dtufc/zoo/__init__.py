@@ -1,7 +1,7 @@
 """Weights: found, fetched, checked, and converted once into a `save_pretrained` folder.
 
 Hides where weights come from. Whatever the source, what comes out is a folder of config and safetensors, so that
-everything after it is one code path. Nothing fetched is ever imported or unpickled.
+everything after it is one code path. Nothing fetched is ever imported; of a pickle, tensors are read and nothing else.
 """
 
 import hashlib

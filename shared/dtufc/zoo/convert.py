@@ -1,6 +1,6 @@
 """Weight files as packages ship them -> `save_pretrained` folders.
 
-Hides the formats: GGUF for SmolLM2, an ONNX graph for DINOv2 and its saliency head, a state dict for EfficientNet-Lite0.
+Hides the formats: GGUF for SmolLM2, an ONNX graph for DINOv2 and its saliency head, a state dict for EfficientNet-Lite.
 """
 
 import json
@@ -95,7 +95,7 @@ def convert_dinov2(path: Path, folder: Path) -> None:
 def convert_efficientnet_lite(path: Path, folder: Path) -> None:
     """A state dict of EfficientNet-Lite0 with the names of `efficientnet_lite_pytorch` -> a folder of transformers'.
 
-    The weights come from TensorFlow: colours from -1 to 1, `same` padding, and the names of ImageNet's classes in order.
+    The weights come from TensorFlow: colours from -1 to 1, `same` padding. The classes are ImageNet-1k's, in order.
     """
     stored = torch.load(path, map_location="cpu", weights_only=True)
     names = resources.files("dtufc.zoo").joinpath("imagenet.txt").read_text(encoding="utf-8").splitlines()

@@ -174,7 +174,8 @@ def fit_preparation(samples: Sequence[Array], layout: Layout, *, per_channel: bo
     if per_channel:
         rows = np.concatenate([_flat_rows(sample, layout) for sample in samples])
         sizes = np.sqrt(np.mean(rows * rows, axis=1, dtype=np.float64))
-        usual = rows[~is_apart(sizes, max(float(np.median(sizes)), 1e-30))]
+        on_grid = all(layout.grid(sample.shape) for sample in samples)
+        usual = rows[~is_apart(sizes, max(float(np.median(sizes)), 1e-30), on_grid=on_grid)]
         mean = usual.mean(axis=0, dtype=np.float64).astype(np.float32)
         scale = np.maximum(usual.std(axis=0, dtype=np.float64), 1e-6).astype(np.float32)
         values = ((usual - mean) / scale).ravel()
