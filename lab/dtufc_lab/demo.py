@@ -34,6 +34,8 @@ OUTPUT = Path("demo-output")
 PROMPT = "What is the capital of France? Answer in one word."
 QUESTION = "Water is made of hydrogen and which other element?"
 CHOICES = ["gold", "oxygen", "helium", "iron"]
+WISHES = ["red apple", "grinning cat", "rocket"]
+_SHOWN = 192  # pixels of a drawn picture
 _START_S = 120.0
 _STOP_S = 15.0
 _CALL_S = 120.0
@@ -93,8 +95,11 @@ def main() -> int:
         _show_text(stub, report, console)
         _show_masks(stub, report)
         _show_labels(stub, report, console)
+        _show_pictures(stub, report)
     report.print(console)
-    console.print(f"masks laid over the photographs: {OUTPUT}/*.png; both processes have stopped")
+    console.print(
+        f"masks laid over the photographs: {OUTPUT}/*.png; drawn pictures: {OUTPUT}/drawn.png; both processes have stopped"
+    )
     return 0
 
 
@@ -163,6 +168,27 @@ def _show_labels(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, 
         drift = abs(best.probability - exact.probability)
         agreement = f"same label, p within {drift:.3f}" if best.index == exact.index else f"not the same: {exact.name}"
         report.add(f"classify {path.name}", coded.cost, agreement)
+
+
+def _show_pictures(stub: inference_pb2_grpc.InferenceServiceStub, report: Report) -> None:
+    sheet = Image.new("RGB", (2 * _SHOWN * len(WISHES), _SHOWN))
+    for index, prompt in enumerate(WISHES):
+        raw, coded = (
+            list(
+                stub.Imagine(
+                    inference_pb2.ImagineRequest(coding=inference_pb2.Coding(codec=codec), prompt=prompt, seed=1),
+                    timeout=_CALL_S,
+                )
+            )[-1]
+            for codec in ("raw", "klt")
+        )
+        pictures = [Image.open(io.BytesIO(reply.picture_png)) for reply in (raw, coded)]
+        for place, picture in enumerate(pictures):
+            large = picture.resize((_SHOWN, _SHOWN), Image.Resampling.LANCZOS)
+            sheet.paste(large, ((2 * index + place) * _SHOWN, 0))
+        error = np.mean((np.asarray(pictures[0]).astype(float) - np.asarray(pictures[1])) ** 2)
+        report.add(f"imagine {prompt}", coded.cost, f"PSNR {10 * np.log10(255**2 / max(error, 1e-9)):.1f} dB")
+    sheet.save(OUTPUT / "drawn.png")
 
 
 def _table(caption: str, columns: list[str]) -> Table:

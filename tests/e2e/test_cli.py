@@ -16,7 +16,7 @@ from dtufc.profile import load_profile
 from tests.e2e.services import SAMPLES, Service, environment, free_port
 
 OF_FILES = ["models", "fetch", "fit", "encode", "decode", "inspect"]
-OF_SERVICES = ["answer", "complete", "segment", "classify", "health"]
+OF_SERVICES = ["answer", "complete", "segment", "classify", "imagine", "health"]
 COMMANDS = [*OF_FILES, *OF_SERVICES]
 DTUFC = Path(sys.executable).with_name("dtufc")
 
@@ -77,7 +77,7 @@ def test_help_of_every_command_says_what_it_does(command: str) -> None:
 
 def test_models_lists_the_shipped_profiles() -> None:
     rows = {row["profile"]: row for row in parsed("models")}
-    assert set(rows) == {"dinov2-small", "efficientnet-lite0", "smollm2-135m"}
+    assert set(rows) == {"dinov2-small", "efficientnet-lite0", "sd3-emoji", "smollm2-135m"}
     llama = rows["smollm2-135m"]
     assert (llama["split"], llama["layers"], llama["fitted_splits"]) == (16, 30, [16, 30])
     assert llama["fetched"] is True

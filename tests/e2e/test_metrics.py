@@ -140,7 +140,7 @@ def test_no_word_of_a_caller_becomes_a_label(
         assert bogus not in words
         models = {dict(labels)["model"] for _, labels in service.samples() if "model" in dict(labels)}
         codecs = {dict(labels)["codec"] for _, labels in service.samples() if "codec" in dict(labels)}
-        assert models <= {"smollm2-135m", "dinov2-small", "efficientnet-lite0", "unknown"}
+        assert models <= {"smollm2-135m", "dinov2-small", "efficientnet-lite0", "sd3-emoji", "unknown"}
         assert codecs <= {*CodecId.__members__, "unknown"}
 
 

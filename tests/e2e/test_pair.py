@@ -329,7 +329,7 @@ def test_a_target_of_bits_a_value_is_kept_and_nearly_used(client: EdgeClient, jp
 
 def test_the_edge_lists_what_it_serves(client: EdgeClient) -> None:
     models = {info.name: info for info in client.models()}
-    assert set(models) == {"smollm2-135m", "dinov2-small", "efficientnet-lite0"}
+    assert set(models) == {"smollm2-135m", "dinov2-small", "efficientnet-lite0", "sd3-emoji"}
     llama = models["smollm2-135m"]
     assert (llama.model, llama.split, llama.num_layers) == ("llama", 16, 30)
     assert list(llama.codecs) == ["raw", "levels", "klt", *LEARNED]

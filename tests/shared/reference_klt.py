@@ -124,6 +124,8 @@ def decode_klt(frame: Frame, profile: Profile) -> Array:
     shift, finer = int(p["rounding"][1]), float(p["rounding"][2])
     sixteenths = [16 * s + ((s > 0) - (s < 0)) * shift for s in q]
     basis = p["basis"].astype(int).tolist()
+    if p["basis"].ndim == 1:
+        basis = [[32767 * (c == channel) for c in range(channels)] for channel in basis]
     scale, mean, centre = (p[name].tolist() for name in ("scale", "mean", "centre"))
     step = power(t)
     out = [list(mean) for _ in range(images * tokens)]

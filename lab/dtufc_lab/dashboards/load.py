@@ -40,8 +40,15 @@ def steps() -> list[Step]:
             found.append(partial(EdgeClient.segment, image=image, rate=rate))
         for codec in ("klt", "gridprior"):
             found.append(partial(EdgeClient.classify, image=image, codec=codec))
+    for prompt in ("red apple", "rocket"):
+        found.append(partial(_draw, prompt=prompt))
     found.append(lambda c: list(c.complete("What is the capital of France?", max_tokens=6)))
     return found
+
+
+def _draw(client: EdgeClient, prompt: str) -> None:
+    for _ in client.imagine(prompt, steps=12):
+        pass
 
 
 def main(

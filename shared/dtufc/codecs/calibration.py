@@ -22,7 +22,7 @@ class Calibration:
     """All that a decoder needs, and all that a profile keeps. C channels, B bands.
 
     Attributes:
-        basis: [C, C] int16, the inverse transform; its rows are components, of falling variance.
+        basis: [C, C] int16, the inverse transform; its rows are components, of falling variance. See `pack_basis`.
         scale: [C] float64; x = mean + scale * (z @ basis).
         mean: [C] float64, of ordinary rows.
         centre: [C] float64, of rows apart, each divided by its gain.
@@ -53,6 +53,22 @@ class Calibration:
     sizes: Array
     activity: Array
     steps: Array
+
+
+def pack_basis(basis: Array) -> Array:
+    """The basis as a profile keeps it: [C] int16, each component's channel, where the components are channels."""
+    channel = np.abs(basis).argmax(axis=1)
+    is_order = np.array_equal(basis, unpack_basis(channel.astype(np.int16)))
+    return channel.astype(np.int16) if is_order else basis
+
+
+def unpack_basis(basis: Array) -> Array:
+    """The inverse of `pack_basis`, of any array: one that is no order of channels comes back as it is."""
+    if basis.ndim != 1 or basis.dtype != np.int16 or (np.sort(basis) != np.arange(len(basis))).any():
+        return basis
+    whole = np.zeros((len(basis), len(basis)), np.int16)
+    whole[np.arange(len(basis)), basis] = (1 << BASIS_BITS) - 1
+    return whole
 
 
 def bands_of(edges: Array, grid: tuple[int, int]) -> Array:

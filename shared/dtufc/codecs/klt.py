@@ -33,6 +33,8 @@ from dtufc.codecs.calibration import (
     class_of,
     is_apart,
     is_sound,
+    pack_basis,
+    unpack_basis,
 )
 from dtufc.codecs.exact import EXACT_BITS, OCTAVE, dct_gain_bits, forward_dct, inverse_dct, power_of_two
 from dtufc.codecs.klt_fit import fit
@@ -95,12 +97,16 @@ class KltCodec:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:
-        if set(arrays) != {field.name for field in fields(Calibration)} or not is_sound(Calibration(**arrays)):
-            raise InputError(field="profile", problem="the arrays of klt are damaged", remedy="Restore the profile")
-        return cls(Calibration(**arrays), layout)
+        damaged = InputError(field="profile", problem="the arrays of klt are damaged", remedy="Restore the profile")
+        if set(arrays) != {field.name for field in fields(Calibration)}:
+            raise damaged
+        calibration = Calibration(**{**arrays, "basis": unpack_basis(arrays["basis"])})
+        if not is_sound(calibration):
+            raise damaged
+        return cls(calibration, layout)
 
     def arrays(self) -> dict[str, Array]:
-        return asdict(self._c)
+        return {**asdict(self._c), "basis": pack_basis(self._c.basis)}
 
     def encoder(self, features: Array) -> Callable[[float], Payload]:
         """Features of any type and shape that the layout knows, finite.
