@@ -97,9 +97,8 @@ def main() -> int:
         _show_labels(stub, report, console)
         _show_pictures(stub, report)
     report.print(console)
-    console.print(
-        f"masks laid over the photographs: {OUTPUT}/*.png; drawn pictures: {OUTPUT}/drawn.png; both processes have stopped"
-    )
+    console.print(f"masks laid over the photographs: {OUTPUT}/*.png; drawn, raw and coded: {OUTPUT}/drawn.png")
+    console.print("both processes have stopped")
     return 0
 
 

@@ -7,6 +7,7 @@ import argparse
 import shutil
 import warnings
 from importlib import resources
+from math import gcd
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from dtufc_lab.emoji.pictures import FONT, SEEN, UNSEEN, Captioned, compositions
 
 AUTOENCODER_STEPS: Final = 3500
 DENOISER_STEPS: Final = 14_000
+_SAVED: Final = 500  # steps between two checkpoints
 _DECAY: Final = 0.999  # of the averaged weights, a step
 _SHOWN: Final = (*SEEN[::2], *UNSEEN[::2])
 
@@ -38,7 +40,8 @@ def run_folder(part: str) -> Path:
 def fit(part: str, training: lightning.LightningModule, num_steps: int, *callbacks: Callback) -> dict[str, Any]:
     """Trains to that step, from the last checkpoint where there is one; returns the checkpoint."""
     folder = run_folder(part)
-    latest = ModelCheckpoint(folder, "last", every_n_train_steps=500, enable_version_counter=False)
+    often = gcd(_SAVED, num_steps)  # the last step is saved too
+    latest = ModelCheckpoint(folder, "last", every_n_train_steps=often, enable_version_counter=False)
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
@@ -59,10 +62,10 @@ def fit(part: str, training: lightning.LightningModule, num_steps: int, *callbac
     return dict(torch.load(last, map_location="cpu", weights_only=False))
 
 
-def train_autoencoder(pictures: list[Captioned]) -> AutoencoderKL:
+def train_autoencoder(pictures: list[Captioned], num_steps: int) -> AutoencoderKL:
     """The trained autoencoder, without its scale."""
     torch.manual_seed(0)
-    checkpoint = fit("autoencoder", AutoencoderTraining(pictures, AUTOENCODER_STEPS), AUTOENCODER_STEPS)
+    checkpoint = fit("autoencoder", AutoencoderTraining(pictures, num_steps), num_steps)
     return _load(new_autoencoder(), checkpoint, "autoencoder.").eval().requires_grad_(False)
 
 
@@ -78,21 +81,23 @@ def encode(autoencoder: AutoencoderKL, pictures: list[Captioned]) -> Tensor:
     path = run_folder("autoencoder") / f"latents-{len(pictures)}.safetensors"
     if not path.exists():
         stacked = np.stack([picture.picture for picture in pictures])
-        parts = [autoencoder.encode(to_tensor(part)).latent_dist.mean for part in np.array_split(stacked, 400)]
+        batches = np.array_split(stacked, -(-len(stacked) // 64))
+        parts = [autoencoder.encode(to_tensor(part)).latent_dist.mean for part in batches]
         save_file({"latents": torch.cat(parts).half().contiguous()}, path)
     return load_file(path)["latents"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--font", type=Path, default=FONT, help="Noto Color Emoji")
-    parser.add_argument("--steps", type=int, default=DENOISER_STEPS, help="of the denoiser")
-    parser.add_argument("--ship", action="store_true", help="put the checkpoint into the package")
-    arguments = parser.parse_args()
-    items = read_emoji(arguments.font)
-    plain = originals(items)
-    pictures = [*plain, *compositions(items)]
-    autoencoder = train_autoencoder(pictures)
+def train_denoiser(
+    pictures: list[Captioned], autoencoder: AutoencoderKL, *, num_originals: int, num_steps: int
+) -> StableDiffusion3Pipeline:
+    """The whole pipeline, of averaged weights.
+
+    Args:
+        pictures: the originals first, then the compositions.
+        autoencoder: trained; gets its scale.
+        num_originals: how many are no compositions.
+        num_steps: of training.
+    """
     latents = encode(autoencoder, pictures)
     set_scale(autoencoder, latents.float())
     torch.manual_seed(1)
@@ -101,24 +106,37 @@ def main() -> None:
         pictures,
         ((latents.float() - config.shift_factor) * config.scaling_factor).half(),
         autoencoder,
-        num_originals=len(plain),
-        num_steps=arguments.steps,
+        num_originals=num_originals,
+        num_steps=num_steps,
         prompts=_SHOWN,
         folder=run_folder("denoiser"),
     )
-    average = EMAWeightAveraging(decay=_DECAY, use_buffers=False)
-    checkpoint = fit("denoiser", training, arguments.steps, average)
-    if arguments.ship:
-        training.load_state_dict(checkpoint["state_dict"])  # the averaged weights
-        print(ship(training.pipeline()))
+    checkpoint = fit("denoiser", training, num_steps, EMAWeightAveraging(decay=_DECAY, use_buffers=False))
+    training.load_state_dict(checkpoint["state_dict"])  # the averaged weights
+    return training.pipeline()
 
 
-def ship(pipeline: StableDiffusion3Pipeline) -> Path:
-    """Puts the checkpoint into the package, in half precision; returns its folder."""
-    folder = Path(str(resources.files("dtufc"))) / "profiles" / "sd3-emoji"
+def save(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
+    """Writes the checkpoint in half precision, in place of what is in the folder."""
     shutil.rmtree(folder, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(folder)
-    return folder
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)  # safetensors leaves it to its owner alone, and a container's user is another
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--font", type=Path, default=FONT, help="Noto Color Emoji")
+    parser.add_argument("--steps", type=int, default=DENOISER_STEPS, help="of the denoiser")
+    arguments = parser.parse_args()
+    items = read_emoji(arguments.font)
+    plain = originals(items)
+    pictures = [*plain, *compositions(items)]
+    autoencoder = train_autoencoder(pictures, AUTOENCODER_STEPS)
+    pipeline = train_denoiser(pictures, autoencoder, num_originals=len(plain), num_steps=arguments.steps)
+    folder = Path(str(resources.files("dtufc"))) / "profiles" / "sd3-emoji"
+    save(pipeline, folder)
+    print(folder)
 
 
 if __name__ == "__main__":

@@ -143,10 +143,11 @@ def page(rows: Sequence[Row], chance: float) -> str:
     lines = [
         "# Rate against quality of drawn pictures",
         "",
-        f"`python -m dtufc_lab.results.pictures`. {len(SEEDS) * NUM_PROMPTS} pictures of `{PROFILE}`: {NUM_PROMPTS} names"
-        " of emoji that no codec was fitted on, two seeds each. Original: the picture of the latent as it was drawn. BPFP is"
-        " of whole frames. FD-DINOv2 is the Frechet distance between both sets of pictures in the class token of DINOv2"
-        f" ViT-S/14 at {_SEEN_SIDE} pixels; between the pictures of the one seed and of the other it is {chance:.0f}.",
+        f"`python -m dtufc_lab.results.pictures`. {len(SEEDS) * NUM_PROMPTS} pictures of `{PROFILE}`: {NUM_PROMPTS} "
+        "names of emoji that no codec was fitted on, two seeds each. Original: the picture of the latent as it was "
+        "drawn. BPFP is of whole frames. FD-DINOv2 is the Frechet distance between both sets of pictures in the class "
+        f"token of DINOv2 ViT-S/14 at {_SEEN_SIDE} pixels; between the pictures of the one seed and of the other it is "
+        f"{chance:.0f}.",
         "",
         f"PSNR of {goal_db:g} dB at {goal_bpfp:g} BPFP or less: {verdict}, {best.psnr:.1f} dB at {best.bpfp:.2f} BPFP"
         f" ({best.codec}).",
