@@ -129,7 +129,9 @@ class CloudPipeline:
                 problem, remedy = f"features of shape {frame.shape}", f"Send one of shape {self._head.shape}"
                 raise InputError(field="frame", problem=problem, remedy=remedy)
             return
-        most = _MOST_LATENT_POSITIONS if isinstance(self._head, Sd3Head) else self._max_tokens
+        most = self._max_tokens
+        if isinstance(self._head, Sd3Head):
+            tokens, most = frame.shape[-2] * frame.shape[-1], _MOST_LATENT_POSITIONS
         if images > 1 or tokens > most:
             problem = f"{images} inputs of {tokens} tokens"
             raise InputError(field="frame", problem=problem, remedy=f"Send one, of at most {most} tokens")

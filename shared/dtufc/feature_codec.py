@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FITTED: Final[Mapping[str, type[FittedCodec]]] = {"levels": LevelsCodec, "klt": KltCodec}
 DEFAULT_QUALITY: Final = 0.5
+_LATENT_PATCH: Final = 2  # as the denoiser's own: the sides of its latents are even
 _QUALITY_STEPS: Final = 1024  # how finely a rate target is searched
 
 
@@ -275,7 +276,8 @@ def _profile_for(shape: tuple[int, ...], layout: str, name: str, prefix: int) ->
     any_width = Layout(family=family, prefix=prefix)
     channels = any_width.rows_shape(shape)[-1]
     try:
-        sizes = LayoutSpec(family=family, channels=channels, prefix=prefix)
+        patch = _LATENT_PATCH if family == Family.latent and not any(side % _LATENT_PATCH for side in shape[-2:]) else 1
+        sizes = LayoutSpec(family=family, channels=channels, prefix=prefix, patch=patch)
         spec = ProfileSpec(name=name, model="features", layout=sizes)
     except ValidationError as error:
         remedy = "Name it in lower-case letters, digits, dots and dashes"

@@ -33,11 +33,14 @@ class Layout:
         family: which of the four.
         channels: d, 16 or C. None where any number will do.
         prefix: tokens before the grid (the class token, registers); `vit` only.
+        patch: side of the squares of positions that are a token each, with all channels of all of them; `latent` only.
+            Where it is not 1 the tokens' order is kept, and no grid: what is busy in a picture is in one place of it.
     """
 
     family: Family
     channels: int | None = None
     prefix: int = 0
+    patch: int = 1
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises InputError, naming the shape that fits, unless this one does."""
@@ -53,7 +56,8 @@ class Layout:
             raise InputError(field="features", problem=f"shape {shape}", remedy=f"Give {expected}")
         if self.family == Family.vit and shape[-2] <= self.prefix:
             raise InputError(field="features", problem=f"{shape[-2]} tokens", remedy=f"Give {expected}")
-
+        if self.family == Family.latent and (shape[-2] % self.patch or shape[-1] % self.patch):
+            raise InputError(field="features", problem=f"shape {shape}", remedy=f"Give {expected}")
         if self.family in (Family.latent, Family.cnn) and max(shape[-2:]) > MAX_SIDE:
             raise InputError(field="features", problem=f"shape {shape}", remedy=f"Give at most {MAX_SIDE} a side")
 
@@ -66,7 +70,8 @@ class Layout:
             case Family.vit:
                 return f"[tokens, {channels}] or [crops, tokens, {channels}], more than {self.prefix} tokens"
             case Family.latent:
-                return "[16, height, width] or [1, 16, height, width]"
+                sides = f", sides divisible by {self.patch}" if self.patch > 1 else ""
+                return f"[16, height, width] or [1, 16, height, width]{sides}"
             case Family.cnn:
                 return f"[{channels}, height, width] or [1, {channels}, height, width]"
 
@@ -79,28 +84,34 @@ class Layout:
                 side = isqrt(shape[-2] - self.prefix)
                 return (side, side) if side * side == shape[-2] - self.prefix else None
             case _:
-                return shape[-2], shape[-1]
+                return (shape[-2], shape[-1]) if self.patch == 1 else None
 
     def rows_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """(images, tokens, channels) of features of `shape`. Raises InputError for one that does not fit."""
         self.check(shape)
         if self.family in (Family.llm, Family.vit):
             return (shape[0] if len(shape) == 3 else 1), shape[-2], shape[-1]
-        return 1, shape[-2] * shape[-1], shape[-3]
+        area = self.patch**2
+        return 1, shape[-2] * shape[-1] // area, shape[-3] * area
 
     def to_rows(self, features: Array) -> Array:
         """Features of any layout -> [images, tokens, channels]; a view where memory order allows."""
         self.check(features.shape)
         if self.family in (Family.llm, Family.vit):
             return features.reshape(-1, *features.shape[-2:])
-        channels = features.shape[-3]
-        return features.reshape(1, channels, -1).transpose(0, 2, 1)
+        channels, height, width = features.shape[-3:]
+        side = self.patch
+        squares = features.reshape(channels, height // side, side, width // side, side).transpose(1, 3, 0, 2, 4)
+        return squares.reshape(self.rows_shape(features.shape))
 
     def from_rows(self, rows: Array, shape: tuple[int, ...]) -> Array:
         """The inverse of `to_rows` for features of `shape`."""
         if self.family in (Family.llm, Family.vit):
             return rows.reshape(shape)
-        return np.ascontiguousarray(rows.transpose(0, 2, 1)).reshape(shape)
+        channels, height, width = shape[-3:]
+        side = self.patch
+        squares = rows.reshape(height // side, width // side, channels, side, side).transpose(2, 0, 3, 1, 4)
+        return np.ascontiguousarray(squares).reshape(shape)
 
     def to_plane(self, features: Array) -> Array:
         """Features -> one plane [H, W]: tokens stacked, or channels as a mosaic."""

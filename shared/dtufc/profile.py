@@ -69,6 +69,13 @@ class LayoutSpec(_Schema):
     family: Family
     channels: int | None = Field(default=None, ge=1)
     prefix: int = Field(default=0, ge=0)
+    patch: int = Field(default=1, ge=1, le=4)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LayoutSpec":
+        if self.patch > 1 and self.family != Family.latent:
+            raise ValueError("only a latent has patches")
+        return self
 
 
 class ImagineSpec(_Schema):
@@ -128,12 +135,14 @@ class Profile:
     @property
     def layout(self) -> Layout:
         layout = self.spec.layout
-        return Layout(family=layout.family, channels=layout.channels, prefix=layout.prefix)
+        return Layout(family=layout.family, channels=layout.channels, prefix=layout.prefix, patch=layout.patch)
 
     @property
     def digest(self) -> bytes:
         """SHA-256 over name, model, layout, layer count, source, split and every array of the calibration."""
         spec = self.spec.model_dump(mode="json", include={"name", "model", "layout", "num_layers", "source"})
+        if spec["layout"]["patch"] == 1:  # as before there were others
+            del spec["layout"]["patch"]
         source = spec["source"] or {}
         for name in ("folder", "size_mb", "licence"):  # a place and remarks, not the content
             source.pop(name, None)

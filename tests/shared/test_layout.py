@@ -20,6 +20,9 @@ def shapes() -> st.SearchStrategy[tuple[Layout, tuple[int, ...]]]:
         st.tuples(st.just(Layout(family=Family.llm)), llm),
         st.tuples(st.just(Layout(family=Family.vit, prefix=1)), vit),
         st.tuples(st.just(Layout(family=Family.latent)), latent),
+        st.tuples(
+            st.just(Layout(family=Family.latent, patch=2)), latent.map(lambda s: (*s[:-2], 2 * s[-2], 2 * s[-1]))
+        ),
         st.tuples(st.just(Layout(family=Family.cnn)), cnn),
     )
 
@@ -43,6 +46,14 @@ def test_a_latent_is_a_mosaic_of_four_by_four() -> None:
     np.testing.assert_array_equal(plane[::2, ::3], np.arange(16).reshape(4, 4))
 
 
+def test_a_patch_of_a_latent_is_one_token_with_all_its_channels() -> None:
+    latent = np.arange(16 * 4 * 6).reshape(16, 4, 6)
+    rows = Layout(family=Family.latent, patch=2).to_rows(latent)
+    assert rows.shape == (1, 6, 64)
+    np.testing.assert_array_equal(rows[0, 4].reshape(16, 2, 2), latent[:, 2:4, 2:4])
+    assert Layout(family=Family.latent, patch=2).grid(latent.shape) is None
+
+
 @pytest.mark.parametrize(("channels", "tiles"), [(2048, (32, 64)), (1280, (32, 40)), (7, (1, 7)), (1, (1, 1))])
 def test_a_mosaic_is_as_near_to_square_as_the_divisors_allow(channels: int, tiles: tuple[int, int]) -> None:
     assert mosaic(channels) == tiles
@@ -57,6 +68,7 @@ def test_a_mosaic_is_as_near_to_square_as_the_divisors_allow(channels: int, tile
         (Layout(family=Family.vit, prefix=1), (1, 384)),
         (Layout(family=Family.vit), (1, 2, 3, 4)),
         (Layout(family=Family.latent), (15, 4, 4)),
+        (Layout(family=Family.latent, patch=2), (16, 4, 5)),
         (Layout(family=Family.cnn, channels=8), (9, 4, 4)),
         (Layout(family=Family.cnn), (0, 4, 4)),
     ],

@@ -35,7 +35,7 @@ from dtufc.codecs.calibration import (
 from dtufc.codecs.exact import OCTAVE, forward_dct, power_of_two
 from dtufc.entropy import quantize_frequencies
 from dtufc.errors import InputError
-from dtufc.layout import Layout
+from dtufc.layout import Family, Layout
 
 _PLAIN_SHARE: Final = 0.2  # of the plain error in the metric
 _ROWS_A_CHANNEL: Final = 8  # of a picture: with fewer, correlations would be the samples' and not the model's
@@ -146,7 +146,8 @@ class _Fit:
     def _metric(self) -> Array:
         """[C, C]: what an error in the features costs."""
         variance = np.maximum(np.diag(self.covariance), 1e-9 * np.diag(self.covariance).mean() + 1e-30)
-        by_channel = np.full(self.channels, 1 / variance.mean()) if self.is_picture else 1 / variance
+        shows = self.is_picture or self.layout.family == Family.latent  # an error counts as it is, not by its channel
+        by_channel = np.full(self.channels, 1 / variance.mean()) if shows else 1 / variance
         plain = np.diag(by_channel)
         if self.gradients is None:
             return plain
