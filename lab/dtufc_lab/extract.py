@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice, zip_longest
 
-import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
@@ -20,7 +19,7 @@ from dtufc_cloud.heads.llama import LlamaHead
 from dtufc_edge.backbones.cnn import CnnBackbone
 from dtufc_edge.backbones.dinov2 import Dinov2Backbone
 from dtufc_edge.backbones.llama import LlamaBackbone
-from dtufc_lab.data import Use, photos, square, texts, views
+from dtufc_lab.data import Use, photo_views, photos, square, texts
 
 CPU = torch.device("cpu")
 ROW_TOKENS = 256
@@ -146,9 +145,7 @@ def _fitting_features(model: Model, profile: Profile, count: int) -> Iterator[Te
     if isinstance(model, Llama):
         inputs = [partial(model.features, ids) for ids in model.rows("fit", count)]
     elif isinstance(model, Cnn):
-        views_of = [views(photo, np.random.default_rng(len(name))) for name, photo in photos("fit")]
-        images = [view for turn in zip(*views_of, strict=True) for view in turn]
-        inputs = [partial(model.features, image) for image in images[:count]]
+        inputs = [partial(model.features, image) for image in photo_views("fit")[:count]]
     else:
         images = [picture for _, photo in photos("fit") for picture in (square(photo), photo)]
         inputs = [partial(model.features, image) for image in images[:count]]
