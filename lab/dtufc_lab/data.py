@@ -149,6 +149,12 @@ def views(photo: Image.Image, rng: np.random.Generator) -> Iterator[Image.Image]
         yield ImageOps.mirror(view) if rng.random() < 0.5 else view
 
 
+def photo_views(use: Use) -> list[Image.Image]:
+    """`views` of every photograph: the first of each, then the second of each, and so on."""
+    by_photo = [views(photo, np.random.default_rng(len(name))) for name, photo in photos(use)]
+    return [view for turn in zip(*by_photo, strict=True) for view in turn]
+
+
 def _read(place: Place, name: str) -> bytes:
     if isinstance(place, tuple):
         module, folder = place

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice, zip_longest
 
-import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
@@ -22,7 +21,7 @@ from dtufc_edge.backbones.cnn import CnnBackbone
 from dtufc_edge.backbones.dinov2 import Dinov2Backbone
 from dtufc_edge.backbones.llama import LlamaBackbone
 from dtufc_edge.backbones.sd3 import Sd3Backbone, Wish
-from dtufc_lab.data import Use, photos, prompts, square, texts, views
+from dtufc_lab.data import Use, photo_views, photos, prompts, square, texts
 
 CPU = torch.device("cpu")
 ROW_TOKENS = 256
@@ -184,9 +183,7 @@ def _fitting_features(model: Model, profile: Profile, count: int) -> Iterator[Te
     elif isinstance(model, Sd3):
         inputs = [partial(model.features, prompt) for prompt in prompts("fit")[:count]]
     elif isinstance(model, Cnn):
-        views_of = [views(photo, np.random.default_rng(len(name))) for name, photo in photos("fit")]
-        images = [view for turn in zip(*views_of, strict=True) for view in turn]
-        inputs = [partial(model.features, image) for image in images[:count]]
+        inputs = [partial(model.features, image) for image in photo_views("fit")[:count]]
     else:
         images = [picture for _, photo in photos("fit") for picture in (square(photo), photo)]
         inputs = [partial(model.features, image) for image in images[:count]]

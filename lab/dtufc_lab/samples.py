@@ -10,7 +10,7 @@ from PIL import Image
 
 from dtufc.arrays import Array
 from dtufc_lab.agreement import mean_iou
-from dtufc_lab.extract import Dinov2, Llama
+from dtufc_lab.extract import Cnn, Dinov2, Llama
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,20 @@ def llm_samples(model: Llama, rows_of_ids: Sequence[list[int]]) -> list[Sample]:
 
     originals = [model.features(ids) for ids in rows_of_ids]
     return [Sample(features.numpy(), partial(agreement, _top(model, features))) for features in originals]
+
+
+def cnn_samples(model: Cnn, pictures: Sequence[Image.Image]) -> list[Sample]:
+    """Agreement is 1 where the most probable label is the uncompressed model's, else 0."""
+
+    def agreement(label: int, decoded: Array) -> float:
+        return float(_label(model, torch.from_numpy(decoded)) == label)
+
+    originals = [model.features(picture) for picture in pictures]
+    return [Sample(features.numpy(), partial(agreement, _label(model, features))) for features in originals]
+
+
+def _label(model: Cnn, features: torch.Tensor) -> int:
+    return int(model.head.logits(features).argmax())
 
 
 def _mask(model: Dinov2, features: torch.Tensor) -> Array:

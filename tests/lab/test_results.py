@@ -22,8 +22,18 @@ from dtufc_lab.results.compare import (
 )
 from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
 from dtufc_lab.results.histograms import TaskValues, kl_divergence, transformed_divergences
+from dtufc_lab.results.measure import measure
 from dtufc_lab.results.points import Point, load_points, save_points, select, tasks_of
-from dtufc_lab.results.tables import figure3_note, missing_tasks, results_page, table1, table2, table4, table6
+from dtufc_lab.results.tables import (
+    figure3_note,
+    missing_tasks,
+    point_table,
+    results_page,
+    table1,
+    table2,
+    table4,
+    table6,
+)
 from dtufc_lab.results.verdicts import aligned, cheaper, generalizes, livelier, reached, transfers, truncation_endured
 
 RATES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -285,11 +295,32 @@ def test_later_tasks_need_no_change() -> None:
         *curve("hyperprior-hybrid", "tti"),
         *curve("hyperprior-tti", "llm"),
         *curve("hyperprior-hybrid", "cnn"),
+        *curve("gridprior", "cnn"),
     ]
     assert "tti" in table2(points)
     assert "hyperprior-tti" in table4(points)
-    assert "cnn" in table6(points)
+    assert table6(points).count("| cnn | hyperprior-hybrid |") == table6(points).count("| cnn | gridprior |") == 6
     assert "stands in" not in missing_tasks(points)
+
+
+def test_points_are_printed_task_by_task_and_curve_by_curve() -> None:
+    lines = point_table([*curve("klt", "cnn"), *curve("klt", "vit"), point("raw", "cnn", None, 32.0, 1.0)]).splitlines()
+    assert [line.split("|")[1:3] for line in lines[2::6]] == [
+        [" vit ", " klt "],
+        [" cnn ", " klt "],
+        [" cnn ", " raw "],
+    ]
+
+
+def test_points_that_are_kept_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))  # the setting that a user has for it
+    (tmp_path / "results").mkdir()
+    kept = [*curve("klt", "cnn"), *curve("klt", "vit")]
+    save_points(kept, tmp_path / "results" / "klt.json")
+    before = (tmp_path / "results" / "klt.json").stat().st_mtime_ns
+    assert {p.task for p in measure("klt", ["cnn", "vit"])} == {"cnn", "vit"}
+    assert [p.task for p in measure("klt", ["cnn"])] == ["cnn"] * 6
+    assert (tmp_path / "results" / "klt.json").stat().st_mtime_ns == before
 
 
 def test_table_1_is_zero_on_its_diagonal() -> None:

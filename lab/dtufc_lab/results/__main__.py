@@ -6,19 +6,31 @@ from pathlib import Path
 
 import torch
 
-from dtufc_lab.results.measure import is_trained, measure, names
+from dtufc_lab.results.measure import PROFILES, is_trained, measure, names
+from dtufc_lab.results.tables import point_table
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measure", nargs="+", metavar="CURVE", help=f"only measure these, of {', '.join(names())}")
-    chosen = parser.parse_args().measure
+    parser.add_argument(
+        "--measure",
+        nargs="+",
+        metavar="CURVE",
+        help=f"only measure these and print their points, of {', '.join(names())}",
+    )
+    parser.add_argument("--tasks", nargs="+", choices=list(PROFILES), default=list(PROFILES), help="only on these")
+    arguments = parser.parse_args()
+    chosen, tasks = arguments.measure, arguments.tasks
+    if tasks != list(PROFILES) and not chosen:
+        parser.error("the pages need every task: --tasks goes with --measure")
     torch.set_num_threads(1)
     wanted = chosen or [name for name in names() if is_trained(name)]
-    points = [point for name in wanted for point in measure(name)]
-    if not chosen:
+    points = [point for name in wanted for point in measure(name, tasks)]
+    if chosen:
+        print(point_table(points))
+    else:
         from dtufc_lab.learned_speed import learned_speed_report
         from dtufc_lab.results.report import write
 

@@ -25,18 +25,23 @@ from dtufc.codecs.learned.plane import Assignment, Preparation
 from dtufc.feature_codec import FeatureCodec
 from dtufc.profile import Profile, load_profile
 from dtufc.zoo import cache_folder
-from dtufc_lab.data import photos, square
-from dtufc_lab.extract import Dinov2, Llama, fitting_features
+from dtufc_lab.data import photo_views, photos, square
+from dtufc_lab.extract import Cnn, Dinov2, Llama, fitting_features
 from dtufc_lab.features import stored
 from dtufc_lab.results.points import Point, load_points, save_points
 from dtufc_lab.results.scalar import ScalarCodec
 from dtufc_lab.rivals import rivals
-from dtufc_lab.samples import Sample, llm_samples, vit_samples
+from dtufc_lab.samples import Sample, cnn_samples, llm_samples, vit_samples
 from dtufc_lab.train import SHIPPED, Tables, TrainSpec, evenly, export, prepare, run_folder
 
-NUM_SAMPLES: Final = 32  # a task
+NUM_SAMPLES: Final = 32  # a task; of `cnn`, where each has but one label, all views of all test photographs
 QUALITIES: Final = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
-PROFILES: Final = {"llm": ("smollm2-135m", 30), "vit": ("dinov2-small", 12), "llm-16": ("smollm2-135m", 16)}
+PROFILES: Final = {
+    "llm": ("smollm2-135m", 30),
+    "vit": ("dinov2-small", 12),
+    "cnn": ("efficientnet-lite0", 8),
+    "llm-16": ("smollm2-135m", 16),
+}
 _NUM_FITTED: Final = 10
 _INT8: Final = "blockwise 8 bit, zstd"
 _FLOAT32: Final = np.dtype(np.float32)
@@ -66,9 +71,9 @@ class Curve:
 
 
 CURVES: Final = (
-    Curve(name="hyperprior-hybrid", network="hyperprior-hybrid", tasks=("llm", "vit", "llm-16")),
-    Curve(name="elic-hybrid", network="elic-hybrid"),
-    Curve(name="gridprior", network="affine-grid-hybrid"),
+    Curve(name="hyperprior-hybrid", network="hyperprior-hybrid", tasks=("llm", "vit", "cnn", "llm-16")),
+    Curve(name="elic-hybrid", network="elic-hybrid", tasks=("llm", "vit", "cnn")),
+    Curve(name="gridprior", network="affine-grid-hybrid", tasks=("llm", "vit", "cnn")),
     Curve(name="baseline-hybrid", network="baseline-hybrid"),
     Curve(name="hyperprior-llm", network="hyperprior-llm"),
     Curve(name="baseline-llm", network="baseline-llm"),
@@ -85,7 +90,7 @@ SCALAR: Final = {  # its curves: the features' preparation, and the steps at the
     "scalar, transformed features": ("paper", 160.0, 6.0),
     "scalar, truncated features": ("truncate", 40.0, 1.5),
 }
-OTHERS: Final = ("klt", "levels", _INT8, *SCALAR)
+OTHERS: Final = ("raw", "klt", "levels", _INT8, *SCALAR)
 
 
 def names() -> list[str]:
@@ -98,17 +103,19 @@ def is_trained(name: str) -> bool:
     return all((run_folder(curve.network) / "best.ckpt").exists() for curve in CURVES if curve.name == name)
 
 
-def measure(name: str) -> list[Point]:
-    """The points of one curve, from the cache or measured now."""
+def measure(name: str, tasks: Sequence[str] = tuple(PROFILES)) -> list[Point]:
+    """The points of one curve on these of its tasks, from the cache or measured now."""
     path = cache_folder() / "results" / f"{name.replace(' ', '-').replace(',', '')}.json"
     curve = next((curve for curve in CURVES if curve.name == name), None)
     newest = (run_folder(curve.network) / "best.ckpt").stat().st_mtime if curve else 0.0
-    if path.exists() and path.stat().st_mtime > newest:
-        return load_points(path)
-    points = [point for task in (curve.tasks if curve else PROFILES) for point in _points(name, curve, task)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_points(points, path)
-    return points
+    kept = load_points(path) if path.exists() and path.stat().st_mtime > newest else []
+    wanted = [task for task in (curve.tasks if curve else PROFILES) if task in tasks]
+    for task in wanted:
+        if task not in {point.task for point in kept}:
+            kept += _points(name, curve, task)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_points(kept, path)
+    return [point for point in kept if point.task in wanted]
 
 
 def _points(name: str, curve: Curve | None, task: str) -> Iterator[Point]:
@@ -173,6 +180,8 @@ def samples(task: str) -> list[Sample]:
     if profile.spec.model == "llama":
         llama = Llama.load(profile)
         return llm_samples(llama, list(llama.rows("test", NUM_SAMPLES)))
+    if profile.spec.model == "cnn":
+        return cnn_samples(Cnn.load(profile), photo_views("test"))
     whole = [photo for _, photo in photos("test")]
     return vit_samples(Dinov2.load(profile), [*map(square, whole), *whole][:NUM_SAMPLES])
 
