@@ -1,8 +1,8 @@
 """`make bench`: rate against accuracy and time, on photographs and texts that nothing was fitted on.
 
 Codecs run on one thread. Agreement is with the uncompressed model: mean IoU of foreground and background for the
-saliency mask, top-1 of every next token for the decoder, top-1 of the label for the classifier. Written to
-docs/benchmarks.md, .json and .png.
+saliency mask, top-1 of every next token for the decoder, top-1 of the label for the classifier; for latents, the
+structural similarity of their pictures. Written to docs/benchmarks.md, .json and .png.
 """
 
 import io
@@ -28,11 +28,11 @@ from dtufc import bitstream
 from dtufc.codecs.learned import can_run
 from dtufc.feature_codec import FeatureCodec
 from dtufc.layout import Family
-from dtufc_lab.data import photo_views, photos, square, texts
-from dtufc_lab.extract import Cnn, Dinov2, Llama, fitting_features
+from dtufc_lab.data import photo_views, photos, prompts, square, texts
+from dtufc_lab.extract import Cnn, Dinov2, Llama, Sd3, fitting_features
 from dtufc_lab.fit_profiles import FITS
 from dtufc_lab.rivals import Method, rivals
-from dtufc_lab.samples import Sample, cnn_samples, llm_samples, vit_samples
+from dtufc_lab.samples import Sample, cnn_samples, llm_samples, tti_samples, vit_samples
 from dtufc_lab.speed import speed_report
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -162,6 +162,10 @@ def model_tables() -> Iterator[tuple[str, list[Row]]]:
                 f"{len(samples)} views of photographs, 1280 x 7 x 7 values each; top-1 of the labels; the photographs "
                 f"themselves with a shorter edge of {_SHORTER_EDGE}"
             )
+        elif codec.profile.spec.model == "sd3":
+            sd3, others = Sd3.load(codec.profile), []
+            samples = tti_samples(sd3, prompts("test")[:NUM_ROWS])
+            what = f"{len(samples)} latents, 16 x 16 x 16 values each; structural similarity of their pictures"
         else:
             llama = Llama.load(codec.profile)
             rows_of_ids = list(llama.rows("test", NUM_ROWS))
@@ -218,7 +222,7 @@ def rate_at(rows: Sequence[Row], prefix: str, agreement: float) -> tuple[float, 
 
 
 def _goals(tables: Sequence[tuple[str, list[Row]]], figures: dict[str, float]) -> Iterator[str]:
-    (_, dino), (_, middle), (_, last), (_, labels) = tables  # the order of FITS
+    (_, dino), (_, middle), (_, last), (_, labels), _ = tables  # the order of FITS
     bpfp, size = rate_at(dino, "klt, ", 0.97)
     _, jpeg = rate_at(dino, "JPEG", 0.97)
     best_jpeg = max((row for row in dino if row.method.startswith("JPEG")), key=lambda row: row.agreement)
@@ -280,8 +284,9 @@ def _shrunk(picture: Image.Image) -> Image.Image:
 
 def _overhead(codec: FeatureCodec) -> int:
     """Bytes of a frame that are not payload, for features of the profile's usual size."""
-    channels = len(codec.profile.calibration["klt.mean"])
-    shape = (channels, 7, 7) if codec.profile.layout.family == Family.cnn else (300, channels)
+    channels = codec.profile.layout.channels or len(codec.profile.calibration["klt.mean"])
+    shapes = {Family.cnn: (channels, 7, 7), Family.latent: (channels, 16, 16)}
+    shape = shapes.get(codec.profile.layout.family, (300, channels))
     data = codec.encode(np.zeros(shape, np.float32), codec="raw")
     return len(data) - len(bitstream.parse(data).payload)
 

@@ -7,10 +7,11 @@ from functools import partial
 import numpy as np
 import torch
 from PIL import Image
+from skimage.metrics import structural_similarity
 
 from dtufc.arrays import Array
 from dtufc_lab.agreement import mean_iou
-from dtufc_lab.extract import Cnn, Dinov2, Llama
+from dtufc_lab.extract import Cnn, Dinov2, Llama, Sd3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,21 @@ def cnn_samples(model: Cnn, pictures: Sequence[Image.Image]) -> list[Sample]:
 
     originals = [model.features(picture) for picture in pictures]
     return [Sample(features.numpy(), partial(agreement, _label(model, features))) for features in originals]
+
+
+def tti_samples(model: Sd3, prompts: Sequence[str]) -> list[Sample]:
+    """Agreement is the structural similarity of the picture with that of the latent as it was drawn."""
+
+    def agreement(drawn: Array, decoded: Array) -> float:
+        return ssim(drawn, model.head.picture(torch.from_numpy(decoded)))
+
+    originals = [model.features(prompt) for prompt in prompts]
+    return [Sample(latent.numpy(), partial(agreement, model.head.picture(latent))) for latent in originals]
+
+
+def ssim(a: Array, b: Array) -> float:
+    """Structural similarity of two pictures uint8[H, W, 3]."""
+    return float(structural_similarity(a, b, channel_axis=2))
 
 
 def _label(model: Cnn, features: torch.Tensor) -> int:

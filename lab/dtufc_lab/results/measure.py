@@ -25,13 +25,13 @@ from dtufc.codecs.learned.plane import Assignment, Preparation
 from dtufc.feature_codec import FeatureCodec
 from dtufc.profile import Profile, load_profile
 from dtufc.zoo import cache_folder
-from dtufc_lab.data import photo_views, photos, square
-from dtufc_lab.extract import Cnn, Dinov2, Llama, fitting_features
+from dtufc_lab.data import photo_views, photos, prompts, square
+from dtufc_lab.extract import Cnn, Dinov2, Llama, Sd3, fitting_features
 from dtufc_lab.features import stored
 from dtufc_lab.results.points import Point, load_points, save_points
 from dtufc_lab.results.scalar import ScalarCodec
 from dtufc_lab.rivals import rivals
-from dtufc_lab.samples import Sample, cnn_samples, llm_samples, vit_samples
+from dtufc_lab.samples import Sample, cnn_samples, llm_samples, tti_samples, vit_samples
 from dtufc_lab.train import SHIPPED, Tables, TrainSpec, evenly, export, prepare, run_folder
 
 NUM_SAMPLES: Final = 32  # a task; of `cnn`, where each has but one label, all views of all test photographs
@@ -39,6 +39,7 @@ QUALITIES: Final = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
 PROFILES: Final = {
     "llm": ("smollm2-135m", 30),
     "vit": ("dinov2-small", 12),
+    "tti": ("sd3-emoji", 1),
     "cnn": ("efficientnet-lite0", 8),
     "llm-16": ("smollm2-135m", 16),
 }
@@ -71,9 +72,9 @@ class Curve:
 
 
 CURVES: Final = (
-    Curve(name="hyperprior-hybrid", network="hyperprior-hybrid", tasks=("llm", "vit", "cnn", "llm-16")),
-    Curve(name="elic-hybrid", network="elic-hybrid", tasks=("llm", "vit", "cnn")),
-    Curve(name="gridprior", network="affine-grid-hybrid", tasks=("llm", "vit", "cnn")),
+    Curve(name="hyperprior-hybrid", network="hyperprior-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
+    Curve(name="elic-hybrid", network="elic-hybrid", tasks=("llm", "vit", "tti", "cnn")),
+    Curve(name="gridprior", network="affine-grid-hybrid", tasks=("llm", "vit", "tti", "cnn")),
     Curve(name="baseline-hybrid", network="baseline-hybrid"),
     Curve(name="hyperprior-llm", network="hyperprior-llm"),
     Curve(name="baseline-llm", network="baseline-llm"),
@@ -180,6 +181,8 @@ def samples(task: str) -> list[Sample]:
     if profile.spec.model == "llama":
         llama = Llama.load(profile)
         return llm_samples(llama, list(llama.rows("test", NUM_SAMPLES)))
+    if profile.spec.model == "sd3":
+        return tti_samples(Sd3.load(profile), prompts("test")[:NUM_SAMPLES])
     if profile.spec.model == "cnn":
         return cnn_samples(Cnn.load(profile), photo_views("test"))
     whole = [photo for _, photo in photos("test")]

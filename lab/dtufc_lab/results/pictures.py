@@ -17,7 +17,6 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 from rich.progress import track
-from skimage.metrics import structural_similarity
 from torch.nn import functional as F
 from transformers import Dinov2Model
 
@@ -29,6 +28,7 @@ from dtufc.zoo import weights_folder
 from dtufc_lab.data import prompts
 from dtufc_lab.extract import Sd3
 from dtufc_lab.results.__main__ import RESULTS
+from dtufc_lab.samples import ssim
 
 PROFILE: Final = "sd3-emoji"
 NUM_PROMPTS: Final = 64
@@ -77,7 +77,7 @@ def main() -> int:
                 bpfp=8 * size / latents[0].size,
                 bytes=size,
                 psnr=float(np.mean([_psnr(a, b) for a, b in zip(drawn, decoded, strict=True)])),
-                ssim=float(np.mean([_ssim(a, b) for a, b in zip(drawn, decoded, strict=True)])),
+                ssim=float(np.mean([ssim(a, b) for a, b in zip(drawn, decoded, strict=True)])),
                 distance=frechet_distance(seen, see(decoded)),
             )
         )
@@ -105,10 +105,6 @@ def _psnr(a: Array, b: Array) -> float:
     """dB, of 8-bit colours; at most that of a rounding error alone, so that equal pictures count for something."""
     error = np.mean((a.astype(np.float64) - b) ** 2)
     return float(10 * np.log10(255**2 / max(error, 1 / 12)))
-
-
-def _ssim(a: Array, b: Array) -> float:
-    return float(structural_similarity(a, b, channel_axis=2))
 
 
 def frechet_distance(a: Array, b: Array) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 KNOWN_TASKS: Final = ("llm", "vit", "tti", "cnn", "llm-16")  # in the order of the tables
-UNSEEN_TASKS: Final = frozenset({"cnn", "llm-16"})  # no network was trained on their features
+UNSEEN_TASKS: Final = frozenset({"tti", "cnn", "llm-16"})  # no network was trained on their features
 _NO_RATE: Final = "-"
 
 
@@ -25,7 +25,7 @@ class Point:
         rate: the position in the network's range, or the quality, in [0, 1]; None where a codec has but one.
         bpfp_payload: bits a feature value, entropy-coded strings only (as the paper counts).
         bpfp_wire: bits a feature value, the whole frame.
-        accuracy: agreement with the uncompressed model, in [0, 1].
+        accuracy: agreement with the uncompressed model, in [0, 1]; of pictures, their structural similarity.
         mse: of the features, in their own domain.
         encode_ms: a feature, median.
         decode_ms: a feature, median.
