@@ -19,6 +19,7 @@ from dtufc.feature_codec import FeatureCodec
 from dtufc.features import as_tensor
 from dtufc.layout import Family
 from dtufc.profile import Profile
+from dtufc.rpc import MOST_LATENT_POSITIONS
 from dtufc.telemetry import Request
 from dtufc.zoo import weights_folder
 from dtufc_cloud.heads.cnn import CnnHead, Label
@@ -26,7 +27,6 @@ from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
 from dtufc_cloud.heads.sd3 import Sd3Head
 
-_MOST_LATENT_POSITIONS: Final = 1 << 14  # those of a picture of 1024 x 1024
 Head = LlamaHead | Dinov2Head | CnnHead | Sd3Head
 _HEADS: Final[Mapping[str, type[Head]]] = {
     "llama": LlamaHead,
@@ -131,7 +131,7 @@ class CloudPipeline:
             return
         most = self._max_tokens
         if isinstance(self._head, Sd3Head):
-            tokens, most = frame.shape[-2] * frame.shape[-1], _MOST_LATENT_POSITIONS
+            tokens, most = frame.shape[-2] * frame.shape[-1], MOST_LATENT_POSITIONS
         if images > 1 or tokens > most:
             problem = f"{images} inputs of {tokens} tokens"
             raise InputError(field="frame", problem=problem, remedy=f"Send one, of at most {most} tokens")

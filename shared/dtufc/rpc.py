@@ -27,6 +27,7 @@ from dtufc.v1 import head_pb2
 
 MAX_MESSAGE_BYTES = 64 << 20
 MOST_LABELS = 100  # of one classified image
+MOST_LATENT_POSITIONS = 1 << 14  # of one drawn picture: 1024 x 1024 pixels of a Stable Diffusion
 MAX_CALLS = 256  # at a time, the queued ones counted: a bound on the memory of messages
 # How long one attempt to connect may take, and the pause before the next: who does not answer is Unavailable soon.
 # A server that comes back under another address is looked up as soon.

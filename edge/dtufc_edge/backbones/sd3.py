@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar as disable_progress_
 
 from dtufc.errors import InputError
 from dtufc.profile import ImagineSpec
+from dtufc.rpc import MOST_LATENT_POSITIONS
 
 _LARGEST_SEED = (1 << 63) - 1
 _STRONGEST = 30.0
@@ -71,6 +72,10 @@ class Sd3Backbone:
             if not 0 < pixels <= self.max_pixels or pixels % self.step_pixels:
                 remedy = f"Give a multiple of {self.step_pixels}, at most {self.max_pixels}"
                 raise InputError(field=field, problem=f"{pixels}", remedy=remedy)
+        most = MOST_LATENT_POSITIONS << 2 * self._num_halvings
+        if wish.width * wish.height > most:
+            problem, remedy = f"{wish.width} x {wish.height} pixels", f"Ask for at most {most} pixels"
+            raise InputError(field="size", problem=problem, remedy=remedy)
 
     @torch.inference_mode()
     def latent(self, wish: Wish, spec: ImagineSpec, on_step: Callable[[int], None]) -> Tensor:
