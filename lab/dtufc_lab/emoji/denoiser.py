@@ -31,7 +31,7 @@ _TEXT_WIDTH: Final = 96  # of each text encoder
 _NUM_HEADS: Final = 5
 _HEAD_WIDTH: Final = 32
 _NUM_LAYERS: Final = 6
-_LEARNING_RATE: Final = 8e-4
+_LEARNING_RATE: Final = 2e-3
 _WARM_UP: Final = 500  # steps
 _COOL_DOWN: Final = 0.25  # share of the steps, at the end, in which the learning rate falls to nothing
 _EMPTY: Final = 0.1  # share of the pictures that are shown without their caption
@@ -150,6 +150,9 @@ class DenoiserTraining(lightning.LightningModule):
         encoded = [encoder(padded.to(self.device), output_hidden_states=True) for encoder in self.text_encoders]
         tokens = torch.cat([e.hidden_states[-2] for e in encoded], dim=-1)
         return tokens, torch.cat([e.text_embeds for e in encoded], dim=-1)
+
+    def on_train_start(self) -> None:
+        torch.manual_seed(self.global_step * self.trainer.world_size + self.global_rank)  # of the noise
 
     def training_step(self, batch: tuple[Tensor, list[str]], batch_index: int) -> Tensor:
         latent, captions = batch

@@ -37,14 +37,16 @@ def run_folder(part: str) -> Path:
     return cache_folder() / "runs" / f"sd3-emoji-{part}"
 
 
-def fit(part: str, training: lightning.LightningModule, num_steps: int, *callbacks: Callback) -> dict[str, Any]:
+def fit(
+    part: str, training: lightning.LightningModule, num_steps: int, *callbacks: Callback, devices: int = 1
+) -> dict[str, Any]:
     """Trains to that step, from the last checkpoint where there is one; returns the checkpoint."""
     folder = run_folder(part)
     often = gcd(_SAVED, num_steps)  # the last step is saved too
     latest = ModelCheckpoint(folder, "last", every_n_train_steps=often, enable_version_counter=False)
     trainer = lightning.Trainer(
         accelerator="auto",
-        devices=1,
+        devices=devices,
         precision="bf16-mixed",
         max_steps=num_steps,
         callbacks=[latest, *callbacks],
@@ -88,7 +90,7 @@ def encode(autoencoder: AutoencoderKL, pictures: list[Captioned]) -> Tensor:
 
 
 def train_denoiser(
-    pictures: list[Captioned], autoencoder: AutoencoderKL, *, num_originals: int, num_steps: int
+    pictures: list[Captioned], autoencoder: AutoencoderKL, *, num_originals: int, num_steps: int, devices: int = 1
 ) -> StableDiffusion3Pipeline:
     """The whole pipeline, of averaged weights.
 
@@ -97,6 +99,7 @@ def train_denoiser(
         autoencoder: trained; gets its scale.
         num_originals: how many are no compositions.
         num_steps: of training.
+        devices: GPUs, or processes where there is none; each has its own batch.
     """
     latents = encode(autoencoder, pictures)
     set_scale(autoencoder, latents.float())
@@ -111,7 +114,8 @@ def train_denoiser(
         prompts=_SHOWN,
         folder=run_folder("denoiser"),
     )
-    checkpoint = fit("denoiser", training, num_steps, EMAWeightAveraging(decay=_DECAY, use_buffers=False))
+    average = EMAWeightAveraging(decay=_DECAY, use_buffers=False)
+    checkpoint = fit("denoiser", training, num_steps, average, devices=devices)
     training.load_state_dict(checkpoint["state_dict"])  # the averaged weights
     return training.pipeline()
 
@@ -128,12 +132,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--font", type=Path, default=FONT, help="Noto Color Emoji")
     parser.add_argument("--steps", type=int, default=DENOISER_STEPS, help="of the denoiser")
+    parser.add_argument("--devices", type=int, default=1, help="for the denoiser: GPUs, or processes without one")
     arguments = parser.parse_args()
     items = read_emoji(arguments.font)
     plain = originals(items)
     pictures = [*plain, *compositions(items)]
     autoencoder = train_autoencoder(pictures, AUTOENCODER_STEPS)
-    pipeline = train_denoiser(pictures, autoencoder, num_originals=len(plain), num_steps=arguments.steps)
+    pipeline = train_denoiser(
+        pictures, autoencoder, num_originals=len(plain), num_steps=arguments.steps, devices=arguments.devices
+    )
     folder = Path(str(resources.files("dtufc"))) / "profiles" / "sd3-emoji"
     save(pipeline, folder)
     print(folder)
