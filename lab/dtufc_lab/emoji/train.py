@@ -17,6 +17,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -120,6 +121,7 @@ def train_denoiser(
     return training.pipeline()
 
 
+@rank_zero_only  # type: ignore[untyped-decorator]
 def save(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
     """Writes the checkpoint in half precision, in place of what is in the folder."""
     shutil.rmtree(folder, ignore_errors=True)

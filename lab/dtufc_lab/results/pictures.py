@@ -6,8 +6,8 @@ picture by picture, and the Frechet distance between both sets of pictures in DI
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +26,8 @@ from dtufc.feature_codec import FeatureCodec
 from dtufc.profile import load_profile
 from dtufc.zoo import weights_folder
 from dtufc_lab.data import prompts
-from dtufc_lab.extract import Sd3
+from dtufc_lab.extract import Sd3, fitting_set
+from dtufc_lab.fit_profiles import FITS
 from dtufc_lab.results.__main__ import RESULTS
 from dtufc_lab.samples import ssim
 
@@ -34,6 +35,7 @@ PROFILE: Final = "sd3-emoji"
 NUM_PROMPTS: Final = 64
 SEEDS: Final = (0, 1)
 QUALITIES: Final = (0.0, 0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
+_WHOLE_GRID: Final = "klt, DCT over the whole grid"
 _SHOWN: Final = 8  # pictures of the sheet
 _SEEN_SIDE: Final = 140  # pixels, as DINOv2 sees a picture: ten patches
 _GOAL: Final = (30.0, 1.0)  # dB, BPFP
@@ -53,47 +55,61 @@ class Row:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.parse_args()
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
-    model = Sd3.load(load_profile(PROFILE))
+    model, codec = Sd3.load(load_profile(PROFILE)), dtufc.load(PROFILE)
     wishes = [(prompt, seed) for seed in SEEDS for prompt in prompts("test")[:NUM_PROMPTS]]
     latents = [model.features(*wish).numpy() for wish in track(wishes, description="drawing")]
-    codec = dtufc.load(PROFILE)
-    see = _observer()
-    drawn = _pictures(model, latents)
+    drawn, see = _pictures(model, latents), _observer()
     seen = see(drawn)
-    half = len(seen) // 2
-    chance = frechet_distance(seen[:half], seen[half:])
-    rows, sheets = [], [drawn[:_SHOWN]]
-    for name, quality in track(list(_settings(codec)), description="coding"):
-        frames = [codec.encode(latent, codec=name, quality=quality) for latent in latents]
-        decoded = _pictures(model, [codec.decode(frame) for frame in frames])
-        size = float(np.mean([len(frame) for frame in frames]))
-        rows.append(
-            Row(
-                codec=name,
-                quality=quality,
-                bpfp=8 * size / latents[0].size,
-                bytes=size,
-                psnr=float(np.mean([_psnr(a, b) for a, b in zip(drawn, decoded, strict=True)])),
-                ssim=float(np.mean([ssim(a, b) for a, b in zip(drawn, decoded, strict=True)])),
-                distance=frechet_distance(seen, see(decoded)),
-            )
-        )
-        if name == codec.default_codec:
-            sheets.append(decoded[:_SHOWN])
+    chance = frechet_distance(*np.split(seen, len(SEEDS)))
+    methods = [(name, codec, name) for name in codec.codecs] + [(_WHOLE_GRID, _on_whole_grid(codec), "klt")]
+    settings = [
+        (label, coder, name, quality)
+        for label, coder, name in methods
+        for quality in (QUALITIES if coder.has_rate(name) else (None,))
+    ]
+    rows, sheet = [], [drawn[:_SHOWN]]
+    for label, coder, name, quality in track(settings, description="coding"):
+        frames = [coder.encode(latent, codec=name, quality=quality) for latent in latents]
+        decoded = _pictures(model, [coder.decode(frame) for frame in frames])
+        rows.append(_row(label, quality, latents[0].size, frames, drawn, decoded, frechet_distance(seen, see(decoded))))
+        if label == codec.default_codec:
+            sheet.append(decoded[:_SHOWN])
     (RESULTS / "pictures.md").write_text(page(rows, chance), encoding="utf-8")
     _plot(rows, RESULTS / "pictures.png")
-    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in sheets])
-    Image.fromarray(sheet).save(RESULTS / "pictures-klt.png")
+    whole = np.concatenate([np.concatenate(list(line), axis=1) for line in sheet])
+    Image.fromarray(whole).save(RESULTS / "pictures-klt.png")
     return 0
 
 
-def _settings(codec: FeatureCodec) -> Iterator[tuple[str, float | None]]:
-    for name in codec.codecs:
-        for quality in QUALITIES if codec.has_rate(name) else (None,):
-            yield name, quality
+def _row(
+    label: str,
+    quality: float | None,
+    num_values: int,
+    frames: Sequence[bytes],
+    drawn: Array,
+    decoded: Array,
+    distance: float,
+) -> Row:
+    size = float(np.mean([len(frame) for frame in frames]))
+    return Row(
+        codec=label,
+        quality=quality,
+        bpfp=8 * size / num_values,
+        bytes=size,
+        psnr=float(np.mean([_psnr(a, b) for a, b in zip(drawn, decoded, strict=True)])),
+        ssim=float(np.mean([ssim(a, b) for a, b in zip(drawn, decoded, strict=True)])),
+        distance=distance,
+    )
+
+
+def _on_whole_grid(codec: FeatureCodec) -> FeatureCodec:
+    """The same features fitted without patches: for comparison."""
+    spec = codec.profile.spec
+    plain = replace(codec.profile, spec=spec.model_copy(update={"layout": spec.layout.model_copy(update={"patch": 1})}))
+    samples, gradients = fitting_set(plain, next(count for name, _, count in FITS if name == spec.name))
+    return dtufc.fit(samples, gradients=gradients, profile=plain)
 
 
 def _pictures(model: Sd3, latents: Sequence[Array]) -> Array:
