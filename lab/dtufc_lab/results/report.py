@@ -19,6 +19,7 @@ from dtufc_lab.results.tables import figure3_note, results_page
 from dtufc_lab.train import SHIPPED, TrainSpec, trained_steps
 
 _MIDDLE_RATE = 0.5
+_COMPARED = ("llm", "vit", "tti")  # whose distributions the paper compares
 _NUM_EXACT = 4  # features of each task
 _PICTURES = {
     "figure2.png": "Figure 2: the features, the learned map and the transformed features of each task",
@@ -32,7 +33,7 @@ def write(points: Sequence[Point], folder: Path) -> None:
     """All of docs/results."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = seen_tasks(points)
-    values = [_values(task) for task in tasks]
+    values = [_values(task) for task in tasks_of(points) if task in _COMPARED]
     baseline, transformed = (_activation(name, tasks) for name in ("baseline-hybrid", "hyperprior-hybrid"))
     save_points(points, folder / "points.json")
     figure2(values, folder / "figure2.png")

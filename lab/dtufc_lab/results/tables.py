@@ -91,7 +91,12 @@ def missing_tasks(points: Sequence[Point]) -> str:
         text += f" Of the paper's tasks not there yet: {', '.join(lacking)}."
     if "llm-16" in found and "cnn" not in found:
         text += " `llm-16`, a layer that no codec was trained on, stands in for the CNN."
-    return text + " Accuracy is agreement with the uncompressed model.\n"
+    unseen = [f"`{task}`" for task in tasks_of(points) if task in UNSEEN_TASKS]
+    if unseen:
+        text += f" No network was trained on the features of {', '.join(unseen)}."
+    return (
+        text + " Accuracy is agreement with the uncompressed model; of `tti`, the structural similarity of pictures.\n"
+    )
 
 
 def table1(tasks: Sequence[TaskValues]) -> str:
