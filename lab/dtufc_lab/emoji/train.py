@@ -121,7 +121,7 @@ def train_denoiser(
     return training.pipeline()
 
 
-@rank_zero_only  # type: ignore[untyped-decorator]
+@rank_zero_only
 def save(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
     """Writes the checkpoint in half precision, in place of what is in the folder."""
     shutil.rmtree(folder, ignore_errors=True)
