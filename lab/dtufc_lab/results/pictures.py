@@ -128,7 +128,8 @@ def frechet_distance(a: Array, b: Array) -> float:
     mean = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
     first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     eigenvalues = np.linalg.eigvals(first @ second).real  # those of a product of covariances are not negative
-    return float(mean + np.trace(first) + np.trace(second) - 2 * np.sqrt(np.maximum(eigenvalues, 0)).sum())
+    spread = np.trace(first) + np.trace(second) - 2 * np.sqrt(np.maximum(eigenvalues, 0)).sum()
+    return float(max(mean + spread, 0.0))  # but for rounding it is not negative
 
 
 def _observer() -> Callable[[Array], Array]:
@@ -201,7 +202,7 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
             axis.plot([row.bpfp for row in curve], [value(row) for row in curve], "o-", label=name, markersize=4)
         axis.set(xscale="log", xlabel="BPFP, whole frames", title=title)
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[2].legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
