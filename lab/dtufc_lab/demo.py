@@ -200,7 +200,11 @@ def _show_pictures(stub: inference_pb2_grpc.InferenceServiceStub, report: Report
 def _drawn_whole(prompt: str) -> Array:
     """The picture of diffusers' own pipeline, not split."""
     from diffusers import StableDiffusion3Pipeline
+    from diffusers.utils import logging
+    from transformers.utils import logging as logging_of_parts
 
+    logging.disable_progress_bar()
+    logging_of_parts.disable_progress_bar()
     spec = load_profile("sd3-emoji").spec
     none = {"text_encoder_3": None, "tokenizer_3": None}
     pipeline = StableDiffusion3Pipeline.from_pretrained(weights_folder(spec), dtype=torch.float32, **none)

