@@ -24,7 +24,7 @@ from dtufc_lab.results.histograms import (
     own_divergences,
     transformed_divergences,
 )
-from dtufc_lab.results.points import UNSEEN_TASKS, Point, curves_of, seen_tasks, select, tasks_of
+from dtufc_lab.results.points import Point, curves_of, seen_tasks, select, tasks_of, unseen_tasks
 from dtufc_lab.results.verdicts import (
     COMPARABLE,
     Verdict,
@@ -91,7 +91,7 @@ def missing_tasks(points: Sequence[Point]) -> str:
         text += f" Of the paper's tasks not there yet: {', '.join(lacking)}."
     if "llm-16" in found and "cnn" not in found:
         text += " `llm-16`, a layer that no codec was trained on, stands in for the CNN."
-    unseen = [f"`{task}`" for task in tasks_of(points) if task in UNSEEN_TASKS]
+    unseen = [f"`{task}`" for task in unseen_tasks(points)]
     if unseen:
         text += f" No network was trained on the features of {', '.join(unseen)}."
     return (
@@ -180,7 +180,7 @@ def table5(points: Sequence[Point]) -> str:
 
 def table6(points: Sequence[Point]) -> str:
     """Features no codec was trained on, through the codecs that were trained on others."""
-    tasks = [task for task in tasks_of(points) if task in UNSEEN_TASKS]
+    tasks = unseen_tasks(points)
     claim = f"nearly lossless at {paper.UNSEEN.bpfp} BPFP ({paper.UNSEEN.source}), the error falling with the rate"
     parts = [_long_table(points, [(curve, task) for task in tasks for curve in (HYBRID, ELIC, GRIDPRIOR)])]
     verdict = generalizes(claim, points, HYBRID, tasks, paper.UNSEEN)
