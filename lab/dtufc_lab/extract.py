@@ -82,12 +82,7 @@ class Dinov2:
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
         """Of the logits near the mask's border, under random signs: E[g g'] is the squared change of those logits."""
-        x = features.clone().requires_grad_(True)
-        logits = self.head.forward(x)
-        near = torch.exp(-_SHARPNESS * logits.detach() ** 2)
-        signs = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1.0
-        (gradient,) = torch.autograd.grad(logits, x, near * signs)
-        return gradient.numpy()
+        return _signed_gradient(self.head.forward, features, generator, _near_border)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +107,7 @@ class Cnn:
 
         The Fisher information, as for text, knows the classes that were drawn, and few of a thousand are.
         """
-        x = features.clone().requires_grad_(True)
-        logits = self.head.forward(x)
-        signs = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1.0
-        (gradient,) = torch.autograd.grad(logits, x, signs)
-        return gradient.numpy()
+        return _signed_gradient(self.head.forward, features, generator, torch.ones_like)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +132,25 @@ class Sd3:
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
         """Of the picture's colours under random signs: E[g g'] is the squared change of all of them."""
-        x = features.clone().requires_grad_(True)
-        colours = self.head.forward(x)
-        signs = torch.randint(0, 2, colours.shape, generator=generator) * 2.0 - 1.0
-        (gradient,) = torch.autograd.grad(colours, x, signs)
-        return gradient.numpy()
+        return _signed_gradient(self.head.forward, features, generator, torch.ones_like)
 
 
 Model = Llama | Dinov2 | Cnn | Sd3
+
+
+def _near_border(logits: Tensor) -> Tensor:
+    return torch.exp(-_SHARPNESS * logits**2)
+
+
+def _signed_gradient(
+    head: Callable[[Tensor], Tensor], features: Tensor, generator: torch.Generator, weigh: Callable[[Tensor], Tensor]
+) -> Array:
+    """Of what the head makes of the features, weighed, under random signs."""
+    x = features.clone().requires_grad_(True)
+    made = head(x)
+    signs = torch.randint(0, 2, made.shape, generator=generator) * 2.0 - 1.0
+    (gradient,) = torch.autograd.grad(made, x, weigh(made.detach()) * signs)
+    return gradient.numpy()
 
 
 def fitting_features(profile: Profile, count: int) -> list[Array]:
