@@ -74,7 +74,6 @@ class AutoencoderTraining(lightning.LightningModule):
         return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
 
-@torch.no_grad()
 def set_scale(autoencoder: AutoencoderKL, latents: Tensor) -> None:
     """Records the shift and the scale that give latents of mean 0 and variance 1, as the pipeline applies them."""
     autoencoder.register_to_config(shift_factor=float(latents.mean()), scaling_factor=float(1 / latents.std()))
