@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down images test check format proto dashboards bench networks results profiles golden lock clean
+.PHONY: help install workbench demo up down images test check format proto dashboards bench networks results profiles golden lock clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s'|'
@@ -23,6 +23,10 @@ $(VENV)/.workbench: $(VENV)/.runtime
 	@echo "installing the workbench and the test tools into $(VENV)"
 	$(PIP) install -c requirements.lock -e '.[lab,dev]'
 	@touch $@
+
+install: $(VENV)/.runtime ## The edge, the cloud and the command line into .venv
+
+workbench: $(VENV)/.workbench ## And what trains, measures and tests them
 
 demo: $(VENV)/.runtime ## Starts cloud and edge, sends a prompt and photographs, prints what came back and what it cost
 	$(BIN)/python -m dtufc_lab.demo
@@ -69,12 +73,13 @@ networks: $(VENV)/.workbench ## Trains the codecs' networks (hours; resumes) and
 
 results: $(VENV)/.workbench ## The paper's tables and figures on our models, written to docs/results
 	$(BIN)/python -m dtufc_lab.results
+	$(BIN)/python -m dtufc_lab.results.pictures
 	$(BIN)/python -m tests.shared.test_learned_determinism "$$(mktemp -d)" 40 > docs/results/determinism.md
 
 profiles: $(VENV)/.workbench ## Fits the shipped profiles anew
 	$(BIN)/python -m dtufc_lab.fit_profiles
 
-golden: $(VENV)/.workbench ## Writes the golden frames anew: a change of the bitstream
+golden: $(VENV)/.workbench ## Writes the golden frames anew: only where a format version is not released yet
 	$(BIN)/python -m pytest tests/shared/test_golden.py --write-golden
 
 lock: ## Resolves every dependency anew and writes requirements.lock

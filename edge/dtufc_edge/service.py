@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from string import ascii_uppercase
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import grpc
 import torch
@@ -26,6 +26,7 @@ from dtufc_edge.cloud import Cloud
 from dtufc_edge.pipeline import EdgePipeline, open_image
 from dtufc_edge.settings import EdgeSettings
 
+T = TypeVar("T")
 _DEFAULT_NEW_TOKENS = 32
 _DEFAULT_LABELS = 5
 _DRAWN = -1  # behind the steps of a picture
@@ -173,22 +174,20 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         yield inference_pb2.CompleteReply(text=rest, finish_reason=finish_reason, cost=_cost(call))
 
     async def _segment(self, call: Call, message: inference_pb2.SegmentRequest) -> inference_pb2.SegmentReply:
-        image = await self._image(message.image)
-        features, box = await self._worker.run(call.pipeline.see, image, call.request)
+        (features, box), (width, height) = await self._with_image(call.pipeline.see, message.image, call.request)
         task = head_pb2.SegmentTask(
-            left=box.left, top=box.top, right=box.right, bottom=box.bottom, width=image.width, height=image.height
+            left=box.left, top=box.top, right=box.right, bottom=box.bottom, width=width, height=height
         )
         reply = await self._through(call, features, head_pb2.RunRequest(segment=task))
         return inference_pb2.SegmentReply(
-            label_map_png=reply.label_map_png, width=image.width, height=image.height, cost=_cost(call)
+            label_map_png=reply.label_map_png, width=width, height=height, cost=_cost(call)
         )
 
     async def _classify(self, call: Call, message: inference_pb2.ClassifyRequest) -> inference_pb2.ClassifyReply:
         count = message.top_k or _DEFAULT_LABELS
         if count > MOST_LABELS:
             raise InputError(field="top_k", problem=f"{count} labels", remedy=f"Ask for at most {MOST_LABELS}")
-        image = await self._image(message.image)
-        features = await self._worker.run(call.pipeline.look, image, call.request)
+        features, _ = await self._with_image(call.pipeline.look, message.image, call.request)
         run = head_pb2.RunRequest(classify=head_pb2.ClassifyTask(top_k=count))
         reply = await self._through(call, features, run)
         return inference_pb2.ClassifyReply(labels=reply.labels.labels, cost=_cost(call))
@@ -236,8 +235,19 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             cost=_cost(call),
         )
 
-    async def _image(self, data: bytes) -> Image.Image:
-        return await self._worker.run(open_image, data, self._settings.max_image_bytes, self._settings.max_image_pixels)
+    async def _with_image(
+        self, work: Callable[[Image.Image, Request], T], data: bytes, request: Request
+    ) -> tuple[T, tuple[int, int]]:
+        """What `work` makes of an image, and the image's width and height.
+
+        It is opened and worked on in one piece: no more images are unpacked at a time than there are threads.
+        """
+
+        def opened() -> tuple[T, tuple[int, int]]:
+            image = open_image(data, self._settings.max_image_bytes, self._settings.max_image_pixels)
+            return work(image, request), image.size
+
+        return await self._worker.run(opened)
 
     async def _through(self, call: Call, features: Tensor, run: head_pb2.RunRequest) -> head_pb2.RunReply:
         """Encodes the features, sends them with their task, and books the cloud's stages.

@@ -58,6 +58,9 @@ def _errors() -> Iterator[None]:
     except DtufcError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
+    except UnicodeEncodeError as error:
+        print(f"error: {error.object!r} is no Unicode text. Give it in UTF-8.", file=sys.stderr)
+        raise typer.Exit(1) from error
     except OSError as error:
         print(f"error: {error}. Choose a path that can be written.", file=sys.stderr)
         raise typer.Exit(1) from error

@@ -109,8 +109,9 @@ class EdgeClient:
         Steps, guidance and size are the profile's where they are None. Closing the iterator ends the work.
         """
         for field, number in (("seed", seed), ("steps", steps), ("width", width), ("height", height)):
-            if number is not None and not 0 <= number < (1 << 64 if field == "seed" else 1 << 32):
-                raise InputError(field=field, problem=f"{number}", remedy="Give a positive number")
+            least, most = (0, (1 << 64) - 1) if field == "seed" else (1, (1 << 32) - 1)
+            if number is not None and not least <= number <= most:
+                raise InputError(field=field, problem=f"{number}", remedy=f"Give {least} to {most}")
         message = inference_pb2.ImagineRequest(
             coding=_coding(profile, codec, rate),
             prompt=prompt,

@@ -109,6 +109,10 @@ class ProfileSpec(_Schema):
     def _consistent(self) -> "ProfileSpec":
         if self.model != "features" and (self.source is None or self.num_layers < 1):
             raise ValueError("a model needs a source and its num_layers")
+        if self.model == "features" and self.source is not None:
+            raise ValueError("features have no source: name the model")
+        if self.model == "sd3" and isinstance(self.source, PackageSource):
+            raise ValueError("sd3 comes from a folder or a hub")
         if self.num_layers and not 1 <= self.split <= self.num_layers:
             raise ValueError(f"split must be from 1 to {self.num_layers}")
         return self
@@ -185,7 +189,7 @@ class Profile:
     def save(self, folder: Path) -> None:
         """Writes `profile.yaml` and the calibration into a folder, for `load_profile`."""
         folder.mkdir(parents=True, exist_ok=True)
-        calibrations = {**self.spec.calibrations}
+        calibrations = {split: name for split, name in self.spec.calibrations.items() if (folder / name).is_file()}
         if self.calibration:
             calibrations[self.split] = f"split{self.split}.safetensors"
             self.save_calibration(folder / calibrations[self.split])

@@ -103,6 +103,7 @@ def test_every_codec_draws_nearly_the_same(client: EdgeClient, codec: str) -> No
         ({"prompt": "  "}, "prompt"),
         ({"prompt": "x" * 2001}, "prompt"),
         ({"steps": 101}, "steps"),
+        ({"steps": 0}, "steps"),
         ({"guidance": -1.0}, "guidance"),
         ({"guidance": float("nan")}, "guidance"),
         ({"seed": 1 << 63}, "seed"),

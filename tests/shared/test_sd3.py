@@ -18,6 +18,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from dtufc.errors import InputError
 from dtufc.feature_codec import Rate
 from dtufc.profile import Profile, load_profile
 from dtufc.telemetry import Request
@@ -142,6 +143,13 @@ def test_a_pipeline_of_ones_own_draws_split_as_it_draws_whole(sd3_folder: Path, 
     assert np.abs(picture / 255 - expected).max() <= tolerance
 
 
+def test_a_latent_on_which_the_decoder_overflows_gives_no_picture(sd3_folder: Path) -> None:
+    cloud = CloudPipeline(profile_of(sd3_folder), CPU, torch.float32)
+    frame = cloud.codec.encode(np.full((16, 8, 8), 3e38, np.float32), codec="raw")
+    with pytest.raises(InputError, match="overflow"):
+        cloud.picture(frame, Request("imagine"))
+
+
 def test_the_size_is_of_whole_patches_and_within_the_position_table(sd3_folder: Path) -> None:
     edge = EdgePipeline(profile_of(sd3_folder), CPU, torch.float32)
     assert (edge.sd3.step_pixels, edge.sd3.max_pixels, edge.sd3.default_pixels) == (16, 128, 64)
@@ -149,7 +157,10 @@ def test_the_size_is_of_whole_patches_and_within_the_position_table(sd3_folder: 
 
 def test_other_weights_are_another_profile(sd3_folder: Path) -> None:
     before = profile_of(sd3_folder)
-    (sd3_folder / "vae" / "config.json").write_text("{}", encoding="utf-8")
+    weights = sd3_folder / "vae" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
     assert profile_of(sd3_folder).digest != before.digest
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from dtufc.feature_codec import Rate, fit
 from dtufc.profile import Profile, fingerprint, load_profile
 from dtufc.telemetry import Request
 from dtufc.zoo import fetch_package, is_fetched, weights_folder
+from dtufc.zoo.cnn import View
 from dtufc_cloud.heads.cnn import CnnHead
 from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
@@ -270,12 +272,52 @@ def test_a_folder_of_another_kind_of_model_is_refused(dinov2_folder: Path) -> No
         CloudPipeline(profile, CPU, torch.float32)
 
 
-@pytest.mark.parametrize("text", [None, "{}", '{"size": {}}', "no json"])
+@pytest.mark.parametrize(
+    ("says", "side", "resized"),
+    [
+        ({"size": {"shortest_edge": 224}}, 224, 256),
+        ({"size": 224, "crop_pct": 0.7}, 224, 320),
+        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, 224, 256),
+        ({"size": {"height": 224, "width": 224}, "crop_size": {"height": 289}, "do_center_crop": False}, 224, 224),
+        ({"size": {"height": 346, "width": 346}}, 346, 346),
+    ],
+)
+def test_what_a_model_sees_is_what_transformers_would_show_it(
+    tmp_path: Path, says: dict[str, object], side: int, resized: int
+) -> None:
+    colours = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(says | colours), encoding="utf-8")
+    view = View.read(tmp_path)
+    assert (view.side, view.resized) == (side, resized)
+
+
+_TOO_SMALL = '{"size": 224, "crop_size": {"height": 289}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}'
+
+
+@pytest.mark.parametrize("text", [None, "{}", '{"size": {}}', "no json", _TOO_SMALL])
 def test_a_folder_that_does_not_say_how_to_prepare_pictures_is_refused(cnn_folder: Path, text: str | None) -> None:
     file = cnn_folder / "preprocessor_config.json"
     file.unlink() if text is None else file.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="preprocessor_config"):
         EdgePipeline(profile_of("cnn", cnn_folder, 1), CPU, torch.float32)
+
+
+def test_a_profile_saved_elsewhere_names_no_split_that_is_not_there(tmp_path: Path) -> None:
+    fitted = load_profile("smollm2-135m", 16)
+    fitted.save(tmp_path)
+    assert set(load_profile(tmp_path).spec.calibrations) == {16}
+    replace(load_profile("smollm2-135m", 30), spec=load_profile(tmp_path).spec).save(tmp_path)
+    assert set(load_profile(tmp_path).spec.calibrations) == {16, 30}
+    assert load_profile(tmp_path, 16).digest == fitted.digest
+
+
+@pytest.mark.parametrize("model", ["sd3", "features"])
+def test_a_source_that_a_model_cannot_come_from_is_refused(tmp_path: Path, model: str) -> None:
+    source = load_profile("dinov2-small").spec.model_dump(mode="json")["source"]  # a package
+    spec = {"name": "x", "model": model, "layout": {"family": "latent"}, "num_layers": 1, "split": 1, "source": source}
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    with pytest.raises(InputError, match=r"no source|a folder or a hub"):
+        load_profile(tmp_path)
 
 
 def test_a_profile_fitted_to_a_users_model_codes_its_features(llama_folder: Path) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from dtufc.zoo.cnn import features_shape, read_stages
+from dtufc_cloud.heads import finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class CnnHead:
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:
         """Features [C, h, w] -> logits [classes], float32."""
-        return self.forward(features)
+        return finite(self.forward(features))
 
     def labels(self, features: Tensor, count: int) -> list[Label]:
         """The most probable classes, at most `count`, best first."""

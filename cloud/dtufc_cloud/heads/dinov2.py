@@ -18,6 +18,7 @@ from transformers import AutoConfig, Dinov2Model
 from dtufc.arrays import Array
 from dtufc.errors import InputError
 from dtufc.zoo.tensors import dinov2_stored_name, fill, read_tensors, tensor_names
+from dtufc_cloud.heads import finite
 
 
 class SaliencyHead(nn.Module):
@@ -75,7 +76,7 @@ class Dinov2Head:
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:
         """Features [1 + h w, d] -> logits [labels, side, side], float32; one label: foreground."""
-        return self.forward(features)
+        return finite(self.forward(features))
 
     def forward(self, features: Tensor) -> Tensor:
         """`logits`, differentiable by the features."""

@@ -13,6 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from dtufc.errors import InputError
 from dtufc.zoo.tensors import fill, read_tensors, shift_layer
+from dtufc_cloud.heads import finite
 
 
 class LlamaHead:
@@ -42,7 +43,7 @@ class LlamaHead:
     @torch.inference_mode()
     def logits(self, features: Tensor, last: int = 0) -> Tensor:
         """Features [tokens, d] -> logits [tokens, vocabulary], float32; of the `last` tokens alone, if given."""
-        return self.forward(features, last)
+        return finite(self.forward(features, last))
 
     def answer(self, features: Tensor, token_ids: Sequence[int]) -> list[float]:
         """The probability of each of these tokens to come next, among them alone.

@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from dtufc.arrays import Array
+from dtufc_cloud.heads import finite
 
 
 class Sd3Head:
@@ -29,5 +30,5 @@ class Sd3Head:
     @torch.inference_mode()
     def picture(self, features: Tensor) -> Array:
         """Latent [16, h, w] -> uint8[H, W, 3]."""
-        colours = (self.forward(features) / 2 + 0.5).clamp(0, 1)
+        colours = (finite(self.forward(features)) / 2 + 0.5).clamp(0, 1)
         return np.rint(colours.permute(1, 2, 0).numpy() * 255).astype(np.uint8)

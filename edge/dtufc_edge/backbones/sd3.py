@@ -5,15 +5,16 @@ config alone.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
-from diffusers.utils.logging import disable_progress_bar
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
-from transformers.utils.logging import disable_progress_bar as disable_progress_bar_of_parts
+from transformers.utils import logging as transformers_logging
 
 from dtufc.errors import InputError
 from dtufc.profile import ImagineSpec
@@ -45,8 +46,9 @@ class Sd3Backbone:
     """All of a pipeline but its autoencoder."""
 
     def __init__(self, folder: Path, split: int, device: torch.device, dtype: torch.dtype) -> None:
-        disable_progress_bar()
-        disable_progress_bar_of_parts()
+        for library in (diffusers_logging, transformers_logging):
+            library.disable_progress_bar()
+            library.set_verbosity_error()  # a warning would have the caller's words in the log
         absent = dict.fromkeys(["vae", *_absent(folder)])
         whole = StableDiffusion3Pipeline.from_pretrained(folder, **absent, dtype=dtype, local_files_only=True)
         whole.to(device)
@@ -107,9 +109,11 @@ class Sd3Backbone:
         return latent.cpu()
 
     def _pipeline(self) -> StableDiffusion3Pipeline:
-        """A pipeline for one drawing: both it and its scheduler keep their place in the steps."""
-        scheduler = type(self._parts["scheduler"]).from_config(self._parts["scheduler"].config)
-        pipeline = StableDiffusion3Pipeline(**{**self._parts, "scheduler": scheduler})
+        """A pipeline for one drawing: it and its scheduler keep their place in the steps, a tokenizer its padding."""
+        own = {
+            name: deepcopy(part) for name, part in self._parts.items() if name.startswith(("scheduler", "tokenizer"))
+        }
+        pipeline = StableDiffusion3Pipeline(**{**self._parts, **own})
         pipeline.vae_scale_factor = 1 << self._num_halvings
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

@@ -4,6 +4,7 @@ pictures --> autoencoder --latents--> denoiser and text encoders --> a `save_pre
 """
 
 import argparse
+import hashlib
 import shutil
 import warnings
 from importlib import resources
@@ -27,7 +28,7 @@ from dtufc_lab.emoji.denoiser import DenoiserTraining
 from dtufc_lab.emoji.pictures import FONT, SEEN, UNSEEN, Captioned, compositions, originals, read_emoji
 
 AUTOENCODER_STEPS: Final = 3500
-DENOISER_STEPS: Final = 14_000
+DENOISER_STEPS: Final = 17_000
 _SAVED: Final = 500  # steps between two checkpoints
 _DECAY: Final = 0.999  # of the averaged weights, a step
 _SHOWN: Final = (*SEEN[::2], *UNSEEN[::2])
@@ -81,12 +82,17 @@ def _load(module: Any, checkpoint: dict[str, Any], prefix: str) -> Any:
 @torch.no_grad()
 def encode(autoencoder: AutoencoderKL, pictures: list[Captioned]) -> Tensor:
     """float16[N, 16, 16, 16]: the pictures' latents, as the autoencoder has them; kept on disk."""
-    path = run_folder("autoencoder") / f"latents-{len(pictures)}.safetensors"
+    stacked = np.stack([picture.picture for picture in pictures])
+    digest = hashlib.sha256(stacked.tobytes())
+    for weights in autoencoder.state_dict().values():
+        digest.update(weights.numpy().tobytes())
+    path = run_folder("autoencoder") / f"latents-{digest.hexdigest()[:12]}.safetensors"
     if not path.exists():
-        stacked = np.stack([picture.picture for picture in pictures])
         batches = np.array_split(stacked, -(-len(stacked) // 64))
         parts = [autoencoder.encode(to_tensor(part)).latent_dist.mean for part in batches]
-        save_file({"latents": torch.cat(parts).half().contiguous()}, path)
+        partial = path.with_suffix(".part")
+        save_file({"latents": torch.cat(parts).half().contiguous()}, partial)
+        partial.replace(path)
     return load_file(path)["latents"]
 
 

@@ -9,6 +9,7 @@ import torch
 from dtufc_lab.results.measure import PROFILES, is_trained, measure, names
 from dtufc_lab.results.tables import point_table
 
+_NEEDED = ("hyperprior-hybrid", "baseline-hybrid")  # without them there is no page
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 
 
@@ -17,6 +18,7 @@ def main() -> int:
     parser.add_argument(
         "--measure",
         nargs="+",
+        choices=names(),
         metavar="CURVE",
         help=f"only measure these and print their points, of {', '.join(names())}",
     )
@@ -25,6 +27,9 @@ def main() -> int:
     chosen, tasks = arguments.measure, arguments.tasks
     if tasks != list(PROFILES) and not chosen:
         parser.error("the pages need every task: --tasks goes with --measure")
+    untrained = [name for name in chosen or _NEEDED if not is_trained(name)]
+    if untrained:
+        parser.error(f"no network is trained for {', '.join(untrained)}: run `make networks` first")
     torch.set_num_threads(1)
     wanted = chosen or [name for name in names() if is_trained(name)]
     points = [point for name in wanted for point in measure(name, tasks)]

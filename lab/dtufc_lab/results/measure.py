@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -106,17 +107,31 @@ def is_trained(name: str) -> bool:
 
 def measure(name: str, tasks: Sequence[str] = tuple(PROFILES)) -> list[Point]:
     """The points of one curve on these of its tasks, from the cache or measured now."""
-    path = cache_folder() / "results" / f"{name.replace(' ', '-').replace(',', '')}.json"
-    curve = next((curve for curve in CURVES if curve.name == name), None)
+    curve = _curve(name)
+    return [point for task in (curve.tasks if curve else PROFILES) if task in tasks for point in _kept(name, task)]
+
+
+def points_path(name: str, task: str) -> Path:
+    """Where the points of a curve on a task are kept; another place where the model or its fit is another."""
+    profile = _profile(task)
+    if _curve(name):  # it is fitted and trained anew, whatever the profile's codecs are
+        profile = replace(profile, calibration={})
+    slug = name.replace(" ", "-").replace(",", "")
+    return cache_folder() / "results" / f"{slug}-{task}-{profile.digest.hex()[:12]}.json"
+
+
+def _kept(name: str, task: str) -> list[Point]:
+    path, curve = points_path(name, task), _curve(name)
     newest = (run_folder(curve.network) / "best.ckpt").stat().st_mtime if curve else 0.0
-    kept = load_points(path) if path.exists() and path.stat().st_mtime > newest else []
-    wanted = [task for task in (curve.tasks if curve else PROFILES) if task in tasks]
-    for task in wanted:
-        if task not in {point.task for point in kept}:
-            kept += _points(name, curve, task)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_points(kept, path)
-    return [point for point in kept if point.task in wanted]
+    if not path.exists() or path.stat().st_mtime <= newest:
+        points = list(_points(name, curve, task))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_points(points, path)
+    return load_points(path)
+
+
+def _curve(name: str) -> Curve | None:
+    return next((curve for curve in CURVES if curve.name == name), None)
 
 
 def _points(name: str, curve: Curve | None, task: str) -> Iterator[Point]:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Final
 
 TASK_NAMES: Final = {
-    "llm": "CSR (LLaMA3)",
-    "vit": "Seg (DINOv2)",
-    "tti": "TTI (SD3)",
-    "cnn": "classification (ResNet-50)",
+    "llm": "CSR of LLaMA3",
+    "vit": "Seg of DINOv2",
+    "tti": "TTI of SD3",
+    "cnn": "classification of ResNet-50",
 }
 
 

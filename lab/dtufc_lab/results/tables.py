@@ -24,6 +24,7 @@ from dtufc_lab.results.histograms import (
     own_divergences,
     transformed_divergences,
 )
+from dtufc_lab.results.measure import PROFILES
 from dtufc_lab.results.points import Point, curves_of, seen_tasks, select, tasks_of, unseen_tasks
 from dtufc_lab.results.verdicts import (
     COMPARABLE,
@@ -55,9 +56,9 @@ ABLATIONS: Final = (  # what is changed, its curve, and what it is held against
     ("nearest level, not the one below", HYBRID, FLOOR),
     ("a mean and a scale for each channel", AFFINE, HYBRID),
     ("then also the tokens' grid, channel by channel", BOTH, AFFINE),
-    ("both (on text, which has no grid, the first alone)", BOTH, HYBRID),
+    ("scale and grid together (text has no grid: the scale alone)", BOTH, HYBRID),
     ("tables fitted to training features, not normal", FITTED, HYBRID),
-    ("all three: gridprior", GRIDPRIOR, HYBRID),
+    ("scale, grid and fitted tables: gridprior", GRIDPRIOR, HYBRID),
     ("ELIC's network", ELIC, HYBRID),
 )
 KINDS: Final = (HYBRID, ELIC, GRIDPRIOR, "klt", "levels", "blockwise 8 bit, zstd")
@@ -84,13 +85,17 @@ def results_page(points: Sequence[Point], values: Sequence[TaskValues]) -> str:
 def missing_tasks(points: Sequence[Point]) -> str:
     """Which tasks stand for the paper's, and which of the paper's are not there."""
     found = tasks_of(points)
-    there = [f"`{task}` for {name}" for task, name in paper.TASK_NAMES.items() if task in found]
+    there = [
+        f"`{task}` ({PROFILES[task][0]} after layer {PROFILES[task][1]}) for the paper's {name}"
+        for task, name in paper.TASK_NAMES.items()
+        if task in found
+    ]
     lacking = [name for task, name in paper.TASK_NAMES.items() if task not in found]
     text = f"Measured: {', '.join(there)}." if there else "None of the paper's tasks was measured."
     if lacking:
         text += f" Of the paper's tasks not there yet: {', '.join(lacking)}."
-    if "llm-16" in found and "cnn" not in found:
-        text += " `llm-16`, a layer that no codec was trained on, stands in for the CNN."
+    if "llm-16" in found:
+        text += f" `llm-16` is {PROFILES['llm-16'][0]} after layer {PROFILES['llm-16'][1]}."
     unseen = [f"`{task}`" for task in unseen_tasks(points)]
     if unseen:
         text += f" No network was trained on the features of {', '.join(unseen)}."

@@ -50,8 +50,12 @@ def judge(paper: str, findings: Iterable[Finding]) -> Verdict:
     known = [finding.holds for finding in kept if finding.holds is not None]
     agrees = all(known) if known else None
     ordered = sorted(kept, key=lambda f: 0 if f.holds == agrees else 2 if f.holds is None else 1)
-    parts = [f"otherwise {f.text}" if f.holds and agrees is False else f.text for f in ordered]
-    return Verdict(paper=paper, agrees=agrees, because="; ".join(parts) or "nothing of it was measured")
+    against = [finding.text for finding in ordered if not (finding.holds and agrees is False)]
+    for_it = [finding.text for finding in ordered if finding.holds and agrees is False]
+    because = "; ".join(against) or "nothing of it was measured"
+    if for_it:
+        because += f". These agree: {'; '.join(for_it)}"
+    return Verdict(paper=paper, agrees=agrees, because=because)
 
 
 def aligned(paper: str, original: Divergences, transformed: Divergences) -> Verdict:
@@ -148,11 +152,11 @@ def generalizes(paper: str, points: Sequence[Point], curve: str, tasks: Iterable
     findings = []
     for task in tasks:
         mses = [p.mse for p in select(points, curve, task)]
-        falls = mses == sorted(mses, reverse=True)
-        findings += [
-            _reached(points, curve, task, fact),
-            Finding(falls, f"{task} MSE {'falls' if falls else 'does not always fall'} as the rate rises"),
-        ]
+        findings.append(_reached(points, curve, task, fact))
+        if len(mses) > 1:
+            falls = mses == sorted(mses, reverse=True)
+            words = "falls" if falls else "does not always fall"
+            findings.append(Finding(falls, f"{task} MSE {words} as the rate rises"))
     return judge(paper, findings)
 
 

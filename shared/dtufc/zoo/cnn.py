@@ -37,15 +37,21 @@ class View:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if not 0 < self.side <= self.resized:
+            raise ValueError(f"a square of {self.side} out of {self.resized} pixels")
+
     @classmethod
     def read(cls, folder: Path) -> "View":
         """Raises InputError for a folder without the file, or with one that says too little."""
         try:
             config = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-            size, crop = config["size"], config.get("crop_size", {})
-            resized = int((size.get("shortest_edge") or size["height"]) if isinstance(size, dict) else size)
-            side = int(crop["height"]) if crop else resized
-            if not crop:  # the square is a share of what was resized
+            size = config["size"] if isinstance(config["size"], dict) else {"shortest_edge": config["size"]}
+            shortest = size.get("shortest_edge")
+            side = resized = int(shortest or size["height"])
+            if config.get("do_center_crop", True) and config.get("crop_size"):
+                side = int(config["crop_size"]["height"])
+            elif shortest:  # the square is a share of what was resized
                 resized = int(side / float(config.get("crop_pct") or 0.875))
             return cls(side=side, resized=resized, mean=tuple(config["image_mean"]), std=tuple(config["image_std"]))
         except (OSError, KeyError, TypeError, ValueError) as error:
