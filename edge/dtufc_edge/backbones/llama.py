@@ -3,7 +3,9 @@
 No forward pass is copied: the edge's part is a `LlamaModel` of `split` layers whose final norm is the identity.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_uppercase
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +58,12 @@ class LlamaBackbone:
     def start(self) -> "LlamaSession":
         """A session: its features of earlier tokens are kept, not computed again."""
         return LlamaSession(self._model, self._device, self.max_tokens)
+
+
+def choice_prompt(question: str, choices: Sequence[str]) -> str:
+    """A question with its choices by letter, for `chat_ids`: the next token is the letter."""
+    lettered = [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, choices, strict=False)]
+    return "\n".join([question, *lettered, "Answer with the letter alone."])
 
 
 def _ends(folder: Path, eos_token_id: int | None) -> set[int | None]:
