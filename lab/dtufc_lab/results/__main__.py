@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from dtufc_lab.results.measure import PROFILES, is_trained, measure, names
-from dtufc_lab.results.tables import point_table
+from dtufc_lab.results.tables import BASELINE, HYBRID, point_table
 
-_NEEDED = ("hyperprior-hybrid", "baseline-hybrid")  # without them there is no page
+_NEEDED = (HYBRID, BASELINE)  # without them there is no page
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 
 

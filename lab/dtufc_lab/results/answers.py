@@ -23,9 +23,9 @@ from dtufc_edge.backbones.llama import choice_prompt
 from dtufc_lab.data import NUM_CHOICES, Question, questions
 from dtufc_lab.extract import Llama
 from dtufc_lab.results.__main__ import RESULTS
+from dtufc_lab.results.measure import every_setting
 
 PROFILE: Final = "smollm2-135m"
-QUALITIES: Final = (0.0, 0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
 _LETTERS: Final = ascii_uppercase[:NUM_CHOICES]
 
 
@@ -54,9 +54,8 @@ def main() -> int:
     prompts = [choice_prompt(question.text, question.choices) for question in asked]
     features = [model.features(model.backbone.chat_ids(prompt)).numpy() for prompt in prompts]
     originals = probabilities(model, features)
-    settings = [(n, q) for n in codec.codecs for q in (QUALITIES if codec.has_rate(n) else (None,))]
     rows = []
-    for name, quality in track(settings, description="coding"):
+    for name, quality in track(every_setting(codec), description="coding"):
         frames = [codec.encode(feature, codec=name, quality=quality) for feature in features]
         bpfp = 8 * sum(map(len, frames)) / sum(feature.size for feature in features)
         decoded = probabilities(model, [codec.decode(frame) for frame in frames])

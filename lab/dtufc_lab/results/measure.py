@@ -37,6 +37,7 @@ from dtufc_lab.train import SHIPPED, Tables, TrainSpec, evenly, export, prepare,
 
 NUM_SAMPLES: Final = 32  # a task; of `cnn`, where each has but one label, all views of all test photographs
 QUALITIES: Final = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
+ALL_QUALITIES: Final = (0.0, *QUALITIES)  # of the pages on one task
 PROFILES: Final = {
     "llm": ("smollm2-135m", 30),
     "vit": ("dinov2-small", 12),
@@ -93,6 +94,11 @@ SCALAR: Final = {  # its curves: the features' preparation, and the steps at the
     "scalar, truncated features": ("truncate", 40.0, 1.5),
 }
 OTHERS: Final = ("raw", "klt", "levels", _INT8, *SCALAR)
+
+
+def every_setting(codec: FeatureCodec) -> list[tuple[str, float | None]]:
+    """(codec, quality) of all that a profile has; None where a codec has no rate."""
+    return [(n, quality) for n in codec.codecs for quality in (ALL_QUALITIES if codec.has_rate(n) else (None,))]
 
 
 def names() -> list[str]:

@@ -29,12 +29,12 @@ from dtufc_lab.data import prompts
 from dtufc_lab.extract import Sd3, fitting_set
 from dtufc_lab.fit_profiles import FITS
 from dtufc_lab.results.__main__ import RESULTS
+from dtufc_lab.results.measure import ALL_QUALITIES, every_setting
 from dtufc_lab.samples import ssim
 
 PROFILE: Final = "sd3-emoji"
 NUM_PROMPTS: Final = 64
 SEEDS: Final = (0, 1)
-QUALITIES: Final = (0.0, 0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
 _WHOLE_GRID: Final = "klt, DCT over the whole grid"
 _SHOWN: Final = 8  # pictures of the sheet
 _SEEN_SIDE: Final = 140  # pixels, as DINOv2 sees a picture: ten patches
@@ -63,12 +63,9 @@ def main() -> int:
     drawn, see = _pictures(model, latents), _observer()
     seen = see(drawn)
     chance = frechet_distance(*np.split(seen, len(SEEDS)))
-    methods = [(name, codec, name) for name in codec.codecs] + [(_WHOLE_GRID, _on_whole_grid(codec), "klt")]
-    settings = [
-        (label, coder, name, quality)
-        for label, coder, name in methods
-        for quality in (QUALITIES if coder.has_rate(name) else (None,))
-    ]
+    settings = [(name, codec, name, quality) for name, quality in every_setting(codec)]
+    plain = _on_whole_grid(codec)
+    settings += [(_WHOLE_GRID, plain, "klt", quality) for quality in ALL_QUALITIES]
     rows, sheet = [], [drawn[:_SHOWN]]
     for label, coder, name, quality in track(settings, description="coding"):
         frames = [coder.encode(latent, codec=name, quality=quality) for latent in latents]
@@ -175,7 +172,7 @@ def page(rows: Sequence[Row], chance: float) -> str:
             f"| {row.distance:.1f} |"
         )
     lines += ["", "![PSNR, SSIM and FD-DINOv2 against rate](pictures.png)", ""]
-    qualities = ", ".join(f"{quality:g}" for quality in QUALITIES)
+    qualities = ", ".join(f"{quality:g}" for quality in ALL_QUALITIES)
     lines += [
         "Drawn, and below it through `klt` at quality " + qualities + ":",
         "",
