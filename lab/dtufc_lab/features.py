@@ -1,12 +1,13 @@
 """`python -m dtufc_lab.features`: features of the fitting sources to disk, for training; with where each comes from.
 
-One safetensors file for each task and source file, [features, ...] float16, and its origin in the file's metadata. A
-source file is for training or for validation, never both; test files are never read here.
+One safetensors file for each task and source, [features, ...] float16, and its origin in the file's metadata: where the
+model has become another, it is written anew. A source is for training or for validation, never both; what tests are
+made of is never read here.
 """
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
@@ -20,11 +21,11 @@ from safetensors.numpy import load_file, save_file
 from dtufc.arrays import Array
 from dtufc.profile import Profile, load_profile
 from dtufc.zoo import cache_folder
-from dtufc_lab.data import photos, texts, views
-from dtufc_lab.extract import ROW_TOKENS, Dinov2, Llama
+from dtufc_lab.data import photos, prompts, texts, views
+from dtufc_lab.extract import ROW_TOKENS, Dinov2, Llama, Sd3
 
 Part = Literal["train", "validate"]
-Task = Literal["llm", "vit"]
+Task = Literal["llm", "vit", "tti"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,13 @@ class Origin:
     split: int
 
 
-TASKS: Final[dict[Task, Origin]] = {"llm": Origin("smollm2-135m", 30), "vit": Origin("dinov2-small", 12)}
-VALIDATION: Final = frozenset({"asyoulik", "travel-1", "7193656"})  # source files kept from training
+TASKS: Final[dict[Task, Origin]] = {
+    "llm": Origin("smollm2-135m", 30),
+    "vit": Origin("dinov2-small", 12),
+    "tti": Origin("sd3-emoji", 1),
+}
+VALIDATION: Final = frozenset({"asyoulik", "travel-1", "7193656", "names-kept"})  # sources kept from training
+_NAMES: Final = (400, 40)  # drawn for training, and kept from it
 _ROWS: Final = 160  # stretches of a text
 
 
@@ -55,28 +61,29 @@ def stored(task: Task, part: Part) -> list[Array]:
         raise FileNotFoundError(f"no features in {folder() / task}: run `python -m dtufc_lab.features` first")
     found: list[Array] = []
     for path in paths:
-        with safe_open(path, "np") as file:
-            if file.metadata()["part"] == part:
-                found += list(load_file(path)["features"])
+        if _metadata(path)["part"] == part:
+            found += list(load_file(path)["features"])
     return found
 
 
 def extract(task: Task) -> None:
-    """Writes the features of one task; files that are there stay."""
+    """Writes the features of one task; files of the same model stay."""
     origin = TASKS[task]
     profile = load_profile(origin.profile, origin.split)
     (folder() / task).mkdir(parents=True, exist_ok=True)
-    sources = _text_features(profile) if task == "llm" else _photo_features(profile)
-    for name, features in sources:
+    model = replace(profile, calibration={}).digest.hex()
+    for name, features in _SOURCES[task](profile):
         path = folder() / task / f"{name}.safetensors"
-        if not path.exists():
+        if not path.exists() or _metadata(path).get("model") != model:
             stack = np.stack(list(track(features, description=f"{task}: {name}"))).astype(np.float16)
             part = "validate" if name in VALIDATION else "train"
-            save_file(
-                {"features": stack},
-                path,
-                {"source": name, "part": part, "profile": origin.profile, "split": str(origin.split)},
-            )
+            origin_of = {"source": name, "part": part, "profile": origin.profile, "split": str(origin.split)}
+            save_file({"features": stack}, path, origin_of | {"model": model})
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "np") as file:
+        return dict(file.metadata())
 
 
 def _text_features(profile: Profile) -> Iterator[tuple[str, Iterator[Array]]]:
@@ -92,6 +99,16 @@ def _photo_features(profile: Profile) -> Iterator[tuple[str, Iterator[Array]]]:
     model = Dinov2.load(profile)
     for name, photo in photos("fit"):
         yield name, (model.features(view).numpy() for view in views(photo, np.random.default_rng(len(name))))
+
+
+def _drawn_features(profile: Profile) -> Iterator[tuple[str, Iterator[Array]]]:
+    model = Sd3.load(profile)
+    names = iter(prompts("fit"))
+    for name, count in zip(("names", "names-kept"), _NAMES, strict=True):
+        yield name, (model.features(prompt).numpy() for prompt in islice(names, count))
+
+
+_SOURCES: Final = {"llm": _text_features, "vit": _photo_features, "tti": _drawn_features}
 
 
 def main() -> None:

@@ -22,8 +22,9 @@ import yaml
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from pydantic import BaseModel, ConfigDict, Field
+from pytorch_optimizer import Muon
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset
 
@@ -44,6 +45,8 @@ from dtufc_lab.features import TASKS, Part, Task, stored
 SHIPPED: Final = {"hyperprior-hybrid": "hyperprior", "elic-hybrid": "elic", "affine-grid-hybrid": "gridprior"}
 _TRUNCATION: Final = (0.001, 0.999)  # quantiles between which the baseline keeps values
 _NUM_FITTED: Final = 10
+_SMALL: Final = 4  # times a plane fits into a crop: of smaller ones, a step sees some
+_ADAM_TIMES: Final = 0.5  # of Muon's learning rate: Adam's
 _VALIDATION_CROPS: Final = 64
 _NUM_COUNTED: Final = 12  # features of each task
 _COUNTED_QUALITIES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -54,10 +57,11 @@ class _Spec(BaseModel):
 
 
 class Schedule(_Spec):
-    """Adam's learning rate.
+    """The optimizer and its learning rate.
 
-    `plateau` is the paper's: halve it where the validation loss stalls, until `floor`, then `last_epochs` more.
-    `cycle` rises for a twentieth of the epochs and falls by a cosine, for a budget of time.
+    `plateau` is the paper's: Adam, its rate halved where the validation loss stalls, until `floor`, then `last_epochs`
+    more. `cycle` is for a budget of time: Muon for the kernels between layers and Adam for the rest, rates that rise
+    for a twentieth of the epochs and fall by a cosine; `learning_rate` is Muon's.
     """
 
     kind: Literal["plateau", "cycle"]
@@ -73,7 +77,7 @@ class Crops(_Spec):
     Attributes:
         from_epoch: the first epoch of such crops; they last until the next entry's.
         side: of a crop. A batch of one has crops no larger than the plane, up to a multiple of 64.
-        batch: crops a step.
+        batch: crops a step; with one, planes that are much smaller come some at a time.
     """
 
     from_epoch: int = 0
@@ -97,8 +101,8 @@ class TrainSpec(_Spec):
     """
 
     kind: Kind
-    preparation: Literal["paper", "affine", "grid", "affine-grid", "truncate"] = "paper"
-    tasks: tuple[Task, ...] = ("llm", "vit")
+    preparation: Literal["paper", "near", "affine", "affine-grid", "truncate"] = "paper"
+    tasks: tuple[Task, ...] = ("llm", "vit", "tti")
     widths: Widths = Widths()
     lambdas: tuple[float, ...]
     crops: tuple[Crops, ...]
@@ -144,15 +148,17 @@ def evenly(samples: Sequence[Array], count: int) -> Sequence[Array]:
 def prepare(kind: str, layout: Layout, samples: list[Array]) -> Preparation:
     """The preparation of that kind, learned from ten of the samples.
 
-    `truncate` is the paper's baseline: values beyond two quantiles are clipped, those between scaled evenly.
+    `paper` is the paper's: levels for all values, none apart. `truncate` is its baseline: values beyond two quantiles
+    are clipped, those between scaled evenly. The others are the product's, `fit_preparation`'s.
     """
     chosen = [sample.astype(np.float32) for sample in evenly(samples, _NUM_FITTED)]
+    none, everything = np.empty(0, np.float32), np.array([-np.inf, np.inf], np.float32)
     if kind == "truncate":
         low, high = np.quantile(np.concatenate([sample.ravel() for sample in chosen]), _TRUNCATION)
         even = PeakyToBalanced(np.linspace(low, high, NUM_LEVELS, dtype=np.float32))
-        none = np.empty(0, np.float32)
-        everything = np.array([-np.inf, np.inf], np.float32)
         return Preparation(transform=even, mean=none, scale=none, range=everything, assignment=Assignment.between)
+    if kind == "paper":
+        return Preparation(transform=PeakyToBalanced.fit(chosen), mean=none, scale=none, range=everything)
     return fit_preparation(chosen, layout, per_channel="affine" in kind, keeps_grid="grid" in kind)
 
 
@@ -176,13 +182,20 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         return self._count
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """([n, 1, H, W], [n]): one crop and its rate; of planes much smaller than a crop, some of them."""
         rng = np.random.default_rng([self._spec.seed, self._epoch, index])
         planes = self._planes[self._spec.tasks[index % len(self._spec.tasks)]]
-        plane = planes[rng.integers(len(planes))]
+        count = max(1, self._crops.side**2 // (_SMALL * planes[0].size)) if self._crops.batch == 1 else 1
+        crops = np.stack([self._crop(rng, planes) for _ in range(count)])
+        rates = rng.uniform(0, len(self._spec.lambdas) - 1, count).astype(np.float32)
+        return torch.from_numpy((crops - MIDDLE) / UNIT)[:, None], torch.from_numpy(rates)
+
+    def _crop(self, rng: np.random.Generator, planes: list[Array]) -> Array:
+        """[H, W] float32, of one of the planes; where they are smaller than a batch's crops, of some side by side."""
+        down, across = (-(-self._crops.side // extent) if self._crops.batch > 1 else 1 for extent in planes[0].shape)
+        plane = np.block([[planes[rng.integers(len(planes))] for _ in range(across)] for _ in range(down)])
         lines = [self._lines(rng, extent) for extent in plane.shape]
-        rate = np.float32(rng.uniform(0, len(self._spec.lambdas) - 1))
-        crop = plane[np.ix_(*lines)].astype(np.float32)
-        return torch.from_numpy((crop - MIDDLE) / UNIT)[None], torch.tensor(rate)
+        return plane[np.ix_(*lines)].astype(np.float32)
 
     def _lines(self, rng: np.random.Generator, extent: int) -> Array:
         """Which rows or columns of a plane a crop has; the last one again where there are too few."""
@@ -193,6 +206,11 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         if rng.random() < self._shuffle:
             lines = rng.permutation(max(extent, size))[:size]
         return np.minimum(lines, extent - 1)
+
+
+def _batch(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    planes, rates = zip(*items, strict=True)
+    return torch.cat(planes), torch.cat(rates)
 
 
 class Training(lightning.LightningModule):
@@ -209,7 +227,7 @@ class Training(lightning.LightningModule):
         """Takes the weights of a network file, and the count of the steps that they had."""
         with safe_open(path, "pt") as file:
             self.steps_before.fill_(int(file.metadata()["steps"]))  # type: ignore[operator]
-        torch.nn.Module.load_state_dict(self.network, load_network(path).network.state_dict())
+        nn.Module.load_state_dict(self.network, load_network(path).network.state_dict())
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(loss of eq. 7, BPFP, MSE in levels), means over the batch; each crop at its own lambda."""
@@ -233,37 +251,54 @@ class Training(lightning.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         loss, bpfp, mse = self.loss(batch)
         values = {"val/loss": loss, "val/bpfp": bpfp, "val/mse": mse}
-        self.log_dict(values, prog_bar=True, batch_size=len(batch[0]), sync_dist=True)
+        self.log_dict(values, prog_bar=True, batch_size=1, sync_dist=True)  # a step each
 
     def train_dataloader(self) -> DataLoader[Any]:
         crops = next(c for c in reversed(self._spec.crops) if c.from_epoch <= self.current_epoch)
         count = self._spec.steps_per_epoch * crops.batch * self.trainer.world_size
         planes, shuffle = self._planes["train"], self._spec.shuffle
         dataset = CropDataset(planes, self._spec, crops, epoch=self.current_epoch, count=count, shuffle=shuffle)
-        return DataLoader(dataset, batch_size=crops.batch)
+        return DataLoader(dataset, crops.batch, collate_fn=_batch)
 
     def val_dataloader(self) -> DataLoader[Any]:
         crops = self._spec.crops[-1]
         dataset = CropDataset(self._planes["validate"], self._spec, crops, epoch=-1 % 2**31, count=_VALIDATION_CROPS)
-        return DataLoader(dataset, batch_size=crops.batch)
+        return DataLoader(dataset, crops.batch, collate_fn=_batch)
 
     def configure_optimizers(self) -> Any:
         schedule = self._spec.schedule
-        adam = torch.optim.Adam(self.network.parameters(), schedule.learning_rate)
         if schedule.kind == "plateau":
+            adam = torch.optim.Adam(self.network.parameters(), schedule.learning_rate)
             plateau = ReduceLROnPlateau(adam, factor=0.5, patience=self._spec.patience, min_lr=schedule.floor)
             return {"optimizer": adam, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
-        steps = schedule.epochs * self._spec.steps_per_epoch
+        muon = self._muon(schedule.learning_rate)
         cycle = OneCycleLR(
-            adam,
-            schedule.learning_rate,
-            steps,
+            muon,
+            [group["lr"] for group in muon.param_groups],
+            schedule.epochs * self._spec.steps_per_epoch,
             pct_start=0.05,
             cycle_momentum=False,
             div_factor=10,
             final_div_factor=10,
         )
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+        return {"optimizer": muon, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+    def _muon(self, learning_rate: float) -> Muon:
+        """Muon for the kernels of layers that have more than one channel on both sides, Adam for the rest.
+
+        Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+        """
+        layers = [m for m in self.network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        kernels = [m.weight for m in layers if min(m.weight.shape[:2]) > 1]
+        chosen = {id(kernel) for kernel in kernels}
+        others = [p for p in self.network.parameters() if p.requires_grad and id(p) not in chosen]
+        adam_rate = learning_rate * _ADAM_TIMES
+        return Muon(
+            [
+                {"params": kernels, "use_muon": True, "lr": learning_rate},
+                {"params": others, "use_muon": False, "lr": adam_rate, "betas": (0.9, 0.99)},
+            ]
+        )
 
 
 class _StopAtFloor(lightning.Callback):
@@ -347,7 +382,7 @@ def export(name: str, tables: Tables | None = None) -> Path:
     prefix = "network."
     weights = {key.removeprefix(prefix): value for key, value in state["state_dict"].items() if key.startswith(prefix)}
     network = KINDS[spec.kind](spec.widths, spec.lambdas)
-    torch.nn.Module.load_state_dict(network, weights)
+    nn.Module.load_state_dict(network, weights)
     origin = {"configuration": Path(name).stem, "steps": str(_num_steps(state))}
     counted = count_symbols(spec, load_network(export(name, "normal"))) if wanted == "fitted" else None
     save_network(path, spec.kind, spec.widths, spec.lambdas, network, origin, counted)

@@ -72,7 +72,7 @@ def test_a_run_that_was_cut_off_resumes_exactly(cache: Path, kind: str, schedule
     assert list(run_folder(names[0]).glob("events.out.tfevents*"))
 
 
-@pytest.mark.parametrize("preparation", ["paper", "affine-grid", "truncate"])
+@pytest.mark.parametrize("preparation", ["paper", "near", "affine-grid", "truncate"])
 def test_a_trained_network_codes_features(cache: Path, preparation: str, rng: np.random.Generator) -> None:
     name = configuration(cache, "tiny", kind="elic", preparation=preparation, schedule=SCHEDULES["cycle"])
     train(name, epochs=1)

@@ -26,12 +26,14 @@ class TaskValues:
         task: whose.
         values: [n], all features in one.
         transform: the paper's.
-        channelwise: [256], how often each level occurs when every channel is brought to one scale first.
+        near: [256], how often each of the product's levels occurs, which are for values that do not go apart.
+        channelwise: [256], the same where every channel is brought to one scale first.
     """
 
     task: str
     values: Float[Array, "n"]
     transform: PeakyToBalanced
+    near: Float[Array, "256"]
     channelwise: Float[Array, "256"]
 
 
@@ -65,6 +67,11 @@ def own_divergences(tasks: Sequence[TaskValues]) -> Divergences:
 def transformed_divergences(tasks: Sequence[TaskValues]) -> Divergences:
     """Of the 256 levels."""
     return _pairs(tasks, level_counts)
+
+
+def near_divergences(tasks: Sequence[TaskValues]) -> Divergences:
+    """Of the 256 levels of the product."""
+    return _pairs(tasks, lambda t: t.near)
 
 
 def channelwise_divergences(tasks: Sequence[TaskValues]) -> Divergences:

@@ -28,7 +28,7 @@ from dtufc.profile import Profile, load_profile
 from dtufc.zoo import cache_folder
 from dtufc_lab.data import photo_views, photos, prompts, square
 from dtufc_lab.extract import Cnn, Dinov2, Llama, Sd3, fitting_features
-from dtufc_lab.features import stored
+from dtufc_lab.features import TASKS, stored
 from dtufc_lab.results.points import Point, load_points, save_points
 from dtufc_lab.results.scalar import ScalarCodec
 from dtufc_lab.rivals import rivals
@@ -70,7 +70,7 @@ class Curve:
     preparation: str | None = None
     assignment: Assignment | None = None
     tables: Tables | None = None
-    tasks: tuple[str, ...] = ("llm", "vit")
+    tasks: tuple[str, ...] = tuple(TASKS)
 
 
 CURVES: Final = (
@@ -82,15 +82,18 @@ CURVES: Final = (
     Curve(name="baseline-llm", network="baseline-llm"),
     Curve(name="hyperprior-vit", network="hyperprior-vit"),
     Curve(name="baseline-vit", network="baseline-vit"),
+    Curve(name="hyperprior-tti", network="hyperprior-tti"),
+    Curve(name="baseline-tti", network="baseline-tti"),
     Curve(name="hyperprior-hybrid, floor", network="hyperprior-hybrid", assignment=Assignment.floor),
+    Curve(name="hyperprior-hybrid, levels of all values", network="hyperprior-hybrid", preparation="paper"),
     Curve(name="affine-hybrid", network="affine-hybrid"),
     Curve(name="affine-grid-hybrid", network="affine-grid-hybrid", tables="normal"),
     Curve(name="hyperprior-hybrid, fitted tables", network="hyperprior-hybrid", tables="fitted"),
-    Curve(name="baseline-hybrid, transformed features", network="baseline-hybrid", preparation="paper"),
+    Curve(name="baseline-hybrid, transformed features", network="baseline-hybrid", preparation="near"),
     Curve(name="hyperprior-hybrid, truncated features", network="hyperprior-hybrid", preparation="truncate"),
 )
 SCALAR: Final = {  # its curves: the features' preparation, and the steps at the lowest and the highest rate, in levels
-    "scalar, transformed features": ("paper", 160.0, 6.0),
+    "scalar, transformed features": ("near", 160.0, 6.0),
     "scalar, truncated features": ("truncate", 40.0, 1.5),
 }
 OTHERS: Final = ("raw", "klt", "levels", _INT8, *SCALAR)
@@ -190,8 +193,8 @@ def preparation_for(kind: str, task: str) -> Preparation:
 @cache
 def _fitting(task: str) -> list[Array]:
     """What is learned from: features for training, or ten of the same sources for a task that none was trained on."""
-    if task in ("llm", "vit"):
-        return stored(task, "train")  # type: ignore[arg-type]
+    if task in TASKS:
+        return stored(task, "train")
     return fitting_features(_profile(task), _NUM_FITTED)
 
 

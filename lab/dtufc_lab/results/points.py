@@ -12,7 +12,6 @@ from typing import Final
 
 KNOWN_TASKS: Final = ("llm", "vit", "tti", "cnn", "llm-16")  # in the order of the tables
 _UNSEEN_TASKS: Final = frozenset({"cnn", "llm-16"})  # no network is to be trained on their features
-_LATER_TASKS: Final = frozenset({"tti"})  # nor on theirs, until one of its own is measured
 _NO_RATE: Final = "-"
 
 
@@ -56,15 +55,12 @@ def tasks_of(points: Iterable[Point]) -> list[str]:
 
 def seen_tasks(points: Iterable[Point]) -> list[str]:
     """The measured tasks that networks are trained on."""
-    points = list(points)
-    waiting = {task for task in _LATER_TASKS if f"hyperprior-{task}" not in curves_of(points)}
-    return [task for task in tasks_of(points) if task not in _UNSEEN_TASKS | waiting]
+    return [task for task in tasks_of(points) if task not in _UNSEEN_TASKS]
 
 
 def unseen_tasks(points: Iterable[Point]) -> list[str]:
     """The measured tasks that no network is trained on."""
-    points = list(points)
-    return [task for task in tasks_of(points) if task not in seen_tasks(points)]
+    return [task for task in tasks_of(points) if task in _UNSEEN_TASKS]
 
 
 def curves_of(points: Iterable[Point]) -> list[str]:

@@ -8,6 +8,8 @@ import torch
 
 from dtufc.arrays import Array
 from dtufc.codecs.learned.networks import MIDDLE, STRIDE, UNIT
+from dtufc.codecs.learned.plane import Preparation
+from dtufc.layout import Layout
 from dtufc.profile import load_profile
 from dtufc.transform import NUM_LEVELS
 from dtufc_lab.results.exactness import rate_overhead
@@ -53,14 +55,20 @@ def write(points: Sequence[Point], folder: Path) -> None:
 def _values(task: str) -> TaskValues:
     layout = load_profile(*PROFILES[task]).layout
     features = [sample.features for sample in samples(task)]
-    channelwise = preparation_for("affine", task)
-    levels = np.concatenate([channelwise.to_plane(feature, layout).ravel() for feature in features])
     return TaskValues(
         task=task,
         values=np.concatenate([feature.ravel() for feature in features]),
         transform=preparation_for("paper", task).transform,
-        channelwise=np.bincount(levels.astype(np.int64), minlength=NUM_LEVELS).astype(np.float64),
+        near=_level_counts(preparation_for("near", task), features, layout),
+        channelwise=_level_counts(preparation_for("affine", task), features, layout),
     )
+
+
+def _level_counts(preparation: Preparation, features: Sequence[Array], layout: Layout) -> Array:
+    """[256], how often each level occurs; values apart, between two levels on the plane, do not count."""
+    plane = np.concatenate([preparation.to_plane(feature, layout).ravel() for feature in features])
+    levels = plane[plane % 1 == 0].astype(np.int64)
+    return np.bincount(levels, minlength=NUM_LEVELS).astype(np.float64)
 
 
 @torch.inference_mode()

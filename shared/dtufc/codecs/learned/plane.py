@@ -24,7 +24,7 @@ from dtufc.transform import NUM_LEVELS, PeakyToBalanced
 _MIDDLE: Final = 127.5
 _ORDINARY: Final = (0.001, 0.999)  # quantiles of ordinary values, where channels have been brought to one scale
 _WIDEST_STEP: Final = 0.5  # of the spread of ordinary values: between levels further apart, values go apart
-_MARGIN: Final = 1.0  # levels are learned from values that are beyond the ordinary range by at most this share of it
+_MOST_FITS: Final = 4
 
 
 class Assignment(IntEnum):
@@ -179,14 +179,24 @@ def fit_preparation(samples: Sequence[Array], layout: Layout, *, per_channel: bo
         mean = usual.mean(axis=0, dtype=np.float64).astype(np.float32)
         scale = np.maximum(usual.std(axis=0, dtype=np.float64), 1e-6).astype(np.float32)
         values = ((usual - mean) / scale).ravel()
-    if per_channel:
-        low, high = np.quantile(values, _ORDINARY)
-        margin = _MARGIN * (high - low)
-        values = values[(values >= low - margin) & (values <= high + margin)]
-    transform = PeakyToBalanced.fit(values)
-    return Preparation(
-        transform=transform, mean=mean, scale=scale, range=_range(transform.centroids, values), keeps_grid=keeps_grid
-    )
+    transform, ends = _near_levels(values)
+    return Preparation(transform=transform, mean=mean, scale=scale, range=ends, keeps_grid=keeps_grid)
+
+
+def _near_levels(values: Array) -> tuple[PeakyToBalanced, Array]:
+    """Levels for the values that do not go apart, and the [2] range of those.
+
+    The paper learns levels from all values, and a few far ones take many of them. Here they are learned again from
+    those that stay, until none goes any more.
+    """
+    for _ in range(_MOST_FITS):
+        transform = PeakyToBalanced.fit(values)
+        ends = _range(transform.centroids, values)
+        near = values[(values >= ends[0]) & (values <= ends[1])]
+        if near.size == values.size:
+            break
+        values = near
+    return transform, ends
 
 
 def _range(centroids: Array, values: Array) -> Array:
