@@ -30,6 +30,13 @@ _PICTURES = {
     "figure5.png": "Figure 5: networks trained on one task, on every other",
 }
 
+_MORE = """\
+## More pages
+
+What each codec does to [drawn pictures](pictures.md) and to [the answers a language model chooses](answers.md); what
+decodes [otherwise on other machines](determinism.md); [times](speed.md).
+"""
+
 
 def write(points: Sequence[Point], folder: Path) -> None:
     """All of docs/results."""
@@ -48,7 +55,7 @@ def write(points: Sequence[Point], folder: Path) -> None:
         codec_figure(points, task, folder / f"codecs-{task}.png")
     page = results_page(points, values) + "\n" + figure3_note(baseline.mean_abs, transformed.mean_abs)
     listed = "\n".join(f"## {title}\n\n![{title}]({name})\n" for name, title in pictures.items())
-    sections = (page, _exactness(tasks), _training(points), listed)
+    sections = (page, _exactness(tasks), _training(points), listed, _MORE)
     (folder / "README.md").write_text("\n".join(sections), encoding="utf-8")
 
 
