@@ -139,5 +139,5 @@ def _training(points: Sequence[Point]) -> str:
         )
     missing = sorted({curve.name for curve in CURVES} - measured)
     if missing:
-        lines += ["", f"Not measured, as their networks have not been trained: {', '.join(missing)}."]
+        lines += ["", f"Not measured: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
