@@ -187,7 +187,7 @@ def _near_levels(values: Array) -> tuple[PeakyToBalanced, Array]:
     """Levels for the values that do not go apart, and the [2] range of those.
 
     The paper learns levels from all values, and a few far ones take many of them. Here they are learned again from
-    those that stay, until none goes any more.
+    those that stay, until none goes any more; the last of `_MOST_FITS` fits stands as it is.
     """
     for _ in range(_MOST_FITS):
         transform = PeakyToBalanced.fit(values)
