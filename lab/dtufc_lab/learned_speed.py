@@ -21,16 +21,16 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from dtufc.arrays import Array
-from dtufc.codecs.learned import fit_learned, fitted_preparation, shipped_network
+from dtufc.codecs.learned import shipped_network
 from dtufc.codecs.learned.codec import padded
 from dtufc.codecs.learned.latents import Coding, Reader, Writer
 from dtufc.codecs.learned.network_file import TrainedNetwork, load_network
 from dtufc.codecs.learned.plane import Preparation
 from dtufc.entropy import Decoder, Encoder
-from dtufc.layout import Layout
 from dtufc.profile import load_profile
 from dtufc_lab.features import TASKS, Task, stored
 from dtufc_lab.plain import HIGHEST, from_units, plain
+from dtufc_lab.preparations import prepare
 from dtufc_lab.speed import Report
 
 Side = Literal["ours", "CompressAI"]
@@ -78,18 +78,17 @@ class _Sample:
 
     features: Array
     preparation: Preparation
-    layout: Layout
 
-    def plane(self) -> torch.Tensor:
-        """[1, 1, H, W] in network units, as `LearnedCodec.encoder` makes it."""
-        self.preparation.is_far(self.features, self.layout)
-        return padded(self.preparation.to_plane(self.features, self.layout))
+    def plane(self) -> tuple[torch.Tensor, bytes]:
+        """[1, 1, H, W] in network units, as `LearnedCodec.encoder` makes it; and the payload's head."""
+        plane, head = self.preparation.to_plane(self.features)
+        return padded(plane), head
 
-    def restore(self, plane: torch.Tensor) -> Array:
-        """[1, 1, H, W] of levels / 255 -> features."""
-        height, width = self.preparation.plane_shape(self.features.shape, self.layout)
-        levels = (plane[0, 0, :height, :width] * HIGHEST).numpy()
-        return self.preparation.from_plane(levels, self.features.shape, self.layout)
+    def restore(self, plane: torch.Tensor, data: bytes) -> Array:
+        """[1, 1, H, W] of levels / 255 and the payload's head -> features."""
+        head, _ = self.preparation.read_head(data, 0, self.features.shape)
+        height, width = head.plane_shape
+        return head.features((plane[0, 0, :height, :width] * HIGHEST).numpy())
 
 
 class _Clock:
@@ -156,7 +155,7 @@ def run_ours(clock: _Clock, trained: TrainedNetwork, sample: _Sample) -> None:
     """One plane there and back, in the steps of `LearnedCodec`."""
     network, rate = trained.network, torch.tensor([_QUALITY * (trained.num_rates - 1)])
     with clock.stage("encode: preparation"):
-        plane = sample.plane()
+        plane, head = sample.plane()
     with clock.stage("encode: g_a"):
         y = network.analysis(plane, rate)
     with clock.stage("encode: h_a"):
@@ -178,20 +177,21 @@ def run_ours(clock: _Clock, trained: TrainedNetwork, sample: _Sample) -> None:
     with clock.stage("decode: g_s"):
         decoded = network.synthesis(torch.from_numpy(y_hat).permute(2, 0, 1)[None], rate)
     with clock.stage("decode: preparation"):
-        sample.restore(from_units(decoded))
+        sample.restore(from_units(decoded), head)
 
 
 @torch.inference_mode()
 def run_theirs(clock: _Clock, network: Any, sample: _Sample) -> None:
     """The same plane through `compress` and `decompress`; `watch_theirs` takes the networks' times."""
     with clock.stage("encode: preparation"):
-        plane = from_units(sample.plane())
+        units, head = sample.plane()
+        plane = from_units(units)
     with clock.stage("encode: entropy coding"):
         coded = network.compress(plane)
     with clock.stage("decode: entropy coding"):
         decoded = network.decompress(coded["strings"], coded["shape"])["x_hat"]
     with clock.stage("decode: preparation"):
-        sample.restore(decoded)
+        sample.restore(decoded, head)
 
 
 def watch_theirs(clock: _Clock, network: Any) -> None:
@@ -218,11 +218,11 @@ def stage_times(
     """Times both sides on one plane of each task."""
     found: list[StageTime] = []
     for task, num_rows in _NUM_ROWS.items():
-        layout = load_profile(TASKS[task].profile, TASKS[task].split).layout
         samples = [features.astype(np.float32) for features in stored(task, "validate")[:_NUM_FITTED]]
+        preparation = prepare("near", load_profile(TASKS[task].profile, TASKS[task].split), samples)
+        sample = _Sample(samples[0][:num_rows], preparation)
         for name in networks:
-            preparation = fitted_preparation(name, fit_learned(name, samples, layout))
-            for side, run in _sides(name, _Sample(samples[0][:num_rows], preparation, layout)).items():
+            for side, run in _sides(name, sample).items():
                 for count in threads:
                     medians = _medians(run, count, repeats)
                     found += [

@@ -15,7 +15,8 @@ from compressai.entropy_models import EntropyBottleneck
 from compressai.models import Elic2022Official, ScaleHyperprior
 from torch import Tensor, nn
 
-from dtufc.codecs.learned.networks import MIDDLE, UNIT, Elic, Hyperprior
+from dtufc.codecs.learned.networks import Elic, Hyperprior
+from dtufc.codecs.learned.plane import MIDDLE, UNIT
 from dtufc.transform import NUM_LEVELS
 
 HIGHEST: Final = NUM_LEVELS - 1.0  # a plane's level that is 1 in CompressAI's units
@@ -51,7 +52,7 @@ def plain(trained: Hyperprior | Elic, rate: float) -> Any:
         A ScaleHyperprior or an Elic2022Official, for planes [B, 1, H, W] of levels / 255.
     """
     trained = copy.deepcopy(trained)
-    num_channels, num_latents = trained.g_a[0].out_channels, trained.gains.log_gain.shape[1]
+    num_channels, num_latents = trained.side_prior.channels, trained.gains.log_gain.shape[1]
     if isinstance(trained, Elic):
         network = Elic2022Official(num_channels, num_latents, groups=trained.groups)
         network.latent_codec = trained.latent_codec

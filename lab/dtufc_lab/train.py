@@ -34,17 +34,15 @@ from dtufc.codecs.learned import shipped_network
 from dtufc.codecs.learned.codec import LearnedCodec
 from dtufc.codecs.learned.latents import Counter
 from dtufc.codecs.learned.network_file import TrainedNetwork, load_network, save_network
-from dtufc.codecs.learned.networks import KINDS, MIDDLE, STRIDE, UNIT, Kind, Widths
-from dtufc.codecs.learned.plane import Assignment, Preparation, fit_preparation
-from dtufc.layout import Layout
+from dtufc.codecs.learned.networks import KINDS, STRIDE, Kind, Widths
+from dtufc.codecs.learned.plane import MIDDLE, UNIT, Preparation
 from dtufc.profile import load_profile
-from dtufc.transform import NUM_LEVELS, PeakyToBalanced
 from dtufc.zoo import cache_folder
+from dtufc_lab import preparations
 from dtufc_lab.features import TASKS, Part, Task, stored
+from dtufc_lab.preparations import evenly, prepare
 
-SHIPPED: Final = {"hyperprior-hybrid": "hyperprior", "elic-hybrid": "elic", "affine-grid-hybrid": "gridprior"}
-_TRUNCATION: Final = (0.001, 0.999)  # quantiles between which the baseline keeps values
-_NUM_FITTED: Final = 10
+SHIPPED: Final = {"hyperprior-hybrid": "hyperprior", "elic-hybrid": "elic", "klt-hybrid": "kltprior"}
 _SMALL: Final = 4  # times a plane fits into a crop: of smaller ones, a step sees some
 _ADAM_TIMES: Final = 0.5  # of Muon's learning rate: Adam's
 _VALIDATION_CROPS: Final = 64
@@ -95,17 +93,19 @@ class TrainSpec(_Spec):
         crops: in the order of their epochs. Validation is on the last ones: where the side information of a network
             reaches over 250 values, small crops are mostly border, and what is learned on them alone does not hold
             inside of whole planes.
+        from_top: share of the crops that begin in the plane's first row and column, where coefficients are large.
         shuffle: share of the crops whose rows are out of order, and of those whose columns are. So a network does not
             rely on what only some models have.
         steps_per_epoch: whatever the crops.
     """
 
     kind: Kind
-    preparation: Literal["paper", "near", "affine", "affine-grid", "truncate"] = "paper"
+    preparation: preparations.Kind = "paper"
     tasks: tuple[Task, ...] = ("llm", "vit", "tti")
     widths: Widths = Widths()
     lambdas: tuple[float, ...]
     crops: tuple[Crops, ...]
+    from_top: float = 0.0
     shuffle: float = 0.0
     steps_per_epoch: int = 250
     schedule: Schedule
@@ -140,28 +140,6 @@ def run_folder(name: str) -> Path:
     return cache_folder() / "runs" / Path(name).stem
 
 
-def evenly(samples: Sequence[Array], count: int) -> Sequence[Array]:
-    """`count` of the samples, from all along the list."""
-    return samples[:: max(1, len(samples) // count)][:count]
-
-
-def prepare(kind: str, layout: Layout, samples: list[Array]) -> Preparation:
-    """The preparation of that kind, learned from ten of the samples.
-
-    `paper` is the paper's: levels for all values, none apart. `truncate` is its baseline: values beyond two quantiles
-    are clipped, those between scaled evenly. The others are the product's, `fit_preparation`'s.
-    """
-    chosen = [sample.astype(np.float32) for sample in evenly(samples, _NUM_FITTED)]
-    none, everything = np.empty(0, np.float32), np.array([-np.inf, np.inf], np.float32)
-    if kind == "truncate":
-        low, high = np.quantile(np.concatenate([sample.ravel() for sample in chosen]), _TRUNCATION)
-        even = PeakyToBalanced(np.linspace(low, high, NUM_LEVELS, dtype=np.float32))
-        return Preparation(transform=even, mean=none, scale=none, range=everything, assignment=Assignment.between)
-    if kind == "paper":
-        return Preparation(transform=PeakyToBalanced.fit(chosen), mean=none, scale=none, range=everything)
-    return fit_preparation(chosen, layout, per_channel="affine" in kind, keeps_grid="grid" in kind)
-
-
 class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     """Parts of planes in network units, and a rate for each; item i of an epoch is always the same."""
 
@@ -194,15 +172,16 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         """[H, W] float32, of one of the planes; where they are smaller than a batch's crops, of some side by side."""
         down, across = (-(-self._crops.side // extent) if self._crops.batch > 1 else 1 for extent in planes[0].shape)
         plane = np.block([[planes[rng.integers(len(planes))] for _ in range(across)] for _ in range(down)])
-        lines = [self._lines(rng, extent) for extent in plane.shape]
+        at_top = self._spec.from_top > 0 and rng.random() < self._spec.from_top
+        lines = [self._lines(rng, extent, at_top=at_top) for extent in plane.shape]
         return plane[np.ix_(*lines)].astype(np.float32)
 
-    def _lines(self, rng: np.random.Generator, extent: int) -> Array:
+    def _lines(self, rng: np.random.Generator, extent: int, *, at_top: bool) -> Array:
         """Which rows or columns of a plane a crop has; the last one again where there are too few."""
         size = self._crops.side
         if self._crops.batch == 1:
             size = min(size, extent + -extent % STRIDE)
-        lines = np.arange(size) + rng.integers(0, max(extent - size, 0) + 1)
+        lines = np.arange(size) + (0 if at_top else rng.integers(0, max(extent - size, 0) + 1))
         if rng.random() < self._shuffle:
             lines = rng.permutation(max(extent, size))[:size]
         return np.minimum(lines, extent - 1)
@@ -332,11 +311,9 @@ def train(name: str, *, epochs: int | None = None, start: Path | None = None) ->
     planes: dict[Part, dict[Task, list[Array]]] = {"train": {}, "validate": {}}
     for task in spec.tasks:
         samples = stored(task, "train")
-        layout = load_profile(TASKS[task].profile, TASKS[task].split).layout
-        preparation = prepare(spec.preparation, layout, samples)
-        stored_dtype = np.float16 if preparation.assignment == Assignment.between else np.uint8
-        for part, features in (("train", samples), ("validate", stored(task, "validate"))):
-            planes[part][task] = [preparation.to_plane(sample, layout).astype(stored_dtype) for sample in features]  # type: ignore[index]
+        preparation = prepare(spec.preparation, load_profile(TASKS[task].profile, TASKS[task].split), samples)
+        planes["train"][task] = _planes(preparation, samples)
+        planes["validate"][task] = _planes(preparation, stored(task, "validate"))
     folder = run_folder(name)
     best = ModelCheckpoint(folder, "best", monitor="val/loss", enable_version_counter=False)
     latest = ModelCheckpoint(folder, "last", enable_version_counter=False)  # of every epoch, whatever its loss
@@ -362,6 +339,10 @@ def train(name: str, *, epochs: int | None = None, start: Path | None = None) ->
             training.start_from(start)
         trainer.fit(training, ckpt_path=last if last.exists() else None)
     return Path(best.best_model_path)
+
+
+def _planes(preparation: Preparation, features: Sequence[Array]) -> list[Array]:
+    return [preparation.to_plane(sample)[0].astype(np.float16) for sample in features]
 
 
 def export(name: str, tables: Tables | None = None) -> Path:
@@ -393,9 +374,9 @@ def count_symbols(spec: TrainSpec, trained: TrainedNetwork) -> Counter:
     """The symbols of some training features of each task at several rates."""
     counter = Counter(trained.tables, spec.widths.num_channels)
     for task in spec.tasks:
-        layout = load_profile(TASKS[task].profile, TASKS[task].split).layout
         samples = stored(task, "train")
-        codec = LearnedCodec(CodecId.hyperprior, trained, prepare(spec.preparation, layout, samples), layout)
+        profile = load_profile(TASKS[task].profile, TASKS[task].split)
+        codec = LearnedCodec(CodecId.hyperprior, trained, prepare(spec.preparation, profile, samples))
         for sample in evenly(samples, _NUM_COUNTED):
             codec.count(sample.astype(np.float32), counter, _COUNTED_QUALITIES)
     return counter

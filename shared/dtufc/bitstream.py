@@ -34,14 +34,14 @@ class Dtype(IntEnum):
 
 
 class CodecId(IntEnum):
-    """The wire's numbers for the codecs; a number is never given twice."""
+    """The wire's numbers for the codecs; a number is never given twice (5 was `gridprior`)."""
 
     raw = 0
     levels = 1
     klt = 2
     hyperprior = 3
     elic = 4
-    gridprior = 5
+    kltprior = 6
 
 
 _DTYPES: Final = frozenset(Dtype)

@@ -37,7 +37,7 @@ _console = Console()
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Profile = Annotated[str, typer.Option(help="A name that `dtufc models` lists, or a folder with a profile.yaml.")]
 Split = Annotated[int | None, typer.Option(help="Layers that run on the edge. Default: the profile's own.")]
-_CODECS = "raw, levels, klt, hyperprior, elic or gridprior. Default: klt where it is fitted."
+_CODECS = "raw, levels, klt, hyperprior, elic or kltprior. Default: klt where it is fitted."
 Codec = Annotated[str, typer.Option(help=_CODECS)]
 Quality = Annotated[float | None, typer.Option(help="From 0, the fewest bytes, to 1, the most exact. Default: 0.5.")]
 TargetBpfp = Annotated[float | None, typer.Option(help="Instead of quality: at most so many bits a feature value.")]

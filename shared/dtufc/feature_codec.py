@@ -18,6 +18,7 @@ from dtufc.arrays import Array
 from dtufc.bitstream import CodecId, Dtype, Frame
 from dtufc.codecs import Codec, FittedCodec, Payload
 from dtufc.codecs.klt import KltCodec
+from dtufc.codecs.klt_transform import KltTransform
 from dtufc.codecs.learned import VARIANTS, can_run, fit_learned, is_shipped
 from dtufc.codecs.levels import LevelsCodec
 from dtufc.codecs.raw import RawCodec
@@ -192,15 +193,17 @@ class FeatureCodec:
         return self._codecs[name]
 
     def _load(self, name: str) -> Codec:
-        arrays = self.profile.of_codec(name)
+        arrays, layout = self.profile.of_codec(name), self.profile.layout
         if name in FITTED:
-            return FITTED[name].from_arrays(arrays, self.profile.layout)
+            return FITTED[name].from_arrays(arrays, layout)
         if not can_run():
             problem = f"{name} needs CompressAI, which is not installed"
             raise InputError(field="codec", problem=problem, remedy="Install it, or use codec 'klt'")
         from dtufc.codecs.learned.codec import LearnedCodec  # which takes seconds to import
 
-        return LearnedCodec.from_arrays(name, arrays, self.profile.layout)
+        uses_klt = VARIANTS[name].uses_klt
+        klt = KltTransform.from_arrays(self.profile.of_codec("klt"), layout) if uses_klt else None
+        return LearnedCodec.from_arrays(name, arrays, layout, klt)
 
     def _pack(self, array: Array, codec: Codec, payload: Payload) -> bytes:
         return bitstream.pack(
@@ -259,12 +262,9 @@ def fit(
         profile = _profile_for(arrays[0].shape, layout, name, prefix)
     for array in arrays:
         profile.layout.check(array.shape)
-    fitted: Mapping[str, FittedCodec] = {
-        "levels": LevelsCodec.fit(arrays, profile.layout),
-        "klt": KltCodec.fit(arrays, profile.layout, slopes),
-    }
-    learnt = {codec: fit.arrays() for codec, fit in fitted.items()}
-    learnt |= {codec: fit_learned(codec, arrays, profile.layout) for codec in VARIANTS}
+    klt = KltCodec.fit(arrays, profile.layout, slopes)
+    learnt = {"levels": LevelsCodec.fit(arrays, profile.layout).arrays(), "klt": klt.arrays()}
+    learnt |= {codec: fit_learned(codec, arrays, profile.layout, klt.transform) for codec in VARIANTS}
     calibration = {f"{codec}.{key}": value for codec, arrays in learnt.items() for key, value in arrays.items()}
     return FeatureCodec(Profile(spec=profile.spec, split=profile.split, calibration=calibration))
 

@@ -8,7 +8,7 @@ Four families (`docs/bitstream.md`, "Layouts"), each an exact round trip between
 
 from dataclasses import dataclass
 from enum import StrEnum
-from math import isqrt
+from math import isqrt, prod
 
 import numpy as np
 
@@ -131,6 +131,13 @@ class Layout:
         down, across = mosaic(channels)
         tiles = plane.reshape(down, height, across, width).transpose(0, 2, 1, 3)
         return np.ascontiguousarray(tiles).reshape(shape)
+
+    def plane_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """(H, W) of the plane of features of `shape`."""
+        if self.family in (Family.llm, Family.vit):
+            return prod(shape[:-1]), shape[-1]
+        down, across = mosaic(shape[-3])
+        return down * shape[-2], across * shape[-1]
 
     def _ranks(self) -> tuple[int, int]:
         return (2, 3) if self.family in (Family.llm, Family.vit) else (3, 4)

@@ -86,7 +86,7 @@ def test_the_same_request_gives_the_same_picture_and_another_seed_another(client
     assert drawn(3) == drawn(3) != drawn(4)
 
 
-@pytest.mark.parametrize("codec", ["levels", "klt", "hyperprior", "elic", "gridprior"])
+@pytest.mark.parametrize("codec", ["levels", "klt", "hyperprior", "elic", "kltprior"])
 def test_every_codec_draws_nearly_the_same(client: EdgeClient, codec: str) -> None:
     *_, exact = client.imagine("red apple", steps=STEPS, codec="raw")
     rate = None if codec == "levels" else Rate(quality=1.0)

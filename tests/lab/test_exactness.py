@@ -5,11 +5,10 @@ import pytest
 
 from dtufc.codecs.learned import shipped_network
 from dtufc.codecs.learned.network_file import load_network
-from dtufc.layout import Family, Layout
+from dtufc_lab.preparations import Kind, prepare
 from dtufc_lab.results.exactness import rate_overhead
 from dtufc_lab.results.scalar import ScalarCodec
-from dtufc_lab.train import prepare
-from tests.shared.contract import SAMPLES, features
+from tests.shared.contract import SAMPLES, features, fitted
 
 
 @pytest.mark.parametrize("name", ["hyperprior", "elic"])
@@ -22,18 +21,18 @@ def test_streams_are_within_a_percent_of_the_float_networks_ideal(name: str, rng
 
 
 @pytest.mark.parametrize("kind", ["paper", "truncate"])
-def test_a_scalar_codec_gives_back_what_its_step_keeps(kind: str, rng: np.random.Generator) -> None:
-    layout = Layout(family=Family.llm, channels=24)
+def test_a_scalar_codec_gives_back_what_its_step_keeps(kind: Kind, rng: np.random.Generator) -> None:
     samples = [features(rng, SAMPLES["llm"]) for _ in range(10)]
-    preparation = prepare(kind, layout, samples)
+    preparation = prepare(kind, fitted("llm").profile, samples)
     errors, sizes = [], []
     for step in (2.0, 8.0, 32.0):
-        codec = ScalarCodec(preparation, layout, samples, step)
+        codec = ScalarCodec(preparation, samples, step)
         data = codec.encode(samples[0])
         sizes.append(len(data))
-        plane = preparation.to_plane(samples[0], layout)
-        again = preparation.to_plane(codec.decode(data, samples[0].shape), layout)
-        errors.append(np.abs(again - plane)[~preparation.is_far(samples[0], layout)].max())
+        plane, again = (
+            preparation.to_plane(values)[0] for values in (samples[0], codec.decode(data, samples[0].shape))
+        )
+        errors.append(np.abs(again - plane).max())
     assert sizes == sorted(sizes, reverse=True)
     assert errors[0] <= 3
     assert errors == sorted(errors)

@@ -300,11 +300,11 @@ def test_later_tasks_need_no_change() -> None:
         *curve("hyperprior-hybrid", "tti"),
         *curve("hyperprior-tti", "llm"),
         *curve("hyperprior-hybrid", "cnn"),
-        *curve("gridprior", "cnn"),
+        *curve("kltprior", "cnn"),
     ]
     assert "tti" in table2(points)
     assert "hyperprior-tti" in table4(points)
-    assert table6(points).count("| cnn | hyperprior-hybrid |") == table6(points).count("| cnn | gridprior |") == 6
+    assert table6(points).count("| cnn | hyperprior-hybrid |") == table6(points).count("| cnn | kltprior |") == 6
 
 
 def test_points_are_printed_task_by_task_and_curve_by_curve() -> None:
@@ -329,13 +329,14 @@ def test_points_that_are_kept_are_not_measured_again(tmp_path: Path, monkeypatch
 
 
 def test_points_of_another_fit_are_kept_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = [points_path(name, "tti") for name in ("klt", "gridprior")]
+    before = [points_path(name, "tti") for name in ("klt", "hyperprior-hybrid", "kltprior")]
     profile = load_profile(*PROFILES["tti"])
     refitted = replace(profile, calibration={**profile.calibration, "klt.step": np.ones(1, np.float32)})
     monkeypatch.setattr("dtufc_lab.results.measure.load_profile", lambda *_: refitted)
-    after = [points_path(name, "tti") for name in ("klt", "gridprior")]
+    after = [points_path(name, "tti") for name in ("klt", "hyperprior-hybrid", "kltprior")]
     assert after[0] != before[0]
     assert after[1] == before[1]  # its network and its preparation are of their own
+    assert after[2] != before[2]  # its preparation is the profile's
 
 
 def test_table_1_is_zero_on_its_diagonal() -> None:

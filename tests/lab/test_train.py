@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 from dtufc.bitstream import CodecId
 from dtufc.codecs.learned.codec import LearnedCodec
 from dtufc.codecs.learned.network_file import load_network
-from dtufc.layout import Family, Layout
-from dtufc_lab.train import TrainSpec, configurations, export, prepare, run_folder, train, trained_steps
+from dtufc.profile import load_profile
+from dtufc_lab.preparations import Kind, prepare
+from dtufc_lab.train import TrainSpec, configurations, export, run_folder, train, trained_steps
 
 TINY = {
     "widths": {"num_channels": 8, "num_latents": 16, "groups": [2, 2, 4, 8], "context": [8, 8]},
@@ -72,13 +73,13 @@ def test_a_run_that_was_cut_off_resumes_exactly(cache: Path, kind: str, schedule
     assert list(run_folder(names[0]).glob("events.out.tfevents*"))
 
 
-@pytest.mark.parametrize("preparation", ["paper", "near", "affine-grid", "truncate"])
-def test_a_trained_network_codes_features(cache: Path, preparation: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("preparation", ["paper", "near", "affine-grid", "truncate", "klt"])
+def test_a_trained_network_codes_features(cache: Path, preparation: Kind, rng: np.random.Generator) -> None:
     name = configuration(cache, "tiny", kind="elic", preparation=preparation, schedule=SCHEDULES["cycle"])
     train(name, epochs=1)
     sent = rng.standard_t(3, (70, 576)).astype(np.float32)
-    layout = Layout(family=Family.llm, channels=576)
-    codec = LearnedCodec(CodecId.elic, load_network(export(name)), prepare(preparation, layout, [sent]), layout)
+    prepared = prepare(preparation, load_profile("smollm2-135m"), [sent])
+    codec = LearnedCodec(CodecId.elic, load_network(export(name)), prepared)
     payload = codec.encoder(sent)(0.5)
     got = codec.decode(payload, sent.shape, np.dtype(np.float32))
     assert got.shape == sent.shape

@@ -24,7 +24,7 @@ from dtufc.errors import BitstreamError
 from dtufc.feature_codec import FeatureCodec
 from dtufc_lab.plain import plain
 
-NETWORKS: Final = ("hyperprior", "elic")
+NETWORKS: Final = ("hyperprior", "elic", "kltprior")
 SHAPE: Final = (64, 192)
 QUALITY: Final = 0.6
 WEIGHTS: Final = "rival-{}.pt"
@@ -71,7 +71,7 @@ def rival_of(folder: Path, network: str) -> Any:
 def rival_planes(codec: FeatureCodec, network: str, stack: Array) -> torch.Tensor:
     """[B, 1, H, W] of levels / 255, prepared as our codec does."""
     learned: Any = codec._codec(network)
-    planes = [learned._preparation.to_plane(one, codec.profile.layout) for one in stack]
+    planes = [learned.preparation.to_plane(one)[0] for one in stack]
     return torch.from_numpy(np.stack(planes))[:, None] / 255
 
 

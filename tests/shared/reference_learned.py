@@ -1,4 +1,4 @@
-"""A decoder of `hyperprior`, `elic` and `gridprior`, written from docs/bitstream.md alone: slow, and independent.
+"""A decoder of `hyperprior`, `elic` and `kltprior`, written from docs/bitstream.md alone: slow, and independent.
 
     payload --decoder--> latents of all tiles, int64 --g_s, float64--> plane --> features, float64
 
@@ -20,6 +20,7 @@ from safetensors import safe_open
 
 from dtufc.bitstream import read_varint
 from dtufc.entropy import Decoder, Tables
+from dtufc.layout import Layout
 
 Array = npt.NDArray[Any]
 Kernel = Literal["C", "T", "T1"]  # convolution; transposed of stride 2, and of stride 1
@@ -28,7 +29,7 @@ _MOST: Final = 1 << 13  # of a symbol
 _ONE: Final = 1 << 10  # activations are in units of 1 / this
 _LIMIT: Final = (1 << 23) - 1  # of an activation
 _TINY: Final = 2.0**-36
-_SYNTHESIS: Final = {"hyperprior": "TGTGTGT", "elic": "ATBBBTABBBTBBBT"}  # see _block
+_SYNTHESIS: Final = {"hyperprior": "TGTGTGT", "elic": "ATBBBTABBBTBBBT", "prior": "P"}  # see _block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,7 +37,7 @@ class Network:
     """What a network file has.
 
     Attributes:
-        kind: hyperprior or elic.
+        kind: hyperprior, elic or prior.
         widths: num_channels, num_latents, groups.
         weights: by name without "network.", float64.
         borders: [63] int64, between the classes of scales.
@@ -86,46 +87,137 @@ def decode(
     payload: bytes,
     symbol_crc: int,
     shape: tuple[int, ...],
-    family: str,
-    prefix: int,
-    keeps_grid: bool,
+    layout: Layout,
+    klt: Mapping[str, Array] | None = None,
 ) -> Array:
     """Features of `shape`, float64, before they are clipped and rounded to the frame's type.
 
     Args:
         network: of the codec.
-        arrays: centroids, mean and scale of the profile.
+        arrays: what the profile has of it.
         payload: of a frame, sound but for its symbols.
         symbol_crc: of the frame.
         shape: of the frame.
-        family: llm, vit, latent or cnn.
-        prefix: tokens before the grid.
-        keeps_grid: whether the codec is gridprior.
+        layout: of the profile.
+        klt: what the profile has of that codec, for `kltprior`.
 
     Raises:
         Desync: other symbols than were encoded.
         Corrupt: something is left over.
     """
     rate, offset = read_varint(payload, 0)
-    apart, values, offset = _read_apart(payload, offset)
-    plane_shape, places = _places(shape, family, prefix, keeps_grid)
-    tiles = [(rows, columns) for rows in _cuts(plane_shape[0]) for columns in _cuts(plane_shape[1])]
-    decoder = Decoder(payload[offset:])
+    if klt is None:
+        apart, values, offset = _read_apart(payload, offset)
+        plane_shape, places = _places(shape, layout.family)
+        plane = _plane(network, payload[offset:], symbol_crc, rate, plane_shape)
+        features = _values(plane.ravel()[places], arrays["centroids"].astype(np.float64))
+        features.ravel()[apart] = values
+        return features
+    rows = _read_rows(payload, offset, shape, layout)
+    plane = _plane(network, payload[rows.end :], symbol_crc, rate, (rows.count, len(klt["mean"])))
+    units = np.clip((plane - 127.5) / 64, -512, 512)
+    for position, number in rows.units.items():
+        units.ravel()[position] += number
+    return layout.from_rows(_inverse_klt(units / float(arrays["scale"][0]), rows, klt), shape)
+
+
+def _plane(network: Network, coded: bytes, symbol_crc: int, rate: int, shape: tuple[int, int]) -> Array:
+    """[H, W] of levels."""
+    tiles = [(rows, columns) for rows in _cuts(shape[0]) for columns in _cuts(shape[1])]
+    decoder = Decoder(coded)
     latents = [_latent(network, decoder, _latent_side(rows), _latent_side(columns)) for rows, columns in tiles]
     decoder.finish(symbol_crc)
-    plane = np.empty(plane_shape)
+    plane = np.empty(shape)
     for (rows, columns), latent in zip(tiles, latents, strict=True):
         levels = _synthesized(network, latent, rate)
         plane[rows, columns] = levels[: rows.stop - rows.start, : columns.stop - columns.start]
-    features = _values(plane.ravel()[places], arrays["centroids"].astype(np.float64))
-    if arrays["mean"].size:
-        across = (slice(None),) if family in ("llm", "vit") else (slice(None), None, None)
-        features = features * arrays["scale"][across] + arrays["mean"][across]
-    features.ravel()[apart] = values
-    return features
+    return plane
 
 
-# "Values apart", "Tiles"
+# "Head of coefficients", "Plane of coefficients"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """What the head says of the rows; images, tokens and the grid are the shape's."""
+
+    images: int
+    tokens: int
+    prefix: int
+    grid: tuple[int, int] | None
+    apart: Mapping[int, int]  # row: its gain index
+    units: Mapping[int, int]  # position on the plane: whole units
+    end: int
+
+    @property
+    def singles(self) -> list[int]:
+        return list(self.apart) if self.grid else list(range(self.images * self.tokens))
+
+    @property
+    def count(self) -> int:
+        return len(self.singles) + (self.images * prod(self.grid) if self.grid else 0)
+
+
+def _read_rows(payload: bytes, offset: int, shape: tuple[int, ...], layout: Layout) -> _Rows:
+    images, tokens, _ = layout.rows_shape(shape)
+    num_apart, offset = read_varint(payload, offset)
+    apart, row = {}, -1
+    for _ in range(num_apart):
+        skipped, offset = read_varint(payload, offset)
+        row += skipped + 1
+        apart[row], offset = read_varint(payload, offset)
+    length, offset = read_varint(payload, offset)
+    units, position, end = {}, -1, offset + length
+    while offset < end:
+        skipped, offset = read_varint(payload, offset)
+        folded, offset = read_varint(payload, offset)
+        position += skipped + 1
+        units[position] = -(folded >> 1) if folded & 1 else folded >> 1
+    grid = layout.grid(shape)
+    return _Rows(images=images, tokens=tokens, prefix=layout.prefix, grid=grid, apart=apart, units=units, end=end)
+
+
+def _inverse_klt(coefficients: Array, rows: _Rows, klt: Mapping[str, Array]) -> Array:
+    """[images, tokens, C]."""
+    channels = len(klt["mean"])
+    basis = klt["basis"].astype(np.float64)
+    if basis.ndim == 1:
+        basis = 32767.0 * np.eye(channels)[klt["basis"]]
+    basis = basis * klt["scale"]
+    out = np.tile(klt["mean"], (rows.images * rows.tokens, 1))
+    if rows.grid:
+        (height, width), start = rows.grid, len(rows.singles)
+        relative = [np.arange(size) / max(size - 1, 1) for size in rows.grid]
+        radii = {(u, v): relative[0][u] ** 2 + relative[1][v] ** 2 for u in range(height) for v in range(width)}
+        down, across = _dct(height), _dct(width)
+        for image in range(rows.images):
+            spectrum = np.empty((height, width, channels))
+            for at, (u, v) in enumerate(sorted(radii, key=lambda place: radii[place])):
+                band = 2 + sum(edge <= radii[u, v] for edge in klt["edges"]) if u or v else 1
+                spectrum[u, v] = coefficients[start + image * height * width + at] * klt["gain"][band]
+            z = np.einsum("uy,vx,uvc->yxc", down, across, spectrum)
+            first = image * rows.tokens + rows.prefix
+            out[first : first + height * width] += z.reshape(-1, channels) @ basis
+    for index, row in enumerate(rows.singles):
+        x = coefficients[index] @ basis
+        if row not in rows.apart:
+            out[row] = x + klt["mean"]
+            continue
+        gain = rows.apart[row]
+        is_usual = rows.grid and row % rows.tokens < rows.prefix and 224 <= gain <= 288
+        f = 1.0 if is_usual else float(klt["rounding"][2])
+        out[row] = (x / f + klt["centre"]) * 2.0 ** ((gain - 256) / 16)
+    return out.reshape(rows.images, rows.tokens, channels)
+
+
+def _dct(size: int) -> Array:
+    frequency, place = np.ogrid[:size, :size]
+    matrix = np.sqrt(2 / size) * np.cos(np.pi * (2 * place + 1) * frequency / (2 * size))
+    matrix[0] = np.sqrt(1 / size)
+    return matrix
+
+
+# "Head of levels", "Tiles"
 
 
 def _read_apart(payload: bytes, offset: int) -> tuple[list[int], Array, int]:
@@ -148,34 +240,17 @@ def _latent_side(part: slice) -> int:
     return 4 * ceil((part.stop - part.start) / 64)
 
 
-# "Plane"
+# "Plane of levels"
 
 
-def _places(shape: tuple[int, ...], family: str, prefix: int, keeps_grid: bool) -> tuple[tuple[int, int], Array]:
+def _places(shape: tuple[int, ...], family: str) -> tuple[tuple[int, int], Array]:
     """(the plane's shape, which value of it each value of the features is)."""
     if family in ("latent", "cnn"):
         (down, across), (height, width) = _mosaic(shape[-3]), shape[-2:]
         channel, y, x = np.ogrid[: shape[-3], :height, :width]
         places = (channel // across * height + y) * across * width + channel % across * width + x
         return (down * height, across * width), places.reshape(shape)
-    side = isqrt(shape[-2] - prefix) if family == "vit" else 0
-    if keeps_grid and family == "vit" and side * side == shape[-2] - prefix:
-        return _picture_places(shape, prefix, side)
     return (prod(shape[:-1]), shape[-1]), np.arange(prod(shape)).reshape(shape)
-
-
-def _picture_places(shape: tuple[int, ...], prefix: int, side: int) -> tuple[tuple[int, int], Array]:
-    """`_places` for images one below the other: each a mosaic, and below it the prefix."""
-    images, (tokens, channels) = prod(shape[:-2]), shape[-2:]
-    down, across = _mosaic(channels)
-    width = across * side
-    height = down * side + ceil(prefix * channels / width)
-    image, token, channel = np.ogrid[:images, :tokens, :channels]
-    y, x = np.divmod(token - prefix, side)
-    tile = (channel // across * side + y) * width + channel % across * side + x
-    below = down * side * width + token * channels + channel
-    places = image * height * width + np.where(token < prefix, below, tile)
-    return (images * height, width), places.reshape(shape)
 
 
 def _mosaic(channels: int) -> tuple[int, int]:
@@ -191,7 +266,7 @@ def _latent(network: Network, decoder: Decoder, height: int, width: int) -> Arra
     num_channels = network.widths["num_channels"]
     runs = [decoder.read(network.side, channel, height * width // 16) for channel in range(num_channels)]
     z_hat = _bounded(np.stack(runs, axis=-1)).reshape(height // 4, width // 4, num_channels) * _ONE
-    if network.kind == "hyperprior":
+    if network.kind != "elic":
         scales = _layers(network, "h_s", ("T", "T", "C"), z_hat, is_rectified=True)
         return _read(network, decoder, scales) * _ONE
     return _latent_of_elic(network, decoder, _layers(network, "latent_codec.hyper.h_s", ("T", "T", "T1"), z_hat))
@@ -310,12 +385,15 @@ def _synthesized(network: Network, latent: Array, rate: int) -> Array:
     x = latent / _ONE * np.exp((1 - share) * logs[low] + share * logs[min(low + 1, len(logs) - 1)])
     for index, block in enumerate(_SYNTHESIS[network.kind]):
         x = _block(network, f"g_s.{index}", block, x)
-    return np.clip(np.nan_to_num(64 * x[..., 0] + 127.5, nan=127.5), 0, 255)
+    return np.nan_to_num(64 * x[..., 0] + 127.5, nan=127.5)
 
 
 def _block(network: Network, name: str, block: str, x: Array) -> Array:
-    """T: transposed convolution; G: IGDN; B and A as there."""
+    """P: blocks; T: transposed convolution; G: IGDN; B and A as there."""
     match block:
+        case "P":
+            height, width, _ = x.shape
+            return x.reshape(height, width, 16, 16).transpose(0, 2, 1, 3).reshape(16 * height, 16 * width, 1)
         case "T":
             return _real(network, name, "T", x)
         case "G":
@@ -357,6 +435,7 @@ def _rectified(x: Array) -> Array:
 
 
 def _values(levels: Array, centroids: Array) -> Array:
-    """Levels in [0, 255] -> what stands between the two centroids beside each."""
+    """Levels, clipped to [0, 255] -> what stands between the two centroids beside each."""
+    levels = np.clip(levels, 0, 255)
     low = np.minimum(np.floor(levels), 254).astype(np.int64)
     return centroids[low] + (levels - low) * (centroids[low + 1] - centroids[low])

@@ -69,8 +69,8 @@ def test_klt_is_as_exact_as_quality_asks(codec: FeatureCodec, layout: str, rng: 
     assert errors[2] < 0.03
 
 
-@pytest.mark.parametrize("name", LEARNED)
-def test_a_learned_codec_keeps_features_or_refuses_them(
+@pytest.mark.parametrize("name", [name for name in LEARNED if not VARIANTS[name].uses_klt])
+def test_a_codec_of_levels_keeps_features_or_refuses_them(
     codec: FeatureCodec, layout: str, name: str, rng: np.random.Generator
 ) -> None:
     refused: dict[str, str] = {}
@@ -100,12 +100,14 @@ def test_a_learned_codec_spends_more_for_more_quality(
     assert sizes[1] <= len(data) <= limit
 
 
+@pytest.mark.parametrize("name", ["klt", *(name for name in LEARNED if VARIANTS[name].uses_klt)])
 def test_features_unlike_any_that_were_fitted_are_kept(
-    codec: FeatureCodec, layout: str, rng: np.random.Generator
+    codec: FeatureCodec, layout: str, name: str, rng: np.random.Generator
 ) -> None:
-    for name, sent in hostile(rng, SAMPLES[layout]).items():
-        got = codec.decode(codec.encode(sent, codec="klt", quality=1.0))
-        assert np.abs(got - sent).max() <= 0.05 * np.abs(sent).max() + 1.0, name
+    for kind, sent in hostile(rng, SAMPLES[layout]).items():
+        got = codec.decode(codec.encode(sent, codec=name, quality=1.0))
+        share = 0.05 if name == "klt" else 0.15  # through a network that has seen no such plane
+        assert np.abs(got - sent).max() <= share * np.abs(sent).max() + 1.0, kind
 
 
 @pytest.mark.parametrize("quality", [0.0, 0.5])

@@ -1,5 +1,6 @@
 """What the learned codecs are made of: the plane, the integer networks, the tiles, the network's file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,50 +11,65 @@ from torch import nn
 import dtufc
 from dtufc.arrays import Array
 from dtufc.codecs import Payload
+from dtufc.codecs.klt_transform import KltTransform
 from dtufc.codecs.learned import VARIANTS, shipped_network
 from dtufc.codecs.learned.codec import LearnedCodec
 from dtufc.codecs.learned.integers import ONE, layers_of, run
 from dtufc.codecs.learned.latents import Writer
 from dtufc.codecs.learned.network_file import load_network
-from dtufc.codecs.learned.plane import fit_preparation
+from dtufc.codecs.learned.plane import Coefficients, Preparation, fit_levels
 from dtufc.entropy import Encoder
 from dtufc.errors import Corrupt, InputError
 from dtufc.layout import Family, Layout
 from tests.shared.contract import OTHER_SHAPES, SAMPLES, features, fitted
 
 
-@pytest.mark.parametrize("keeps_grid", [False, True])
-@pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("family", sorted(SAMPLES))
-def test_a_plane_holds_every_value_once(
-    family: str, per_channel: bool, keeps_grid: bool, rng: np.random.Generator
-) -> None:
+def test_a_plane_of_levels_holds_every_value_once(family: str, rng: np.random.Generator) -> None:
     """What comes back is what the levels keep, so a second way round changes nothing."""
     layout = Layout(family=Family(family), prefix=int(family == "vit"))
-    samples = [features(rng, SAMPLES[family]) for _ in range(3)]
-    preparation = fit_preparation(samples, layout, per_channel=per_channel, keeps_grid=keeps_grid)
+    preparation = fit_levels([features(rng, SAMPLES[family]) for _ in range(3)], layout)
     for shape in (SAMPLES[family], *OTHER_SHAPES[family]):
         sent = features(rng, shape)
-        plane = preparation.to_plane(sent, layout)
-        assert plane.shape == preparation.plane_shape(shape, layout)
-        once = preparation.from_plane(plane, shape, layout)
-        assert once.shape == shape
+        plane, once = there_and_back(preparation, sent)
         is_level = plane != 127.5  # which stands for a value that goes apart
-        np.testing.assert_array_equal(preparation.to_plane(once, layout)[is_level], plane[is_level])
-        near = ~preparation.is_far(sent, layout)
-        assert np.median(np.abs(once - sent)[near]) < 0.05 * np.abs(sent).max()
+        assert (plane[is_level] % 1 == 0).all()
+        again, _ = there_and_back(preparation, once)
+        np.testing.assert_array_equal(again[is_level], plane[is_level])
+        assert np.median(np.abs(once - sent)) < 0.05 * np.abs(sent).max()
 
 
-def test_a_grid_of_tokens_becomes_pictures() -> None:
-    """Neighbours on the grid are neighbours on the plane, channel by channel."""
-    layout = Layout(family=Family.vit, prefix=1)
-    values = np.zeros((17, 24), np.float32)
-    values[1:] = np.arange(16)[:, None] + 20 * np.arange(24)
-    preparation = fit_preparation([values], layout, per_channel=False, keeps_grid=True)
-    plane = preparation.from_levels(preparation.to_plane(values, layout)).round(2)
-    first_channel = np.arange(16).reshape(4, 4)
-    np.testing.assert_allclose(plane[:4, :4], first_channel, atol=2)
-    np.testing.assert_allclose(plane[:4, 4:8], first_channel + 20, atol=2)
+@pytest.mark.parametrize("family", sorted(SAMPLES))
+def test_a_plane_of_coefficients_loses_nothing(family: str, rng: np.random.Generator) -> None:
+    """Nor do far values: what is beyond the plane's range goes apart in whole units."""
+    codec = fitted(family)._codec("kltprior")
+    assert isinstance(codec, LearnedCodec)
+    for shape in (SAMPLES[family], *OTHER_SHAPES[family]):
+        sent = features(rng, shape)
+        sent.flat[sent.size // 2] = 3e4
+        plane, once = there_and_back(codec.preparation, sent)
+        assert np.abs(plane - 127.5).max() <= 256 * 64
+        np.testing.assert_allclose(once, sent, rtol=1e-3, atol=0.1)
+
+
+def there_and_back(preparation: Preparation, sent: Array) -> tuple[Array, Array]:
+    """(the plane, what is made of it again)."""
+    plane, head = preparation.to_plane(sent)
+    read, offset = preparation.read_head(head + b"rest", 0, sent.shape)
+    assert offset == len(head)
+    assert read.plane_shape == plane.shape
+    got = read.features(plane)
+    assert got.shape == sent.shape
+    return plane, got
+
+
+def test_coefficients_are_large_at_the_top_left(rng: np.random.Generator) -> None:
+    """Components of falling variance across; behind the prefix, rising frequencies down."""
+    preparation = fitted("vit")._codec("kltprior").preparation  # type: ignore[attr-defined]
+    planes = [preparation.to_plane(features(rng, (50, 24)))[0] - 127.5 for _ in range(20)]
+    power = np.mean(np.square(planes), axis=0)
+    assert power.shape == (50, 24)
+    assert power[1:9, :8].mean() > 10 * power[-8:, -8:].mean()
 
 
 @pytest.mark.parametrize(
@@ -137,7 +153,8 @@ def test_the_wildest_symbols_decode_to_finite_features(name: str) -> None:
     encoder = Encoder()
     coding = Forger(encoder, codec.trained.tables)
     codec.trained.latents.transcode(coding, (4, 4), None, None)
-    payload = Payload(data=b"\x00\x00" + encoder.finish(), symbol_crc=encoder.crc)
+    nothing_apart = b"\x00\x00" if name == "kltprior" else b"\x00"
+    payload = Payload(data=b"\x00" + nothing_apart + encoder.finish(), symbol_crc=encoder.crc)
     got = codec.decode(payload, shape, np.dtype(np.float32))
     assert np.isfinite(got).all()
 
@@ -166,11 +183,20 @@ def test_a_few_bytes_cannot_claim_a_plane_of_padding(name: str) -> None:
 
 
 def test_other_channels_than_were_fitted_are_refused_where_the_layout_takes_any() -> None:
-    fitted_codec = fitted("llm")._codec("gridprior")
+    fitted_codec = fitted("llm")._codec("kltprior")
     assert isinstance(fitted_codec, LearnedCodec)
-    any_width = Layout(family=Family.llm)
-    codec = LearnedCodec(fitted_codec.id, fitted_codec.trained, fitted_codec._preparation, any_width)
+    assert isinstance(fitted_codec.preparation, Coefficients)
+    any_width = KltTransform(fitted_codec.preparation.transform.c, Layout(family=Family.llm))
+    preparation = replace(fitted_codec.preparation, transform=any_width)
+    codec = LearnedCodec(fitted_codec.id, fitted_codec.trained, preparation)
     with pytest.raises(InputError, match="25 channels"):
         codec.encoder(np.zeros((8, 25), np.float32))
     with pytest.raises(Corrupt, match="25 channels"):
         codec.decode(Payload(data=bytes(8), symbol_crc=0), (8, 25), np.dtype(np.float32))
+
+
+def test_values_beyond_all_units_are_refused() -> None:
+    sent = features(np.random.default_rng(2), SAMPLES["llm"])
+    sent[3] = 1e30
+    with pytest.raises(InputError, match="far beyond"):
+        fitted("llm").encode(sent, codec="kltprior")

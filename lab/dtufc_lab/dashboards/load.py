@@ -38,7 +38,7 @@ def steps() -> list[Step]:
     for image in SAMPLES:
         for rate in (Rate(), Rate(quality=0.8), Rate(max_bytes=2000)):
             found.append(partial(EdgeClient.segment, image=image, rate=rate))
-        for codec in ("klt", "gridprior"):
+        for codec in ("klt", "kltprior"):
             found.append(partial(EdgeClient.classify, image=image, codec=codec))
     for prompt in ("red apple", "rocket"):
         found.append(partial(_draw, prompt=prompt))

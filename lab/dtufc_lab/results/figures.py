@@ -39,7 +39,7 @@ _STYLES: Final = {  # transformed features: full lines; truncated ones: broken l
     "baseline-llm": (_ORANGE, "s--"),
     "baseline-vit": (_GREEN, "D--"),
     "baseline-tti": (_PURPLE, "P--"),
-    "gridprior": (_GREEN, "s-"),
+    "kltprior": (_GREEN, "s-"),
     "klt": (_PURPLE, "x-"),
     "levels": (_GREY, "*"),
     "blockwise 8 bit, zstd": ("black", "v"),
@@ -47,7 +47,7 @@ _STYLES: Final = {  # transformed features: full lines; truncated ones: broken l
 CODECS: Final = (
     "hyperprior-hybrid",
     "elic-hybrid",
-    "gridprior",
+    "kltprior",
     "baseline-hybrid",
     "klt",
     "levels",

@@ -22,18 +22,19 @@ from dtufc.bitstream import MAGIC, CodecId, Dtype, Frame, pack, parse
 from dtufc.codecs import Payload
 from dtufc.codecs.learned.codec import LearnedCodec
 from dtufc.codecs.learned.network_file import load_network
-from dtufc.codecs.learned.plane import Assignment, Preparation
+from dtufc.codecs.learned.plane import Assignment, Levels, Preparation
 from dtufc.feature_codec import FeatureCodec
 from dtufc.profile import Profile, load_profile
 from dtufc.zoo import cache_folder
 from dtufc_lab.data import photo_views, photos, prompts, square
 from dtufc_lab.extract import Cnn, Dinov2, Llama, Sd3, fitting_features
 from dtufc_lab.features import TASKS, stored
+from dtufc_lab.preparations import Kind, evenly, prepare
 from dtufc_lab.results.points import Point, load_points, save_points
 from dtufc_lab.results.scalar import ScalarCodec
 from dtufc_lab.rivals import rivals
 from dtufc_lab.samples import Sample, cnn_samples, llm_samples, tti_samples, vit_samples
-from dtufc_lab.train import SHIPPED, Tables, TrainSpec, evenly, export, prepare, run_folder
+from dtufc_lab.train import SHIPPED, Tables, TrainSpec, export, run_folder
 
 NUM_SAMPLES: Final = 32  # a task; of `cnn`, where each has but one label, all views of all test photographs
 QUALITIES: Final = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
@@ -59,7 +60,7 @@ class Curve:
     Attributes:
         name: as the tables have it.
         network: the configuration it was trained by.
-        preparation: of the features; see `train.prepare`. None: as the network was trained.
+        preparation: of the features; see `preparations`. None: as the network was trained.
         assignment: of values to levels.
         tables: of the symbols; None: as the network is shipped.
         tasks: on which it is measured.
@@ -67,7 +68,7 @@ class Curve:
 
     name: str
     network: str
-    preparation: str | None = None
+    preparation: Kind | None = None
     assignment: Assignment | None = None
     tables: Tables | None = None
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -76,7 +77,7 @@ class Curve:
 CURVES: Final = (
     Curve(name="hyperprior-hybrid", network="hyperprior-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="elic-hybrid", network="elic-hybrid", tasks=("llm", "vit", "tti", "cnn")),
-    Curve(name="gridprior", network="affine-grid-hybrid", tasks=("llm", "vit", "tti", "cnn")),
+    Curve(name="kltprior", network="klt-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="baseline-hybrid", network="baseline-hybrid"),
     Curve(name="hyperprior-llm", network="hyperprior-llm"),
     Curve(name="baseline-llm", network="baseline-llm"),
@@ -87,12 +88,14 @@ CURVES: Final = (
     Curve(name="hyperprior-hybrid, floor", network="hyperprior-hybrid", assignment=Assignment.floor),
     Curve(name="hyperprior-hybrid, levels of all values", network="hyperprior-hybrid", preparation="paper"),
     Curve(name="affine-hybrid", network="affine-hybrid"),
-    Curve(name="affine-grid-hybrid", network="affine-grid-hybrid", tables="normal"),
+    Curve(name="affine-grid-hybrid", network="affine-grid-hybrid"),
     Curve(name="hyperprior-hybrid, fitted tables", network="hyperprior-hybrid", tables="fitted"),
     Curve(name="baseline-hybrid, transformed features", network="baseline-hybrid", preparation="near"),
     Curve(name="hyperprior-hybrid, truncated features", network="hyperprior-hybrid", preparation="truncate"),
 )
-SCALAR: Final = {  # its curves: the features' preparation, and the steps at the lowest and the highest rate, in levels
+SCALAR: Final[
+    dict[str, tuple[Kind, float, float]]
+] = {  # its curves: the features' preparation, and the steps at the lowest and the highest rate, in levels
     "scalar, transformed features": ("near", 160.0, 6.0),
     "scalar, truncated features": ("truncate", 40.0, 1.5),
 }
@@ -122,9 +125,11 @@ def measure(name: str, tasks: Sequence[str] = tuple(PROFILES)) -> list[Point]:
 
 def points_path(name: str, task: str) -> Path:
     """Where the points of a curve on a task are kept; another place where the model or its fit is another."""
-    profile = _profile(task)
-    if _curve(name):  # it is fitted and trained anew, whatever the profile's codecs are
-        profile = replace(profile, calibration={})
+    profile, curve = _profile(task), _curve(name)
+    if curve:  # it is fitted and trained anew, whatever the profile's codecs are; but for `klt`
+        uses_klt = (curve.preparation or TrainSpec.load(curve.network).preparation) == "klt"
+        used = {key: array for key, array in profile.calibration.items() if uses_klt and key.startswith("klt.")}
+        profile = replace(profile, calibration=used)
     slug = name.replace(" ", "-").replace(",", "")
     return cache_folder() / "results" / f"{slug}-{task}-{profile.digest.hex()[:12]}.json"
 
@@ -164,10 +169,10 @@ def _points(name: str, curve: Curve | None, task: str) -> Iterator[Point]:
 
 def _scalar_points(name: str, task: str) -> Iterator[Point]:
     kind, widest, narrowest = SCALAR[name]
-    layout, preparation = _profile(task).layout, preparation_for(kind, task)
+    preparation = preparation_for(kind, task)
     fitted = [sample.astype(np.float32) for sample in evenly(_fitting(task), _NUM_FITTED)]
     for rate in QUALITIES:
-        codec = ScalarCodec(preparation, layout, fitted, widest * (narrowest / widest) ** rate)
+        codec = ScalarCodec(preparation, fitted, widest * (narrowest / widest) ** rate)
         yield from _measure(name, task, (partial(_scalar_encoder, codec), codec.decode), (rate,))
 
 
@@ -180,14 +185,15 @@ def learned_codec(curve: Curve, task: str) -> LearnedCodec:
     spec = TrainSpec.load(curve.network)
     preparation = preparation_for(curve.preparation or spec.preparation, task)
     if curve.assignment is not None:
+        assert isinstance(preparation, Levels)
         preparation = replace(preparation, assignment=curve.assignment)
     codec_id = CodecId[SHIPPED.get(curve.network, "hyperprior")]
-    return LearnedCodec(codec_id, load_network(export(curve.network, curve.tables)), preparation, _profile(task).layout)
+    return LearnedCodec(codec_id, load_network(export(curve.network, curve.tables)), preparation)
 
 
-def preparation_for(kind: str, task: str) -> Preparation:
+def preparation_for(kind: Kind, task: str) -> Preparation:
     """As in training."""
-    return prepare(kind, _profile(task).layout, _fitting(task))
+    return prepare(kind, _profile(task), _fitting(task))
 
 
 @cache

@@ -7,15 +7,13 @@ import numpy as np
 import torch
 
 from dtufc.arrays import Array
-from dtufc.codecs.learned.networks import MIDDLE, STRIDE, UNIT
-from dtufc.codecs.learned.plane import Preparation
-from dtufc.layout import Layout
-from dtufc.profile import load_profile
+from dtufc.codecs.learned.networks import STRIDE
+from dtufc.codecs.learned.plane import MIDDLE, UNIT, Levels, Preparation
 from dtufc.transform import NUM_LEVELS
 from dtufc_lab.results.exactness import rate_overhead
 from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
 from dtufc_lab.results.histograms import TaskValues
-from dtufc_lab.results.measure import CURVES, NUM_SAMPLES, PROFILES, QUALITIES, learned_codec, preparation_for, samples
+from dtufc_lab.results.measure import CURVES, NUM_SAMPLES, QUALITIES, learned_codec, preparation_for, samples
 from dtufc_lab.results.points import Point, curves_of, save_points, seen_tasks, tasks_of
 from dtufc_lab.results.tables import figure3_note, results_page
 from dtufc_lab.train import SHIPPED, TrainSpec, trained_steps
@@ -60,20 +58,21 @@ def write(points: Sequence[Point], folder: Path) -> None:
 
 
 def _values(task: str) -> TaskValues:
-    layout = load_profile(*PROFILES[task]).layout
     features = [sample.features for sample in samples(task)]
+    paper = preparation_for("paper", task)
+    assert isinstance(paper, Levels)
     return TaskValues(
         task=task,
         values=np.concatenate([feature.ravel() for feature in features]),
-        transform=preparation_for("paper", task).transform,
-        near=_level_counts(preparation_for("near", task), features, layout),
-        channelwise=_level_counts(preparation_for("affine", task), features, layout),
+        transform=paper.transform,
+        near=_level_counts(preparation_for("near", task), features),
+        channelwise=_level_counts(preparation_for("affine", task), features),
     )
 
 
-def _level_counts(preparation: Preparation, features: Sequence[Array], layout: Layout) -> Array:
+def _level_counts(preparation: Preparation, features: Sequence[Array]) -> Array:
     """[256], how often each level occurs; values apart, between two levels on the plane, do not count."""
-    plane = np.concatenate([preparation.to_plane(feature, layout).ravel() for feature in features])
+    plane = np.concatenate([preparation.to_plane(feature)[0].ravel() for feature in features])
     levels = plane[plane % 1 == 0].astype(np.int64)
     return np.bincount(levels, minlength=NUM_LEVELS).astype(np.float64)
 
@@ -82,17 +81,15 @@ def _level_counts(preparation: Preparation, features: Sequence[Array], layout: L
 def _activation(name: str, tasks: Sequence[str]) -> Activation:
     """Mean |y| of each latent channel at a middle rate, over some test features of each task."""
     curve = next(curve for curve in CURVES if curve.name == name)
-    spec = TrainSpec.load(curve.network)
     found: list[Array] = []
     for task in tasks:
-        trained, layout = learned_codec(curve, task).trained, load_profile(*PROFILES[task]).layout
-        preparation = preparation_for(spec.preparation, task)
-        rate = torch.tensor([_MIDDLE_RATE * (trained.num_rates - 1)])
+        codec = learned_codec(curve, task)
+        rate = torch.tensor([_MIDDLE_RATE * (codec.trained.num_rates - 1)])
         for sample in samples(task)[:4]:
-            plane = preparation.to_plane(sample.features, layout)
+            plane, _ = codec.preparation.to_plane(sample.features)
             sides = [side // STRIDE * STRIDE for side in plane.shape]
             units = torch.from_numpy((plane[: sides[0], : sides[1]] - MIDDLE) / UNIT)[None, None]
-            found.append(trained.network.analysis(units.float(), rate).abs().mean(dim=(0, 2, 3)).numpy())
+            found.append(codec.trained.network.analysis(units.float(), rate).abs().mean(dim=(0, 2, 3)).numpy())
     return Activation(curve=curve.name, mean_abs=np.mean(found, axis=0))
 
 
@@ -102,16 +99,15 @@ def _exactness(tasks: Sequence[str]) -> str:
         "## What exact decoding costs",
         "",
         f"Bits of {_NUM_EXACT} test features' real streams, under integer probabilities, against the float network's "
-        "ideal code length; normal tables.",
+        "ideal code length; normal tables, but for `kltprior`: its fitted ones may need less than that ideal.",
         "",
         "| network | task | " + " | ".join(f"rate {quality:g}" for quality in QUALITIES) + " |",
         "|---|---|" + "---:|" * len(QUALITIES),
     ]
-    for curve in (curve for curve in CURVES if curve.name in ("hyperprior-hybrid", "elic-hybrid")):
+    for curve in (curve for curve in CURVES if curve.name in ("hyperprior-hybrid", "elic-hybrid", "kltprior")):
         for task in tasks:
-            codec, layout = learned_codec(curve, task), load_profile(*PROFILES[task]).layout
-            preparation = preparation_for(TrainSpec.load(curve.network).preparation, task)
-            planes = [preparation.to_plane(sample.features, layout) for sample in samples(task)[:_NUM_EXACT]]
+            codec = learned_codec(curve, task)
+            planes = [codec.preparation.to_plane(sample.features)[0] for sample in samples(task)[:_NUM_EXACT]]
             found = [rate_overhead(codec.trained, planes, quality) for quality in QUALITIES]
             lines.append(f"| {curve.name} | {task} | " + " | ".join(f"{100 * share:+.2f} %" for share in found) + " |")
     return "\n".join(lines) + "\n"

@@ -73,11 +73,15 @@ def unpack_basis(basis: Array) -> Array:
 
 def bands_of(edges: Array, grid: tuple[int, int]) -> Array:
     """[h w], the row of `gain` and `log_sigma` for each frequency: 1 for the mean, then by squared radius."""
-    down, across = (np.arange(size) / max(size - 1, 1) for size in grid)
-    radius = (down[:, None] * down[:, None] + across * across).ravel()
-    bands = np.searchsorted(edges, radius, side="right") + 2
+    bands = np.searchsorted(edges, squared_radii(grid), side="right") + 2
     bands[0] = 1
     return bands
+
+
+def squared_radii(grid: tuple[int, int]) -> Array:
+    """[h w] float64, of the frequencies of a grid; 2 is the highest."""
+    down, across = (np.arange(size) / max(size - 1, 1) for size in grid)
+    return (down[:, None] * down[:, None] + across * across).ravel()
 
 
 def class_of(log_ratio: Array) -> Array:

@@ -68,6 +68,12 @@ def inverse_dct(tokens: Array, height: int, width: int) -> Array:
     return np.rint(np.matmul(integer_dct(width).T, rows) * scale).reshape(tokens.shape)
 
 
+def transposed_dct(tokens: Array, height: int, width: int) -> Array:
+    """[..., h w, K] -> its inverse DCT over the tokens in float64, to some last bits."""
+    down, across = (integer_dct(size).T * 2.0**-DCT_BITS for size in (height, width))
+    return _both_axes(tokens, down, across)
+
+
 def dct_gain_bits(size: int) -> int:
     """By how many bits one axis of the inverse can make an integer longer: no row sum of |DCT| exceeds sqrt(2 n)."""
     return (2 * size).bit_length() // 2 + 1

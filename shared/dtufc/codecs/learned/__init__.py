@@ -17,7 +17,8 @@ import numpy as np
 
 from dtufc.arrays import Array
 from dtufc.bitstream import CodecId
-from dtufc.codecs.learned.plane import Preparation, fit_preparation
+from dtufc.codecs.klt_transform import KltTransform
+from dtufc.codecs.learned.plane import Coefficients, Levels, Preparation, fit_coefficients, fit_levels
 from dtufc.errors import InputError
 from dtufc.layout import Layout
 from dtufc.transform import PeakyToBalanced
@@ -25,18 +26,19 @@ from dtufc.transform import PeakyToBalanced
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """A learned codec: a network of its name, and how features come onto its plane; see `fit_preparation`."""
+    """A learned codec: a network of its name, and what brings features onto its plane: levels, or `klt`'s transform."""
 
     id: CodecId
-    per_channel: bool = False
-    keeps_grid: bool = False
+    uses_klt: bool = False
 
 
 VARIANTS: Final[Mapping[str, Variant]] = {
     "hyperprior": Variant(id=CodecId.hyperprior),
     "elic": Variant(id=CodecId.elic),
-    "gridprior": Variant(id=CodecId.gridprior, per_channel=True, keeps_grid=True),
+    "kltprior": Variant(id=CodecId.kltprior, uses_klt=True),
 }
+_LEVELS: Final = {"centroids": np.float32, "range": np.float32, "network": np.uint8}
+_COEFFICIENTS: Final = {"scale": np.float32, "network": np.uint8}
 
 
 def can_run() -> bool:
@@ -63,43 +65,48 @@ def is_shipped(name: str, digest: Array) -> bool:
     return digest.tobytes() == network_digest(shipped_network(name))
 
 
-def fit_learned(name: str, samples: Sequence[Array], layout: Layout) -> dict[str, Array]:
-    """What a profile keeps for a learned codec, from about ten features, float32."""
-    variant = VARIANTS[name]
-    fitted = fit_preparation(samples, layout, per_channel=variant.per_channel, keeps_grid=variant.keeps_grid)
-    return {
-        "centroids": fitted.transform.centroids,
-        "mean": fitted.mean,
-        "scale": fitted.scale,
-        "range": fitted.range,
-        "network": np.frombuffer(network_digest(shipped_network(name)), np.uint8),
-    }
+def fit_learned(name: str, samples: Sequence[Array], layout: Layout, klt: KltTransform) -> dict[str, Array]:
+    """What a profile keeps for a learned codec, from about ten features, float32.
+
+    Args:
+        name: of the codec.
+        samples: features of shapes that the layout knows.
+        layout: of the features.
+        klt: fitted to them.
+    """
+    network = {"network": np.frombuffer(network_digest(shipped_network(name)), np.uint8)}
+    if VARIANTS[name].uses_klt:
+        return {"scale": np.array([fit_coefficients(samples, klt).scale], np.float32), **network}
+    levels = fit_levels(samples, layout)
+    return {"centroids": levels.transform.centroids, "range": levels.range, **network}
 
 
-def fitted_preparation(name: str, arrays: Mapping[str, Array]) -> Preparation:
+def fitted_preparation(
+    name: str, arrays: Mapping[str, Array], layout: Layout, klt: KltTransform | None = None
+) -> Preparation:
     """The preparation that `fit_learned` learned.
+
+    Args:
+        name: of the codec.
+        arrays: what `fit_learned` returned.
+        layout: of the features.
+        klt: of the same profile, for a codec that uses it.
 
     Raises:
         InputError: the arrays are damaged, or were fitted for another network than is shipped.
     """
-    kinds = {"centroids": np.float32, "mean": np.float32, "scale": np.float32, "range": np.float32, "network": np.uint8}
+    uses_klt = VARIANTS[name].uses_klt
+    kinds = {key: np.dtype(kind) for key, kind in (_COEFFICIENTS if uses_klt else _LEVELS).items()}
     is_sound = (
-        {key: array.dtype for key, array in arrays.items()} == {key: np.dtype(kind) for key, kind in kinds.items()}
-        and arrays["range"].shape == (2,)
-        and arrays["mean"].ndim == 1
-        and arrays["mean"].shape == arrays["scale"].shape
-        and all(bool(np.isfinite(arrays[key]).all()) for key in ("mean", "scale", "range"))
-        and bool((arrays["scale"] > 0).all())
+        {key: array.dtype for key, array in arrays.items()} == kinds
+        and all(bool(np.isfinite(array).all()) for key, array in arrays.items() if key != "network")
+        and (arrays["scale"].shape == (1,) and arrays["scale"][0] > 0 if uses_klt else arrays["range"].shape == (2,))
     )
     if not is_sound:
         raise InputError(field="profile", problem=f"the arrays of {name} are damaged", remedy="Restore the profile")
     if not is_shipped(name, arrays["network"]):
         problem = f"it was fitted for another network of {name}"
         raise InputError(field="profile", problem=problem, remedy="Fit the profile anew, or use codec 'klt'")
-    return Preparation(
-        transform=PeakyToBalanced(arrays["centroids"]),
-        mean=arrays["mean"],
-        scale=arrays["scale"],
-        range=arrays["range"],
-        keeps_grid=VARIANTS[name].keeps_grid,
-    )
+    if klt:
+        return Coefficients(transform=klt, scale=float(arrays["scale"][0]))
+    return Levels(transform=PeakyToBalanced(arrays["centroids"]), range=arrays["range"], layout=layout)

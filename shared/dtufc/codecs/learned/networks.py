@@ -23,6 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dtufc.codecs.learned.plane import UNIT
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # CompressAI compiles with torch.jit, which warns that it will go
     from compressai.layers import GDN, AttentionBlock
@@ -32,8 +34,7 @@ with warnings.catch_warnings():
     from compressai.ops import quantize_ste
 
 STRIDE: Final = 64  # a plane's sides are padded to multiples of it
-UNIT: Final = 64.0  # levels in one unit of a network's input
-MIDDLE: Final = 127.5
+_BLOCK: Final = 16  # side of a latent's position on the plane
 _FINENESS: Final = math.sqrt(12 / (2 * math.log(2)))  # step = this / sqrt(lambda) at high rate, in levels
 
 
@@ -126,6 +127,32 @@ class Hyperprior(ScaleHyperprior):
         return self.entropy_bottleneck
 
 
+class Prior(Hyperprior):
+    """The hyperprior alone, for planes of coefficients: a latent has a block's values as they are, one a channel.
+
+    Nothing is transformed, so that what is decoded is what was rounded, on any plane; and training rounds, where the
+    others' decoders see noise in place of rounding: mixed quantization (Minnen and Singh 2020, arXiv 2007.08739).
+    """
+
+    def __init__(self, widths: Widths, lambdas: Sequence[float]) -> None:
+        if widths.num_latents != _BLOCK**2:
+            raise ValueError(f"a prior has {_BLOCK**2} latents, not {widths.num_latents}")
+        super().__init__(widths, lambdas)
+        self.g_a = nn.Sequential(nn.PixelUnshuffle(_BLOCK))
+        self.g_s = nn.Sequential(nn.PixelShuffle(_BLOCK))
+
+    def forward(self, plane: Tensor, rate: Tensor) -> Coded:
+        y = self.analysis(plane, rate)
+        z = self.hyper_analysis(y)
+        with torch.autocast(plane.device.type, enabled=False):
+            _, z_likelihoods = self.entropy_bottleneck(z.float())
+            z_hat = quantize_ste(z.float())
+        scales = self.h_s(z_hat)
+        with torch.autocast(plane.device.type, enabled=False):
+            _, y_likelihoods = self.gaussian_conditional(y, scales.float())
+        return Coded(self.synthesis(quantize_ste(y), rate), _bits(y_likelihoods) + _bits(z_likelihoods))
+
+
 class Elic(Elic2022Official):
     """He et al. 2022 with one input channel, a gain unit, and a channel context of configurable width."""
 
@@ -176,8 +203,8 @@ class Elic(Elic2022Official):
         return self.latent_codec["hyper"].entropy_bottleneck
 
 
-KINDS: Final[dict[str, type[Hyperprior] | type[Elic]]] = {"hyperprior": Hyperprior, "elic": Elic}
-Kind = Literal["hyperprior", "elic"]
+KINDS: Final[dict[str, type[Hyperprior] | type[Elic]]] = {"hyperprior": Hyperprior, "elic": Elic, "prior": Prior}
+Kind = Literal["hyperprior", "elic", "prior"]
 
 
 def _bits(likelihoods: Tensor) -> Tensor:

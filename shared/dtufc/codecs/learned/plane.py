@@ -1,30 +1,61 @@
-"""Features <-> the one plane of levels that a learned codec sees.
+"""Features <-> the one plane that a learned codec's network sees, and what a payload says beside it.
 
-    features --(x - mean) / scale--> --levels--> [H, W] float32 in [0, 255] --network--> --centroids, between
-    them linear--> --scale x + mean--> features
+    features --levels--> [H, W] --network--> --centroids, between them linear--> features        (`hyperprior`, `elic`)
+    features --klt_transform, to one power--> [H, W] --network--> --its inverse--> features      (`kltprior`)
 
-Hides what the paper's method and what was added to it have in common: the map to levels is a table of 256 centroids
-(the peaky-to-balanced transform's, or evenly spaced ones for the paper's baseline), a channel may have a mean and a
-scale of its own, and a picture of tokens may keep its grid.
+A plane is float32 in levels: what is ordinary lies within 255 of them, around `MIDDLE`. What is far from it goes apart,
+in the payload's head, so that no outlier is clipped. This module needs no network.
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from math import ceil
-from typing import Final
+from math import prod
+from typing import Final, Protocol
 
 import numpy as np
 
 from dtufc.arrays import Array
-from dtufc.codecs.calibration import is_apart
-from dtufc.layout import Family, Layout, mosaic
+from dtufc.bitstream import read_varint, write_varint
+from dtufc.codecs.klt_transform import KltTransform, Parts, far_beyond, read_sparse, write_parts, write_sparse
+from dtufc.errors import Corrupt
+from dtufc.layout import Layout
 from dtufc.transform import NUM_LEVELS, PeakyToBalanced
 
-_MIDDLE: Final = 127.5
+UNIT: Final = 64.0  # levels in one unit of a network's input
+MIDDLE: Final = 127.5
 _ORDINARY: Final = (0.001, 0.999)  # quantiles of ordinary values, where channels have been brought to one scale
 _WIDEST_STEP: Final = 0.5  # of the spread of ordinary values: between levels further apart, values go apart
 _MOST_FITS: Final = 4
+_MOST_APART: Final = 8  # one value in so many
+_FAR: Final = 256  # units: whole units beyond go apart
+_MOST_UNITS: Final = 1 << 24
+
+
+class Head(Protocol):
+    """What a payload said before its coded symbols, of features of one shape."""
+
+    @property
+    def plane_shape(self) -> tuple[int, int]:
+        """(H, W)."""
+
+    def features(self, plane: Array) -> Array:
+        """The features, floats, of a decoded plane without NaN."""
+
+
+class Preparation(Protocol):
+    """One way to bring features of one layout onto a plane."""
+
+    def to_plane(self, features: Array) -> tuple[Array, bytes]:
+        """([H, W] float32, the payload's head) of features of a shape that the layout knows.
+
+        Raises:
+            InputError: features too far from those that were fitted, or of other channels.
+        """
+
+    def read_head(self, data: bytes, offset: int, shape: tuple[int, ...]) -> tuple[Head, int]:
+        """What `to_plane` wrote, and the offset behind it. Raises BitstreamError."""
 
 
 class Assignment(IntEnum):
@@ -36,81 +67,40 @@ class Assignment(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preparation:
-    """One way to bring features of a layout onto a plane.
+class Levels:
+    """The paper's: each value's level, wherever it is.
 
     Attributes:
-        transform: the 256 levels, of values after the affine map.
-        mean: [C] float32, or empty: no affine map.
-        scale: [C] float32, positive, or empty.
-        range: [2] float32, of values after the affine map; those beyond are far: no level, or none that is near, stands
-            for them, and a codec sends them apart.
-        keeps_grid: lay the tokens of a picture out channel by channel, not as tokens x channels.
+        transform: the 256 levels; evenly spaced ones for the paper's baseline.
+        range: [2] float32; for values beyond, no level, or none that is near, stands: they go apart, as they are.
+        layout: of the features.
         assignment: how a value finds its level.
     """
 
     transform: PeakyToBalanced
-    mean: Array
-    scale: Array
     range: Array
-    keeps_grid: bool = False
+    layout: Layout
     assignment: Assignment = Assignment.nearest
 
-    def to_plane(self, features: Array, layout: Layout) -> Array:
-        """Features of a shape that the layout knows -> [H, W] float32 levels in [0, 255]; far values in the middle."""
-        values = self._normalized(features, layout)
-        levels = np.where(self._is_beyond(values), np.float32(_MIDDLE), self._to_levels(values))
-        if not self._is_picture(layout, features.shape):
-            return layout.to_plane(levels)
-        return _lay_out(levels.reshape(-1, *features.shape[-2:]), layout.prefix)
+    def to_plane(self, features: Array) -> tuple[Array, bytes]:
+        values = np.ascontiguousarray(features, dtype=np.float32)
+        is_far = (values < self.range[0]) | (values > self.range[1])
+        apart = np.flatnonzero(is_far)
+        if len(apart) * _MOST_APART > values.size:
+            raise far_beyond()
+        levels = np.where(is_far, np.float32(MIDDLE), self._to_levels(values))
+        return self.layout.to_plane(levels), _write_apart(apart, values)
 
-    def is_far(self, features: Array, layout: Layout) -> Array:
-        """Which values no level stands for; of the features' shape."""
-        return self._is_beyond(self._normalized(features, layout))
-
-    def from_plane(self, plane: Array, shape: tuple[int, ...], layout: Layout) -> Array:
-        """[H, W] levels, decoded, -> features of `shape`, float32."""
-        levels = plane
-        if self._is_picture(layout, shape):
-            images = shape[0] if len(shape) == 3 else 1
-            levels = _take_up(plane, (images, *shape[-2:]), layout.prefix).reshape(shape)
-        else:
-            levels = layout.from_plane(plane, shape)
-        values = self.from_levels(levels)
-        if self.mean.size:
-            rows = layout.to_rows(values) * self.scale + self.mean
-            values = layout.from_rows(rows, shape)
-        return values
+    def read_head(self, data: bytes, offset: int, shape: tuple[int, ...]) -> tuple[Head, int]:
+        at, values, offset = _read_apart(data, offset, prod(shape))
+        return _LevelsHead(preparation=self, shape=shape, at=at, values=values), offset
 
     def from_levels(self, levels: Array) -> Array:
-        """Levels, between two of them linear, to values before the affine map; those beyond 0 and 255 are clipped."""
+        """Levels, between two of them linear, to values; those beyond 0 and 255 are clipped."""
         centroids = self.transform.centroids
         low = np.clip(levels, 0, NUM_LEVELS - 1 - 1e-4).astype(np.uint8)
         share = np.clip(levels, 0, NUM_LEVELS - 1) - low
         return centroids.take(low) + share * np.diff(centroids).take(low)
-
-    def plane_shape(self, shape: tuple[int, ...], layout: Layout) -> tuple[int, int]:
-        """(H, W) of the plane of features of `shape`."""
-        if self._is_picture(layout, shape):
-            height, width = _picture_shape(shape[-2:], layout.prefix)
-            return (shape[0] if len(shape) == 3 else 1) * height, width
-        if layout.family in (Family.llm, Family.vit):
-            return int(np.prod(shape[:-1])), shape[-1]
-        down, across = mosaic(shape[-3])
-        return down * shape[-2], across * shape[-1]
-
-    def _normalized(self, features: Array, layout: Layout) -> Array:
-        values = features.astype(np.float32)
-        if self.mean.size:
-            with np.errstate(over="ignore"):
-                values = layout.from_rows((layout.to_rows(values) - self.mean) / self.scale, features.shape)
-        return np.ascontiguousarray(values)
-
-    def _is_beyond(self, values: Array) -> Array:
-        return (values < self.range[0]) | (values > self.range[1])
-
-    def _is_picture(self, layout: Layout, shape: tuple[int, ...]) -> bool:
-        return self.keeps_grid and layout.family == Family.vit and layout.grid(shape) is not None
 
     def _to_levels(self, values: Array) -> Array:
         centroids = self.transform.centroids
@@ -124,66 +114,86 @@ class Preparation:
                 return np.interp(values, centroids, np.arange(NUM_LEVELS)).astype(np.float32)
 
 
-def _picture_shape(rows: tuple[int, ...], prefix: int) -> tuple[int, int]:
-    """(H, W) of one image: a mosaic of its channels, and the prefix tokens' values in rows below."""
-    tokens, channels = rows
-    side = int(np.sqrt(tokens - prefix) + 0.5)
-    down, across = mosaic(channels)
-    return down * side + ceil(prefix * channels / (across * side)), across * side
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LevelsHead:
+    preparation: Levels
+    shape: tuple[int, ...]
+    at: Array  # places of the values apart
+    values: Array
+
+    @property
+    def plane_shape(self) -> tuple[int, int]:
+        return self.preparation.layout.plane_shape(self.shape)
+
+    def features(self, plane: Array) -> Array:
+        levels = self.preparation.layout.from_plane(plane, self.shape)
+        features = np.ascontiguousarray(self.preparation.from_levels(levels))
+        features.ravel()[self.at] = self.values
+        return features
 
 
-def _lay_out(levels: Array, prefix: int) -> Array:
-    """[images, tokens, C] -> [images H, W]."""
-    images, tokens, channels = levels.shape
-    height, width = _picture_shape((tokens, channels), prefix)
-    side = int(np.sqrt(tokens - prefix) + 0.5)
-    down, across = mosaic(channels)
-    tiles = levels[:, prefix:].reshape(images, side, side, down, across).transpose(0, 3, 1, 4, 2)
-    below = levels[:, :prefix].reshape(images, -1)
-    missing = (height - down * side) * width - below.shape[1]
-    below = np.pad(below, ((0, 0), (0, missing)), mode="edge") if prefix else below
-    picture = np.concatenate([tiles.reshape(images, -1), below], axis=1)
-    return picture.reshape(images * height, width)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coefficients:
+    """Ours: rows of `klt`'s coefficients; across, components of falling variance; down, tokens or rising frequencies.
 
-
-def _take_up(plane: Array, shape: tuple[int, ...], prefix: int) -> Array:
-    """The inverse of `_lay_out`; shape is (images, tokens, C)."""
-    images, tokens, channels = shape
-    side = int(np.sqrt(tokens - prefix) + 0.5)
-    down, across = mosaic(channels)
-    picture = plane.reshape(images, -1)
-    tiles = picture[:, : down * across * side * side].reshape(images, down, side, across, side)
-    grid = tiles.transpose(0, 2, 4, 1, 3).reshape(images, side * side, channels)
-    start = channels * side * side
-    return np.concatenate(
-        [picture[:, start : start + prefix * channels].reshape(images, prefix, channels), grid], axis=1
-    )
-
-
-def fit_preparation(samples: Sequence[Array], layout: Layout, *, per_channel: bool, keeps_grid: bool) -> Preparation:
-    """Learns a preparation from about ten features.
-
-    Args:
-        samples: float32, of shapes that the layout knows.
-        layout: of the features.
-        per_channel: bring each channel to mean 0 and scale 1 before the transform. Rows of unusual size do not count.
-        keeps_grid: see `Preparation`.
+    Attributes:
+        transform: fitted for `klt`.
+        scale: units of a network's input in one of a coefficient.
     """
-    mean = scale = np.empty(0, np.float32)
-    values = np.concatenate([sample.ravel() for sample in samples])
-    if per_channel:
-        rows = np.concatenate([_flat_rows(sample, layout) for sample in samples])
-        sizes = np.sqrt(np.mean(rows * rows, axis=1, dtype=np.float64))
-        on_grid = all(layout.grid(sample.shape) for sample in samples)
-        usual = rows[~is_apart(sizes, max(float(np.median(sizes)), 1e-30), on_grid=on_grid)]
-        mean = usual.mean(axis=0, dtype=np.float64).astype(np.float32)
-        scale = np.maximum(usual.std(axis=0, dtype=np.float64), 1e-6).astype(np.float32)
-        values = ((usual - mean) / scale).ravel()
-    transform, ends = _near_levels(values)
-    return Preparation(transform=transform, mean=mean, scale=scale, range=ends, keeps_grid=keeps_grid)
+
+    transform: KltTransform
+    scale: float
+
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows is found, and refused
+    def to_plane(self, features: Array) -> tuple[Array, bytes]:
+        coefficients, parts = self.transform.forward(features)
+        units = coefficients * np.float32(self.scale)
+        if not np.abs(units).max(initial=0) < _MOST_UNITS:
+            raise far_beyond()
+        wholes = np.where(np.abs(units) > _FAR, np.rint(units), 0).astype(np.int32)
+        apart = write_sparse(wholes.ravel(), np.flatnonzero(wholes))
+        plane = (units - wholes) * np.float32(UNIT) + np.float32(MIDDLE)
+        return plane.astype(np.float32), write_parts(parts) + write_varint(len(apart)) + apart
+
+    def read_head(self, data: bytes, offset: int, shape: tuple[int, ...]) -> tuple[Head, int]:
+        parts, offset = self.transform.read_parts(data, offset, shape)
+        length, offset = read_varint(data, offset)
+        wholes = np.zeros(parts.num_rows * parts.rows_shape[-1], np.int32)
+        read_sparse(data[offset : offset + length], wholes)
+        return _CoefficientsHead(preparation=self, shape=shape, parts=parts, wholes=wholes), offset + length
 
 
-def _near_levels(values: Array) -> tuple[PeakyToBalanced, Array]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CoefficientsHead:
+    preparation: Coefficients
+    shape: tuple[int, ...]
+    parts: Parts
+    wholes: Array  # flat, int32: whole units that went apart
+
+    @property
+    def plane_shape(self) -> tuple[int, int]:
+        return self.parts.num_rows, self.parts.rows_shape[-1]
+
+    def features(self, plane: Array) -> Array:
+        units = np.clip((plane.astype(np.float64) - MIDDLE) / UNIT, -2 * _FAR, 2 * _FAR)
+        units += self.wholes.reshape(plane.shape)
+        return self.preparation.transform.inverse(units / self.preparation.scale, self.parts, self.shape)
+
+
+def fit_levels(samples: Sequence[Array], layout: Layout) -> Levels:
+    """Learns levels from about ten features, float32, for the values that do not go apart."""
+    transform, ends = near_levels(np.concatenate([sample.ravel() for sample in samples]))
+    return Levels(transform=transform, range=ends, layout=layout)
+
+
+def fit_coefficients(samples: Sequence[Array], transform: KltTransform) -> Coefficients:
+    """Brings the coefficients of about ten features, float32, to a mean square of one."""
+    planes = [transform.forward(sample)[0] for sample in samples]
+    power = np.mean([np.mean(plane * plane, dtype=np.float64) for plane in planes])
+    return Coefficients(transform=transform, scale=float(np.float32(1 / np.sqrt(power or 1.0))))
+
+
+def near_levels(values: Array) -> tuple[PeakyToBalanced, Array]:
     """Levels for the values that do not go apart, and the [2] range of those.
 
     The paper learns levels from all values, and a few far ones take many of them. Here they are learned again from
@@ -219,6 +229,26 @@ def _range(centroids: Array, values: Array) -> Array:
     return np.array([levels[first] - below - tiny, levels[last] + above + tiny], dtype=np.float32)
 
 
-def _flat_rows(features: Array, layout: Layout) -> Array:
-    rows = layout.to_rows(features)
-    return rows.reshape(-1, rows.shape[-1])
+def _write_apart(at: Array, values: Array) -> bytes:
+    """The values that go apart: how many, then for each the values skipped before it, then all of them as float32."""
+    skips = np.diff(at, prepend=-1) - 1
+    listed = b"".join(write_varint(skip) for skip in skips.tolist())
+    return write_varint(len(at)) + listed + values.ravel()[at].astype("<f4").tobytes()
+
+
+def _read_apart(data: bytes, offset: int, num_values: int) -> tuple[Array, Array, int]:
+    """(positions, values, offset behind them)."""
+    count, offset = read_varint(data, offset)
+    if count * 5 > len(data) or count * _MOST_APART > num_values:
+        raise Corrupt(problem=f"{count} values apart in {len(data)} bytes")
+    at, position = [], -1
+    for _ in range(count):
+        skip, offset = read_varint(data, offset)
+        position += skip + 1
+        at.append(position)
+    if position >= num_values or offset + 4 * count > len(data):
+        raise Corrupt(problem="a value apart beyond the feature")
+    values = np.frombuffer(data, "<f4", count, offset)
+    if not np.isfinite(values).all():
+        raise Corrupt(problem="a value apart that is not finite")
+    return np.array(at, dtype=np.int64), values, offset + struct.calcsize("<f") * count

@@ -1,0 +1,172 @@
+"""How features come onto a plane: the product's ways, the paper's, its baseline's, and what ablations try."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
+from typing import Final, Literal
+
+import numpy as np
+
+from dtufc.arrays import Array
+from dtufc.codecs.calibration import is_apart
+from dtufc.codecs.klt_transform import KltTransform
+from dtufc.codecs.learned.plane import (
+    Assignment,
+    Head,
+    Levels,
+    Preparation,
+    fit_coefficients,
+    fit_levels,
+    near_levels,
+)
+from dtufc.layout import Layout, mosaic
+from dtufc.profile import Profile
+from dtufc.transform import NUM_LEVELS, PeakyToBalanced
+
+Kind = Literal["paper", "near", "affine", "affine-grid", "truncate", "klt"]
+_TRUNCATION: Final = (0.001, 0.999)  # quantiles between which the baseline keeps values
+_NUM_FITTED: Final = 10
+_EVERYTHING: Final = np.array([-np.inf, np.inf], np.float32)
+
+
+def evenly(samples: Sequence[Array], count: int) -> Sequence[Array]:
+    """`count` of the samples, from all along the list."""
+    return samples[:: max(1, len(samples) // count)][:count]
+
+
+def prepare(kind: Kind, profile: Profile, samples: Sequence[Array]) -> Preparation:
+    """The preparation of that kind, learned from ten of the samples.
+
+    `paper` is the paper's: levels for all values, none apart. `truncate` is its baseline: values beyond two quantiles
+    are clipped, those between scaled evenly. `near` and `klt` are the product's; `klt` takes what the profile has of
+    that codec. `affine` gives each channel a mean and a scale of its own before `near`; `affine-grid` also keeps the
+    grid of a picture's tokens.
+    """
+    layout = profile.layout
+    chosen = [sample.astype(np.float32) for sample in evenly(samples, _NUM_FITTED)]
+    match kind:
+        case "paper":
+            return Levels(transform=PeakyToBalanced.fit(chosen), range=_EVERYTHING, layout=layout)
+        case "near":
+            return fit_levels(chosen, layout)
+        case "truncate":
+            low, high = np.quantile(np.concatenate([sample.ravel() for sample in chosen]), _TRUNCATION)
+            even = PeakyToBalanced(np.linspace(low, high, NUM_LEVELS, dtype=np.float32))
+            return Levels(transform=even, range=_EVERYTHING, layout=layout, assignment=Assignment.between)
+        case "klt":
+            return fit_coefficients(chosen, KltTransform.from_arrays(profile.of_codec("klt"), layout))
+        case "affine" | "affine-grid":
+            return _fit_channels(chosen, layout, keeps_grid=kind == "affine-grid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelScaled:
+    """A mean and a scale for each channel, before another preparation.
+
+    Attributes:
+        inner: the other.
+        layout: of the features.
+        mean: [C] float32.
+        scale: [C] float32, positive.
+    """
+
+    inner: Levels
+    layout: Layout
+    mean: Array
+    scale: Array
+
+    def to_plane(self, features: Array) -> tuple[Array, bytes]:
+        rows = self.layout.to_rows(features.astype(np.float32))
+        return self.inner.to_plane(self.layout.from_rows((rows - self.mean) / self.scale, features.shape))
+
+    def read_head(self, data: bytes, offset: int, shape: tuple[int, ...]) -> tuple[Head, int]:
+        head, offset = self.inner.read_head(data, offset, shape)
+        return _ScaledHead(preparation=self, inner=head, shape=shape), offset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ScaledHead:
+    preparation: ChannelScaled
+    inner: Head
+    shape: tuple[int, ...]
+
+    @property
+    def plane_shape(self) -> tuple[int, int]:
+        return self.inner.plane_shape
+
+    def features(self, plane: Array) -> Array:
+        layout = self.preparation.layout
+        rows = layout.to_rows(self.inner.features(plane))
+        return layout.from_rows(rows * self.preparation.scale + self.preparation.mean, self.shape)
+
+
+def _fit_channels(samples: Sequence[Array], layout: Layout, *, keeps_grid: bool) -> ChannelScaled:
+    """Means and scales of the channels; rows of unusual size do not count."""
+    rows = np.concatenate(
+        [layout.to_rows(sample).reshape(-1, layout.rows_shape(sample.shape)[-1]) for sample in samples]
+    )
+    sizes = np.sqrt(np.mean(rows * rows, axis=1, dtype=np.float64))
+    on_grid = all(layout.grid(sample.shape) for sample in samples)
+    usual = rows[~is_apart(sizes, max(float(np.median(sizes)), 1e-30), on_grid=on_grid)]
+    mean = usual.mean(axis=0, dtype=np.float64).astype(np.float32)
+    scale = np.maximum(usual.std(axis=0, dtype=np.float64), 1e-6).astype(np.float32)
+    transform, ends = near_levels(((usual - mean) / scale).ravel())
+    levels = Levels(transform=transform, range=ends, layout=layout)
+    if keeps_grid:
+        levels = replace(levels, layout=ChannelPictures(family=layout.family, prefix=layout.prefix, patch=layout.patch))
+    return ChannelScaled(inner=levels, layout=layout, mean=mean, scale=scale)
+
+
+def _flat_rows(features: Array, layout: Layout) -> Array:
+    rows = layout.to_rows(features)
+    return rows.reshape(-1, rows.shape[-1])
+
+
+class ChannelPictures(Layout):
+    """A layout whose plane lays a picture of tokens out channel by channel: a mosaic, and the prefix in rows below."""
+
+    def to_plane(self, features: Array) -> Array:
+        """[N H, W]: the images one below the other."""
+        if not self._is_picture(features.shape):
+            return super().to_plane(features)
+        tokens, channels = features.shape[-2:]
+        images = features.reshape(-1, tokens, channels)
+        height, width = self._picture_shape(tokens, channels)
+        side, (down, across) = _side(tokens, self.prefix), mosaic(channels)
+        tiles = images[:, self.prefix :].reshape(-1, side, side, down, across).transpose(0, 3, 1, 4, 2)
+        below = images[:, : self.prefix].reshape(len(images), -1)
+        missing = (height - down * side) * width - below.shape[1]
+        below = np.pad(below, ((0, 0), (0, missing)), mode="edge") if self.prefix else below
+        picture = np.concatenate([tiles.reshape(len(images), -1), below], axis=1)
+        return picture.reshape(len(images) * height, width)
+
+    def from_plane(self, plane: Array, shape: tuple[int, ...]) -> Array:
+        """The inverse of `to_plane`."""
+        if not self._is_picture(shape):
+            return super().from_plane(plane, shape)
+        tokens, channels = shape[-2:]
+        side, (down, across) = _side(tokens, self.prefix), mosaic(channels)
+        picture = plane.reshape(prod(shape[:-2]), -1)
+        tiles = picture[:, : channels * side * side].reshape(-1, down, side, across, side)
+        grid = tiles.transpose(0, 2, 4, 1, 3).reshape(len(picture), side * side, channels)
+        start = channels * side * side
+        prefix = picture[:, start : start + self.prefix * channels].reshape(len(picture), self.prefix, channels)
+        return np.concatenate([prefix, grid], axis=1).reshape(shape)
+
+    def plane_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """(H, W)."""
+        if not self._is_picture(shape):
+            return super().plane_shape(shape)
+        height, width = self._picture_shape(*shape[-2:])
+        return prod(shape[:-2]) * height, width
+
+    def _is_picture(self, shape: tuple[int, ...]) -> bool:
+        return self.family == "vit" and self.grid(shape) is not None
+
+    def _picture_shape(self, tokens: int, channels: int) -> tuple[int, int]:
+        side, (down, across) = _side(tokens, self.prefix), mosaic(channels)
+        return down * side + ceil(self.prefix * channels / (across * side)), across * side
+
+
+def _side(tokens: int, prefix: int) -> int:
+    return int(np.sqrt(tokens - prefix) + 0.5)
