@@ -82,7 +82,7 @@ class _Sample:
     def plane(self) -> tuple[torch.Tensor, bytes]:
         """[1, 1, H, W] in network units, as `LearnedCodec.encoder` makes it; and the payload's head."""
         plane, head = self.preparation.to_plane(self.features)
-        return padded(plane), head
+        return padded(plane, self.preparation.padding), head
 
     def restore(self, plane: torch.Tensor, data: bytes) -> Array:
         """[1, 1, H, W] of levels / 255 and the payload's head -> features."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 
@@ -69,6 +69,8 @@ class ChannelScaled:
         mean: [C] float32.
         scale: [C] float32, positive.
     """
+
+    padding: ClassVar[float | None] = None
 
     inner: Levels
     layout: Layout

@@ -12,18 +12,21 @@ from dtufc.entropy import Encoder
 
 
 @torch.inference_mode()
-def rate_overhead(trained: TrainedNetwork, planes: Sequence[Array], quality: float) -> float:
+def rate_overhead(
+    trained: TrainedNetwork, planes: Sequence[Array], quality: float, padding: float | None = None
+) -> float:
     """How many more bits the streams of all planes have than the float network says they need, as a share of those.
 
     Args:
         trained: with normal tables: fitted ones may need fewer bits than the network's own distributions.
         planes: [H, W] float32 levels each, of at most one tile.
         quality: in [0, 1].
+        padding: of the planes; see `Preparation`.
     """
     network, rate = trained.network, torch.tensor([quality * (trained.num_rates - 1)])
     real = ideal = 0.0
     for plane in planes:
-        units = padded(plane)
+        units = padded(plane, padding)
         y = network.analysis(units, rate)
         y_rows, z_rows = (value[0].permute(1, 2, 0).numpy() for value in (y, network.hyper_analysis(y)))
         encoder = Encoder()

@@ -108,7 +108,7 @@ def _exactness(tasks: Sequence[str]) -> str:
         for task in tasks:
             codec = learned_codec(curve, task)
             planes = [codec.preparation.to_plane(sample.features)[0] for sample in samples(task)[:_NUM_EXACT]]
-            found = [rate_overhead(codec.trained, planes, quality) for quality in QUALITIES]
+            found = [rate_overhead(codec.trained, planes, quality, codec.preparation.padding) for quality in QUALITIES]
             lines.append(f"| {curve.name} | {task} | " + " | ".join(f"{100 * share:+.2f} %" for share in found) + " |")
     return "\n".join(lines) + "\n"
 

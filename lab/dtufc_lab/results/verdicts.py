@@ -112,14 +112,14 @@ def crosses(points: Sequence[Point], family: str) -> list[tuple[str, str]]:
 def usable(points: Sequence[Point], curve: str, task: str) -> Finding:
     """Whether a curve is monotone and reaches most of the best accuracy that any curve has on the task."""
     chosen = select(points, curve, task)
-    monotone, enough = is_monotone(chosen), reaches(chosen, best_accuracy(points, task))
+    monotone, enough = is_monotone(chosen), reaches(chosen, best_accuracy(points, curve, task))
     problems = [text for ok, text in ((monotone, "not monotone"), (enough, "stays below 90 % of the best")) if not ok]
     return Finding(not problems, f"`{curve}` on {task} " + (" and ".join(problems) or "is monotone and reaches 90 %"))
 
 
-def best_accuracy(points: Sequence[Point], task: str) -> float:
-    """The best of the task-specific and hybrid networks on a task."""
-    families = ("hyperprior-", "baseline-")
+def best_accuracy(points: Sequence[Point], curve: str, task: str) -> float:
+    """The best on a task of the networks for levels and for truncated features, and of the curve's own family."""
+    families = ("hyperprior-", "baseline-", f"{curve.partition('-')[0]}-")
     return max((p.accuracy for p in points if p.task == task and p.curve.startswith(families)), default=1.0)
 
 

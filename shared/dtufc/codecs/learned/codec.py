@@ -62,7 +62,8 @@ class LearnedCodec:
         """
         plane, head = self.preparation.to_plane(features)
         _check(plane.shape, features.size, InputError)
-        analysed = [self.trained.network.g_a(padded(plane[tile])) for tile in _tiles(plane.shape)]
+        padding = self.preparation.padding
+        analysed = [self.trained.network.g_a(padded(plane[tile], padding)) for tile in _tiles(plane.shape)]
 
         def at(quality: float) -> Payload:
             index = round(quality * RATE_STEPS)
@@ -95,7 +96,7 @@ class LearnedCodec:
         plane, _ = self.preparation.to_plane(features)
         for tile in _tiles(plane.shape):
             with torch.inference_mode():
-                analysed = self.trained.network.g_a(padded(plane[tile]))
+                analysed = self.trained.network.g_a(padded(plane[tile], self.preparation.padding))
             for quality in qualities:
                 self._transcode(counter, analysed, round(quality * RATE_STEPS))
 
@@ -141,10 +142,11 @@ def _cuts(size: int) -> list[slice]:
     return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def padded(tile: Array) -> torch.Tensor:
-    """[H, W] levels -> [1, 1, H', W'] in network units, the border repeated up to multiples of 64."""
-    padding = [(0, -size % STRIDE) for size in tile.shape]
-    return torch.from_numpy((np.pad(tile, padding, mode="edge") - np.float32(MIDDLE)) / np.float32(UNIT))[None, None]
+def padded(tile: Array, level: float | None) -> torch.Tensor:
+    """[H, W] levels -> [1, 1, H', W'] in network units, up to multiples of 64 by this level, or by the border."""
+    missing = [(0, -size % STRIDE) for size in tile.shape]
+    whole = np.pad(tile, missing, mode="edge") if level is None else np.pad(tile, missing, constant_values=level)
+    return torch.from_numpy((whole - np.float32(MIDDLE)) / np.float32(UNIT))[None, None]
 
 
 def _latent_shape(tile: tuple[slice, slice]) -> tuple[int, int]:

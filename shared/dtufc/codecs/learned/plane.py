@@ -3,8 +3,8 @@
     features --levels--> [H, W] --network--> --centroids, between them linear--> features        (`hyperprior`, `elic`)
     features --klt_transform, to one power--> [H, W] --network--> --its inverse--> features      (`kltprior`)
 
-A plane is float32 in levels: what is ordinary lies within 255 of them, around `MIDDLE`. What is far from it goes apart,
-in the payload's head, so that no outlier is clipped. This module needs no network.
+A plane is float32, in levels around `MIDDLE`. What is far from it goes apart, in the payload's head, so that no outlier
+is clipped. This module needs no network.
 """
 
 import struct
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from dtufc.transform import NUM_LEVELS, PeakyToBalanced
 
 UNIT: Final = 64.0  # levels in one unit of a network's input
 MIDDLE: Final = 127.5
-_ORDINARY: Final = (0.001, 0.999)  # quantiles of ordinary values, where channels have been brought to one scale
+_ORDINARY: Final = (0.001, 0.999)  # quantiles between which values are ordinary
 _WIDEST_STEP: Final = 0.5  # of the spread of ordinary values: between levels further apart, values go apart
 _MOST_FITS: Final = 4
 _MOST_APART: Final = 8  # one value in so many
@@ -46,6 +46,10 @@ class Head(Protocol):
 
 class Preparation(Protocol):
     """One way to bring features of one layout onto a plane."""
+
+    @property
+    def padding(self) -> float | None:
+        """The level that a plane is filled up with to a network's stride; None: its border, repeated."""
 
     def to_plane(self, features: Array) -> tuple[Array, bytes]:
         """([H, W] float32, the payload's head) of features of a shape that the layout knows.
@@ -76,6 +80,8 @@ class Levels:
         layout: of the features.
         assignment: how a value finds its level.
     """
+
+    padding: ClassVar[float | None] = None
 
     transform: PeakyToBalanced
     range: Array
@@ -140,6 +146,8 @@ class Coefficients:
         transform: fitted for `klt`.
         scale: units of a network's input in one of a coefficient.
     """
+
+    padding: ClassVar[float | None] = MIDDLE  # coefficients of nothing, which cost next to nothing
 
     transform: KltTransform
     scale: float
