@@ -98,8 +98,9 @@ def _exactness(tasks: Sequence[str]) -> str:
     lines = [
         "## What exact decoding costs",
         "",
-        f"Bits of {_NUM_EXACT} test features' real streams, under integer probabilities, against the float network's "
-        "ideal code length; normal tables, but for `kltprior`: its fitted ones may need less than that ideal.",
+        f"Code length of {_NUM_EXACT} test features' symbols, under integer probabilities, against the float network's "
+        "ideal; normal tables, but for `kltprior`: its fitted ones may need less than that ideal. In brackets the "
+        "bytes that a stream has beyond its code length: the coder's whole words, which come with any probabilities.",
         "",
         "| network | task | " + " | ".join(f"rate {quality:g}" for quality in QUALITIES) + " |",
         "|---|---|" + "---:|" * len(QUALITIES),
@@ -109,7 +110,8 @@ def _exactness(tasks: Sequence[str]) -> str:
             codec = learned_codec(curve, task)
             planes = [codec.preparation.to_plane(sample.features)[0] for sample in samples(task)[:_NUM_EXACT]]
             found = [rate_overhead(codec.trained, planes, quality, codec.preparation.padding) for quality in QUALITIES]
-            lines.append(f"| {curve.name} | {task} | " + " | ".join(f"{100 * share:+.2f} %" for share in found) + " |")
+            cells = [f"{100 * cost.share:+.2f} % ({cost.end_bytes:.1f})" for cost in found]
+            lines.append(f"| {curve.name} | {task} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
