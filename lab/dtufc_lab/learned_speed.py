@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from dtufc.arrays import Array
-from dtufc.codecs.learned import shipped_network
+from dtufc.codecs.learned import VARIANTS, shipped_network
 from dtufc.codecs.learned.codec import padded
 from dtufc.codecs.learned.latents import Coding, Reader, Writer
 from dtufc.codecs.learned.network_file import TrainedNetwork, load_network
@@ -56,7 +56,7 @@ class StageTime:
     """Median time of one stage.
 
     Attributes:
-        network: hyperprior or elic.
+        network: hyperprior, elic or kltprior.
         task: whose plane it was.
         threads: of torch and BLAS.
         side: whose coder.
@@ -213,15 +213,16 @@ def watch_theirs(clock: _Clock, network: Any) -> None:
 
 
 def stage_times(
-    networks: Sequence[str] = ("hyperprior", "elic"), threads: Sequence[int] = (1, 2), repeats: int = 3
+    networks: Sequence[str] = tuple(VARIANTS), threads: Sequence[int] = (1, 2), repeats: int = 3
 ) -> list[StageTime]:
     """Times both sides on one plane of each task."""
     found: list[StageTime] = []
     for task, num_rows in _NUM_ROWS.items():
         samples = [features.astype(np.float32) for features in stored(task, "validate")[:_NUM_FITTED]]
-        preparation = prepare("near", load_profile(TASKS[task].profile, TASKS[task].split), samples)
-        sample = _Sample(samples[0][:num_rows], preparation)
+        profile = load_profile(TASKS[task].profile, TASKS[task].split)
         for name in networks:
+            preparation = prepare("klt" if VARIANTS[name].uses_klt else "near", profile, samples)
+            sample = _Sample(samples[0][:num_rows], preparation)
             for side, run in _sides(name, sample).items():
                 for count in threads:
                     medians = _medians(run, count, repeats)
