@@ -75,7 +75,7 @@ results: $(VENV)/.workbench ## The paper's tables and figures on our models, wri
 	$(BIN)/python -m dtufc_lab.results
 	$(BIN)/python -m dtufc_lab.results.pictures
 	$(BIN)/python -m dtufc_lab.results.answers
-	$(BIN)/python -m tests.shared.test_learned_determinism "$$(mktemp -d)" 200 > docs/results/determinism.md
+	$(BIN)/python -m tests.shared.test_learned_determinism "$$(mktemp -d)" 100 > docs/results/determinism.md
 
 profiles: $(VENV)/.workbench ## Fits the shipped profiles anew
 	$(BIN)/python -m dtufc_lab.fit_profiles
