@@ -25,6 +25,7 @@ from dtufc.codecs.learned import VARIANTS, shipped_network
 from dtufc.codecs.learned.codec import padded
 from dtufc.codecs.learned.latents import Coding, Reader, Writer
 from dtufc.codecs.learned.network_file import TrainedNetwork, load_network
+from dtufc.codecs.learned.networks import in_strips
 from dtufc.codecs.learned.plane import Preparation
 from dtufc.entropy import Decoder, Encoder
 from dtufc.profile import load_profile
@@ -157,7 +158,7 @@ def run_ours(clock: _Clock, trained: TrainedNetwork, sample: _Sample) -> None:
     with clock.stage("encode: preparation"):
         plane, head = sample.plane()
     with clock.stage("encode: g_a"):
-        y = network.analysis(plane, rate)
+        y = in_strips(network.g_a, plane) * network.gains.gain(rate)
     with clock.stage("encode: h_a"):
         z = network.hyper_analysis(y)
     encoder, shape = Encoder(), (y.shape[2], y.shape[3])
@@ -175,7 +176,8 @@ def run_ours(clock: _Clock, trained: TrainedNetwork, sample: _Sample) -> None:
     with clock.stage("decode: entropy coding"):
         decoder.finish(encoder.crc)
     with clock.stage("decode: g_s"):
-        decoded = network.synthesis(torch.from_numpy(y_hat).permute(2, 0, 1)[None], rate)
+        latent = torch.from_numpy(y_hat).permute(2, 0, 1)[None]
+        decoded = in_strips(network.g_s, latent * network.gains.inverse(rate))
     with clock.stage("decode: preparation"):
         sample.restore(from_units(decoded), head)
 

@@ -17,6 +17,7 @@ from dtufc.codecs.learned.codec import LearnedCodec
 from dtufc.codecs.learned.integers import ONE, layers_of, run
 from dtufc.codecs.learned.latents import Writer
 from dtufc.codecs.learned.network_file import load_network
+from dtufc.codecs.learned.networks import in_strips
 from dtufc.codecs.learned.plane import Coefficients, Preparation, fit_levels
 from dtufc.entropy import Encoder
 from dtufc.errors import Corrupt, InputError
@@ -110,6 +111,17 @@ def test_the_largest_activations_add_up_exactly() -> None:
     assert abs(total) < 1 << 53
     got = layer(x)[2, 2, 0]
     assert got == min(round(total / 2**layer.shift), limit)
+
+
+@pytest.mark.parametrize("half", ["g_a", "g_s"])
+def test_strips_make_what_the_whole_plane_makes(half: str, rng: np.random.Generator) -> None:
+    network = load_network(shipped_network("elic")).network
+    transform = getattr(network, half)
+    shape = (1, 1, 512, 384) if half == "g_a" else (1, 256, 32, 24)
+    x = torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+    with torch.inference_mode():
+        whole, strips = transform(x), in_strips(transform, x)
+    torch.testing.assert_close(strips, whole, rtol=1e-4, atol=1e-4)
 
 
 def test_weights_beyond_exact_sums_are_refused() -> None:

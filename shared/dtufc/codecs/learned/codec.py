@@ -21,7 +21,7 @@ from dtufc.codecs.klt_transform import KltTransform
 from dtufc.codecs.learned import VARIANTS, fitted_preparation, shipped_network
 from dtufc.codecs.learned.latents import Coding, Counter, Reader, Writer
 from dtufc.codecs.learned.network_file import TrainedNetwork, load_network
-from dtufc.codecs.learned.networks import STRIDE
+from dtufc.codecs.learned.networks import STRIDE, in_strips
 from dtufc.codecs.learned.plane import MIDDLE, UNIT, Preparation
 from dtufc.entropy import Decoder, Encoder
 from dtufc.errors import Corrupt, InputError
@@ -63,7 +63,7 @@ class LearnedCodec:
         plane, head = self.preparation.to_plane(features)
         _check(plane.shape, features.size, InputError)
         padding = self.preparation.padding
-        analysed = [self.trained.network.g_a(padded(plane[tile], padding)) for tile in _tiles(plane.shape)]
+        analysed = [in_strips(self.trained.network.g_a, padded(plane[tile], padding)) for tile in _tiles(plane.shape)]
 
         def at(quality: float) -> Payload:
             index = round(quality * RATE_STEPS)
@@ -96,7 +96,7 @@ class LearnedCodec:
         plane, _ = self.preparation.to_plane(features)
         for tile in _tiles(plane.shape):
             with torch.inference_mode():
-                analysed = self.trained.network.g_a(padded(plane[tile], self.preparation.padding))
+                analysed = in_strips(self.trained.network.g_a, padded(plane[tile], self.preparation.padding))
             for quality in qualities:
                 self._transcode(counter, analysed, round(quality * RATE_STEPS))
 
@@ -112,7 +112,8 @@ class LearnedCodec:
     def _synthesize(self, y_hat: Array, index: int) -> Array:
         """Latent [h, w, M] -> levels [16 h, 16 w]."""
         latent = torch.from_numpy(y_hat).permute(2, 0, 1)[None]
-        decoded = self.trained.network.synthesis(latent, self._rate(index))
+        network = self.trained.network
+        decoded = in_strips(network.g_s, latent * network.gains.inverse(self._rate(index)))
         return (decoded[0, 0] * UNIT + MIDDLE).numpy()
 
     def _rate(self, index: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, Final, Literal
 
 import torch
@@ -203,8 +203,35 @@ class Elic(Elic2022Official):
         return self.latent_codec["hyper"].entropy_bottleneck
 
 
+_REACH: Final = {ResidualBottleneckBlock: 1, AttentionBlock: 3}  # rows to each side; they keep the resolution
+_STRIP: Final = 1 << 19  # values of a strip
 KINDS: Final[dict[str, type[Hyperprior] | type[Elic]]] = {"hyperprior": Hyperprior, "elic": Elic, "prior": Prior}
 Kind = Literal["hyperprior", "elic", "prior"]
+
+
+def in_strips(transform: nn.Sequential, x: Tensor) -> Tensor:
+    """What `transform(x)` is, but for last bits: g_a or g_s, for coding.
+
+    Blocks that keep the resolution go over strips of rows that fit into a processor's cache, with the rows around
+    them that they reach; over a whole large plane they would wait for memory.
+    """
+    for is_local, layers in groupby(transform, key=lambda layer: isinstance(layer, tuple(_REACH))):
+        chosen = list(layers)
+        x = _strip_by_strip(chosen, x) if is_local and x.numel() > _STRIP else nn.Sequential(*chosen)(x)
+    return x
+
+
+def _strip_by_strip(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """[B, C, H, W] through layers that keep the shape."""
+    reach = sum(_REACH[type(layer)] for layer in layers)
+    height = x.shape[2]
+    rows = max(_STRIP * height // x.numel(), 2 * reach)
+    result = torch.empty_like(x)
+    for start in range(0, height, rows):
+        first = max(start - reach, 0)
+        strip = nn.Sequential(*layers)(x[:, :, first : start + rows + reach])
+        result[:, :, start : start + rows] = strip[:, :, start - first : start - first + rows]
+    return result
 
 
 def _bits(likelihoods: Tensor) -> Tensor:
