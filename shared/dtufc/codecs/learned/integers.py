@@ -54,12 +54,17 @@ class Layer:
         return self._finished(self._convolved(np.clip(x, -_LIMIT, _LIMIT), wanted))
 
     def _finished(self, total: Array) -> Array:
-        result = np.rint((total + self.bias) * 2.0**-self.shift)
-        return np.clip(result, 0.0 if self.is_rectified else -_LIMIT, _LIMIT)
+        """In place: large temporary arrays cost as much as what is done to them."""
+        total += self.bias
+        total *= 2.0**-self.shift
+        np.rint(total, out=total)
+        return np.clip(total, 0.0 if self.is_rectified else -_LIMIT, _LIMIT, out=total)
 
     def _convolved(self, x: Array, wanted: Array | None = None) -> Array:
         height, width, channels = x.shape
         edge = len(self.taps) // 2
+        if edge == 0 and wanted is None:
+            return _product(x.reshape(-1, channels), self.taps[0, 0])
         padded = np.pad(x, ((edge, edge), (edge, edge), (0, 0)))
         total = np.zeros((height * width if wanted is None else int(wanted.sum()), self.taps.shape[-1]))
         for row, column in np.argwhere(self.taps.any(axis=(2, 3))):  # a masked kernel has half its taps

@@ -204,7 +204,8 @@ class Elic(Elic2022Official):
 
 
 _REACH: Final = {ResidualBottleneckBlock: 1, AttentionBlock: 3}  # rows to each side; they keep the resolution
-_STRIP: Final = 1 << 19  # values of a strip
+_LARGE: Final = 1 << 22  # values of a plane that goes in strips,
+_STRIP: Final = 1 << 19  # and of a strip
 KINDS: Final[dict[str, type[Hyperprior] | type[Elic]]] = {"hyperprior": Hyperprior, "elic": Elic, "prior": Prior}
 Kind = Literal["hyperprior", "elic", "prior"]
 
@@ -217,7 +218,7 @@ def in_strips(transform: nn.Sequential, x: Tensor) -> Tensor:
     """
     for is_local, layers in groupby(transform, key=lambda layer: isinstance(layer, tuple(_REACH))):
         chosen = list(layers)
-        x = _strip_by_strip(chosen, x) if is_local and x.numel() > _STRIP else nn.Sequential(*chosen)(x)
+        x = _strip_by_strip(chosen, x) if is_local and x.numel() > _LARGE else nn.Sequential(*chosen)(x)
     return x
 
 
