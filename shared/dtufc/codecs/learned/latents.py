@@ -8,6 +8,7 @@ symbols that it wrote, a Reader returns those that it read. All that either side
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Final, Protocol
 
@@ -169,6 +170,10 @@ class ElicLatents:
         self._channel: list[list[Layer]] = [[], *(layers_of(y.channel_context[f"y{k}"]) for k in range(1, len(codecs)))]
         self._spatial = [layers_of(codec.context_prediction)[0] for codec in codecs]
         self._parameters = [layers_of(codec.entropy_parameters) for codec in codecs]
+        self._at_even = [  # where there is no spatial context, whose channels are the first
+            [replace(first, taps=first.taps[:, :, 2 * size :]), *rest]
+            for (first, *rest), size in zip(self._parameters, self._sizes, strict=True)
+        ]
 
     def transcode(self, coding: Coding, shape: tuple[int, int], y: Array | None, z: Array | None) -> Array:
         """As `HyperpriorLatents.transcode`."""
@@ -187,11 +192,11 @@ class ElicLatents:
         is_even = np.add.outer(np.arange(height), np.arange(width)) % 2 == 0
         found = np.zeros((height, width, size))
         for squares in (is_even, ~is_even):
-            if squares is is_even:
-                context = np.zeros((int(squares.sum()), 2 * size))
-            else:
-                context = self._spatial[k].at(squares, found)
-            parameters = run(self._parameters[k], np.concatenate([context, known[squares]], axis=-1)[:, None])[:, 0]
+            layers, inputs = self._at_even[k], known[squares]
+            if squares is not is_even:
+                layers = self._parameters[k]
+                inputs = np.concatenate([self._spatial[k].at(squares, found), inputs], axis=-1)
+            parameters = run(layers, inputs[:, None])[:, 0]
             scales, means = parameters[:, :size], parameters[:, size:]
             residual = None if wanted is None else (wanted[squares] - means / ONE).ravel()
             symbols = coding.latents(self._tables.classes(scales), residual).reshape(means.shape)
