@@ -126,7 +126,7 @@ class KltTransform:
         """[h w], the row of `gain` for each frequency."""
         return bands_of(self.c.edges, grid)
 
-    def forward(self, features: Array, step: float = 1.0) -> tuple[Array, Parts]:
+    def forward(self, features: Array) -> tuple[Array, Parts]:
         """([rows, C] float32, the singles and then each image's frequencies from the lowest up; which rows they are).
 
         Raises:
@@ -134,14 +134,14 @@ class KltTransform:
         """
         rows = self.rows(features)
         parts = self.split(rows, features.shape)
-        singles = self.singles(rows, parts, step)
+        singles = self.singles(rows, parts, 1.0)
         if parts.grid is None:
             return singles, parts
         spectrum = self.spectrum(rows, parts) / self.c.gain[self.bands(parts.grid)]
         ordered = spectrum[:, _from_lowest(parts.grid)]
         return np.concatenate([singles, ordered.reshape(-1, rows.shape[-1])]), parts
 
-    def inverse(self, coefficients: Array, parts: Parts, shape: tuple[int, ...], step: float = 1.0) -> Array:
+    def inverse(self, coefficients: Array, parts: Parts, shape: tuple[int, ...]) -> Array:
         """The inverse of `forward`, float64, of features of `shape`."""
         num_singles, grid = len(parts.singles), None
         if parts.grid:
@@ -151,7 +151,7 @@ class KltTransform:
             z = transposed_dct(spectrum * self.c.gain[self.bands(parts.grid)], *parts.grid)
             grid = z @ self.basis * self.c.scale
         singles = coefficients[:num_singles].astype(np.float64) @ self.basis * self.c.scale
-        return self.layout.from_rows(self.assembled(singles, grid, parts, step).reshape(parts.rows_shape), shape)
+        return self.layout.from_rows(self.assembled(singles, grid, parts, 1.0).reshape(parts.rows_shape), shape)
 
     def assembled(self, singles: Array, grid: Array | None, parts: Parts, step: float) -> Array:
         """[images tokens, C] float64 of what was centred: [singles, C], and [images h w, C] where there are grids.

@@ -107,11 +107,16 @@ class Hyperprior(ScaleHyperprior):
         y = self.analysis(plane, rate)
         z = self.hyper_analysis(y)
         with torch.autocast(plane.device.type, enabled=False):
-            z_hat, z_likelihoods = self.entropy_bottleneck(z.float())
-        scales = self.h_s(z_hat)
+            z_noisy, z_likelihoods = self.entropy_bottleneck(z.float())
+        scales = self.h_s(self.decoded(z_noisy, z.float()))
         with torch.autocast(plane.device.type, enabled=False):
-            y_hat, y_likelihoods = self.gaussian_conditional(y, scales.float())
+            y_noisy, y_likelihoods = self.gaussian_conditional(y, scales.float())
+        y_hat = self.decoded(y_noisy, y)
         return Coded(self.synthesis(y_hat, rate), _bits(y_likelihoods) + _bits(z_likelihoods))
+
+    def decoded(self, noisy: Tensor, exact: Tensor) -> Tensor:
+        """What stands for decoded values in training."""
+        return noisy
 
     def analysis(self, plane: Tensor, rate: Tensor) -> Tensor:
         return self.g_a(plane).float() * self.gains.gain(rate)
@@ -141,16 +146,8 @@ class Prior(Hyperprior):
         self.g_a = nn.Sequential(nn.PixelUnshuffle(_BLOCK))
         self.g_s = nn.Sequential(nn.PixelShuffle(_BLOCK))
 
-    def forward(self, plane: Tensor, rate: Tensor) -> Coded:
-        y = self.analysis(plane, rate)
-        z = self.hyper_analysis(y)
-        with torch.autocast(plane.device.type, enabled=False):
-            _, z_likelihoods = self.entropy_bottleneck(z.float())
-            z_hat = quantize_ste(z.float())
-        scales = self.h_s(z_hat)
-        with torch.autocast(plane.device.type, enabled=False):
-            _, y_likelihoods = self.gaussian_conditional(y, scales.float())
-        return Coded(self.synthesis(quantize_ste(y), rate), _bits(y_likelihoods) + _bits(z_likelihoods))
+    def decoded(self, noisy: Tensor, exact: Tensor) -> Tensor:
+        return quantize_ste(exact)
 
 
 class Elic(Elic2022Official):
