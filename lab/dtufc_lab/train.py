@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import lightning
 import numpy as np
@@ -21,7 +21,8 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from pydantic import BaseModel, ConfigDict, Field
+from lightning.pytorch.utilities import rank_zero_only
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pytorch_optimizer import Muon
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ from dtufc.codecs.learned import shipped_network
 from dtufc.codecs.learned.codec import LearnedCodec
 from dtufc.codecs.learned.latents import Counter
 from dtufc.codecs.learned.network_file import TrainedNetwork, load_network, save_network
-from dtufc.codecs.learned.networks import KINDS, STRIDE, Kind, Widths
+from dtufc.codecs.learned.networks import KINDS, STRIDE, Hyperprior, Kind, Widths
 from dtufc.codecs.learned.plane import MIDDLE, UNIT, Preparation
 from dtufc.profile import load_profile
 from dtufc.zoo import cache_folder
@@ -96,6 +97,7 @@ class TrainSpec(_Spec):
         from_top: share of the crops that begin in the plane's first row and column, where coefficients are large.
         shuffle: share of the crops whose rows are out of order, and of those whose columns are. So a network does not
             rely on what only some models have.
+        noise: whether a decoder in training sees noise in place of rounding, as the paper's; not of ELIC.
         steps_per_epoch: whatever the crops.
     """
 
@@ -107,12 +109,19 @@ class TrainSpec(_Spec):
     crops: tuple[Crops, ...]
     from_top: float = 0.0
     shuffle: float = 0.0
+    noise: bool = False
     steps_per_epoch: int = 250
     schedule: Schedule
     patience: int = 10
     tables: Tables = "normal"
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _elic_rounds(self) -> Self:
+        if self.noise and self.kind == "elic":
+            raise ValueError("noise: not of kind elic, whose decoder sees rounded values")
+        return self
 
     def at_whole_planes(self) -> "TrainSpec":
         """The last crops' epochs alone, at half the learning rate: for a network that has been trained."""
@@ -199,6 +208,8 @@ class Training(lightning.LightningModule):
         super().__init__()
         torch.manual_seed(spec.seed)
         self.network = KINDS[spec.kind](spec.widths, spec.lambdas).to(memory_format=torch.channels_last)
+        if isinstance(self.network, Hyperprior):
+            self.network.sees_noise = spec.noise
         self.register_buffer("steps_before", torch.tensor(0))
         self._spec, self._planes = spec, planes
 
@@ -299,12 +310,15 @@ class _StopAtFloor(lightning.Callback):
         self._at_floor = state_dict["at_floor"]
 
 
-def train(name: str, *, epochs: int | None = None, start: Path | None = None) -> Path:
+def train(
+    name: str, *, epochs: int | None = None, start: Path | None = None, devices: int | Literal["auto"] = "auto"
+) -> Path:
     """Trains one network, from its last checkpoint where there is one; returns the best checkpoint's path.
 
     Args:
         name: of the configuration.
         epochs: stop after so many.
+        devices: GPUs, or processes where there is none, each with crops of its own; by default all GPUs.
         start: a network file to train on from, on whole planes at half the learning rate.
     """
     spec = TrainSpec.load(name) if start is None else TrainSpec.load(name).at_whole_planes()
@@ -321,7 +335,7 @@ def train(name: str, *, epochs: int | None = None, start: Path | None = None) ->
     stop = _StopAtFloor(spec.schedule) if has_floor else EarlyStopping("val/loss", patience=spec.patience)
     trainer = lightning.Trainer(
         accelerator="auto",
-        devices="auto",
+        devices=devices,
         precision=spec.precision,
         max_epochs=min(epochs or spec.schedule.epochs, spec.schedule.epochs),
         callbacks=[best, latest, stop],
@@ -397,6 +411,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="configurations' names, or YAML files; by default all but the paper's")
     parser.add_argument("--epochs", type=int, help="stop after so many, whatever the configuration says")
+    parser.add_argument("--devices", type=int, help="GPUs, or processes without one; by default all GPUs")
     parser.add_argument("--further", action="store_true", help="start from the shipped network, not from nothing")
     parser.add_argument("--ship", action="store_true", help="put the shipped networks into the package; train nothing")
     arguments = parser.parse_args()
@@ -409,8 +424,10 @@ def main() -> None:
     if arguments.further and not set(names) <= set(SHIPPED):
         parser.error(f"--further goes on from a shipped network: of {', '.join(SHIPPED)}")
     for name in names:
-        train(name, epochs=arguments.epochs, start=shipped_network(SHIPPED[name]) if arguments.further else None)
-        print(export(name))
+        start = shipped_network(SHIPPED[name]) if arguments.further else None
+        train(name, epochs=arguments.epochs, start=start, devices=arguments.devices or "auto")
+        if rank_zero_only.rank == 0:  # of the processes that share the work
+            print(export(name))
 
 
 if __name__ == "__main__":

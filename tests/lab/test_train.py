@@ -1,5 +1,7 @@
 """Training: cut off and resumed it ends where it would have ended; its network codes features."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from dtufc.codecs.learned.codec import LearnedCodec
 from dtufc.codecs.learned.network_file import load_network
 from dtufc.profile import load_profile
 from dtufc_lab.preparations import Kind, prepare
-from dtufc_lab.train import TrainSpec, configurations, export, run_folder, train, trained_steps
+from dtufc_lab.train import Training, TrainSpec, configurations, export, run_folder, train, trained_steps
 
 TINY = {
     "widths": {"num_channels": 8, "num_latents": 16, "groups": [2, 2, 4, 8], "context": [8, 8]},
@@ -89,6 +91,32 @@ def test_a_trained_network_codes_features(cache: Path, kind: str, preparation: K
     got = codec.decode(payload, sent.shape, np.dtype(np.float32))
     assert got.shape == sent.shape
     assert np.isfinite(got).all()
+
+
+def test_two_processes_share_the_work(cache: Path) -> None:
+    name = configuration(cache, "shared", kind="hyperprior", schedule=SCHEDULES["cycle"])
+    command = [sys.executable, "-W", "default", "-m", "dtufc_lab.train", name, "--devices", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("network-normal.safetensors") == 1  # one of them exports
+    load_network(export(name))
+    last = torch.load(run_folder(name) / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 9  # three epochs of three steps: a step has a batch of each process
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_decoder_in_training_sees_noise_only_where_the_paper_is_followed(cache: Path, noise: bool) -> None:
+    spec = TrainSpec.load(configuration(cache, "n", kind="hyperprior", noise=noise, schedule=SCHEDULES["cycle"]))
+    network = Training(spec, {}).network
+    plane, rate = torch.randn(1, 1, 64, 64), torch.ones(1)
+    first, second = (network(plane, rate) for _ in range(2))
+    assert torch.equal(first.plane, second.plane) is not noise
+    assert not torch.equal(first.bits, second.bits)  # the code length is that of noise in either
+
+
+def test_noise_is_refused_where_it_would_do_nothing(cache: Path) -> None:
+    with pytest.raises(ValueError, match="noise: not of kind elic"):
+        TrainSpec.load(configuration(cache, "n", kind="elic", noise=True, schedule=SCHEDULES["cycle"]))
 
 
 def test_a_shipped_network_is_trained_further(cache: Path) -> None:

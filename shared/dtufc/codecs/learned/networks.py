@@ -92,7 +92,15 @@ def _between(logs: Tensor, rate: Tensor) -> Tensor:
 
 
 class Hyperprior(ScaleHyperprior):
-    """Balle et al. 2018 with one input channel and a gain unit."""
+    """Balle et al. 2018 with one input channel and a gain unit.
+
+    Attributes:
+        sees_noise: whether, in training, what stands for decoded values are values with noise, as in the paper. Else
+            they are rounded, and only the code length is that of noise: mixed quantization (Minnen and Singh 2020,
+            arXiv 2007.08739).
+    """
+
+    sees_noise = False
 
     def __init__(self, widths: Widths, lambdas: Sequence[float]) -> None:
         super().__init__(widths.num_channels, widths.num_latents)
@@ -108,15 +116,11 @@ class Hyperprior(ScaleHyperprior):
         z = self.hyper_analysis(y)
         with torch.autocast(plane.device.type, enabled=False):
             z_noisy, z_likelihoods = self.entropy_bottleneck(z.float())
-        scales = self.h_s(self.decoded(z_noisy, z.float()))
+        scales = self.h_s(z_noisy if self.sees_noise else quantize_ste(z.float()))
         with torch.autocast(plane.device.type, enabled=False):
             y_noisy, y_likelihoods = self.gaussian_conditional(y, scales.float())
-        y_hat = self.decoded(y_noisy, y)
+        y_hat = y_noisy if self.sees_noise else quantize_ste(y)
         return Coded(self.synthesis(y_hat, rate), _bits(y_likelihoods) + _bits(z_likelihoods))
-
-    def decoded(self, noisy: Tensor, exact: Tensor) -> Tensor:
-        """What stands for decoded values in training."""
-        return noisy
 
     def analysis(self, plane: Tensor, rate: Tensor) -> Tensor:
         return self.g_a(plane).float() * self.gains.gain(rate)
@@ -135,8 +139,7 @@ class Hyperprior(ScaleHyperprior):
 class Prior(Hyperprior):
     """The hyperprior alone, for planes of coefficients: a latent has a block's values as they are, one a channel.
 
-    Nothing is transformed, so that what is decoded is what was rounded, on any plane; and training rounds, where the
-    others' decoders see noise in place of rounding: mixed quantization (Minnen and Singh 2020, arXiv 2007.08739).
+    Nothing is transformed, so that what is decoded is what was rounded, on any plane.
     """
 
     def __init__(self, widths: Widths, lambdas: Sequence[float]) -> None:
@@ -145,9 +148,6 @@ class Prior(Hyperprior):
         super().__init__(widths, lambdas)
         self.g_a = nn.Sequential(nn.PixelUnshuffle(_BLOCK))
         self.g_s = nn.Sequential(nn.PixelShuffle(_BLOCK))
-
-    def decoded(self, noisy: Tensor, exact: Tensor) -> Tensor:
-        return quantize_ste(exact)
 
 
 class Elic(Elic2022Official):
