@@ -96,7 +96,7 @@ def test_a_trained_network_codes_features(cache: Path, kind: str, preparation: K
 def test_two_processes_share_the_work(cache: Path) -> None:
     name = configuration(cache, "shared", kind="hyperprior", schedule=SCHEDULES["cycle"])
     command = [sys.executable, "-W", "default", "-m", "dtufc_lab.train", name, "--devices", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("network-normal.safetensors") == 1  # one of them exports
     load_network(export(name))
