@@ -426,8 +426,9 @@ def main() -> None:
     for name in names:
         start = shipped_network(SHIPPED[name]) if arguments.further else None
         train(name, epochs=arguments.epochs, start=start, devices=arguments.devices or "auto")
-        if rank_zero_only.rank == 0:  # of the processes that share the work
-            print(export(name))
+        exported = rank_zero_only(export)(name)  # None in the other processes that share the work
+        if exported:
+            print(exported)
 
 
 if __name__ == "__main__":
