@@ -15,8 +15,9 @@ from dtufc.bitstream import CodecId
 from dtufc.codecs.learned.codec import LearnedCodec
 from dtufc.codecs.learned.network_file import load_network
 from dtufc.profile import load_profile
+from dtufc_lab.configurations import TrainSpec, configurations
 from dtufc_lab.preparations import Kind, prepare
-from dtufc_lab.train import Training, TrainSpec, configurations, export, run_folder, train, trained_steps
+from dtufc_lab.train import Training, export, run_folder, train, trained_steps
 
 TINY = {
     "widths": {"num_channels": 8, "num_latents": 16, "groups": [2, 2, 4, 8], "context": [8, 8]},

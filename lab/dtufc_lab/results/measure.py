@@ -26,6 +26,7 @@ from dtufc.codecs.learned.plane import Assignment, Levels, Preparation
 from dtufc.feature_codec import FeatureCodec
 from dtufc.profile import Profile, load_profile
 from dtufc.zoo import cache_folder
+from dtufc_lab.configurations import Tables, TrainSpec
 from dtufc_lab.data import photo_views, photos, prompts, square
 from dtufc_lab.extract import Cnn, Dinov2, Llama, Sd3, fitting_features
 from dtufc_lab.features import TASKS, stored
@@ -34,7 +35,7 @@ from dtufc_lab.results.points import Point, load_points, save_points
 from dtufc_lab.results.scalar import ScalarCodec
 from dtufc_lab.rivals import rivals
 from dtufc_lab.samples import Sample, cnn_samples, llm_samples, tti_samples, vit_samples
-from dtufc_lab.train import SHIPPED, Tables, TrainSpec, export, run_folder
+from dtufc_lab.train import SHIPPED, export, run_folder
 
 NUM_SAMPLES: Final = 32  # a task; of `cnn`, where each has but one label, all views of all test photographs
 QUALITIES: Final = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)

@@ -10,13 +10,14 @@ from dtufc.arrays import Array
 from dtufc.codecs.learned.networks import STRIDE
 from dtufc.codecs.learned.plane import MIDDLE, UNIT, Levels, Preparation
 from dtufc.transform import NUM_LEVELS
+from dtufc_lab.configurations import TrainSpec
 from dtufc_lab.results.exactness import rate_overhead
 from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
 from dtufc_lab.results.histograms import TaskValues
 from dtufc_lab.results.measure import CURVES, NUM_SAMPLES, QUALITIES, learned_codec, preparation_for, samples
 from dtufc_lab.results.points import Point, curves_of, save_points, seen_tasks, tasks_of
 from dtufc_lab.results.tables import figure3_note, results_page
-from dtufc_lab.train import SHIPPED, TrainSpec, trained_steps
+from dtufc_lab.train import SHIPPED, trained_steps
 
 _MIDDLE_RATE = 0.5
 _COMPARED = ("llm", "vit", "tti")  # whose distributions the paper compares

@@ -219,9 +219,9 @@ def baseline_table(points: Sequence[Point]) -> str:
     """Each network against the baseline that was trained on the same tasks."""
     text = (
         "A `hyperprior` and the baseline of the same name differ in what they were trained on, levels or truncated "
-        "features, and in the range of their lambdas. So do `kltprior` and `truncated-prior`, but for that range: a "
-        "network without g_a and g_s, on coefficients or on truncated features. `kltprior` and `baseline-hybrid` were "
-        "trained for as many steps; `elic-hybrid` for more."
+        "features, and in the range of their lambdas. `kltprior` and `truncated-prior`, networks without g_a and g_s, "
+        "differ in the features alone: coefficients, or truncated ones. `kltprior` and `baseline-hybrid` were trained "
+        "for as many steps; `elic-hybrid` for more."
     )
     tasks = seen_tasks(points)
     kinds = [kind for kind in ("hybrid", *tasks) if f"baseline-{kind}" in curves_of(points)]
