@@ -39,7 +39,7 @@ from dtufc_lab.train import SHIPPED, export, run_folder
 
 NUM_SAMPLES: Final = 32  # a task; of `cnn`, where each has but one label, all views of all test photographs
 QUALITIES: Final = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
-ALL_QUALITIES: Final = (0.0, *QUALITIES)  # of the pages on one task
+ALL_QUALITIES: Final = (0.0, *QUALITIES)  # of the pages on one task, and of the baselines: their lambdas begin higher
 PROFILES: Final = {
     "llm": ("smollm2-135m", 30),
     "vit": ("dinov2-small", 12),
@@ -65,6 +65,7 @@ class Curve:
         assignment: of values to levels.
         tables: of the symbols; None: as the network is shipped.
         tasks: on which it is measured.
+        rates: at which qualities.
     """
 
     name: str
@@ -73,24 +74,25 @@ class Curve:
     assignment: Assignment | None = None
     tables: Tables | None = None
     tasks: tuple[str, ...] = tuple(TASKS)
+    rates: tuple[float, ...] = QUALITIES
 
 
 CURVES: Final = (
     Curve(name="hyperprior-hybrid", network="hyperprior-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="elic-hybrid", network="elic-hybrid", tasks=("llm", "vit", "tti", "cnn")),
     Curve(name="kltprior", network="klt-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
-    Curve(name="baseline-hybrid", network="baseline-hybrid"),
+    Curve(name="baseline-hybrid", network="baseline-hybrid", rates=ALL_QUALITIES),
     Curve(name="hyperprior-llm", network="hyperprior-llm"),
-    Curve(name="baseline-llm", network="baseline-llm"),
+    Curve(name="baseline-llm", network="baseline-llm", rates=ALL_QUALITIES),
     Curve(name="hyperprior-vit", network="hyperprior-vit"),
-    Curve(name="baseline-vit", network="baseline-vit"),
+    Curve(name="baseline-vit", network="baseline-vit", rates=ALL_QUALITIES),
     Curve(name="hyperprior-tti", network="hyperprior-tti"),
-    Curve(name="baseline-tti", network="baseline-tti"),
+    Curve(name="baseline-tti", network="baseline-tti", rates=ALL_QUALITIES),
     Curve(name="kltprior-llm", network="klt-llm"),
     Curve(name="kltprior-vit", network="klt-vit"),
     Curve(name="kltprior-tti", network="klt-tti"),
     Curve(name="hyperprior-noise", network="hyperprior-noise"),
-    Curve(name="baseline-noise", network="baseline-noise"),
+    Curve(name="baseline-noise", network="baseline-noise", rates=ALL_QUALITIES),
     Curve(name="truncated-prior", network="truncated-prior"),
     Curve(name="hyperprior-hybrid, floor", network="hyperprior-hybrid", assignment=Assignment.floor),
     Curve(name="hyperprior-hybrid, levels of all values", network="hyperprior-hybrid", preparation="paper"),
@@ -157,20 +159,20 @@ def _curve(name: str) -> Curve | None:
 
 def _points(name: str, curve: Curve | None, task: str) -> Iterator[Point]:
     coder: Coder
-    rates: Sequence[float | None] = QUALITIES
+    rates: Sequence[float | None] = (None,)
     if curve:
-        codec = learned_codec(curve, task)
+        codec, rates = learned_codec(curve, task), curve.rates
         coder = partial(_learned_encoder, codec), partial(_learned_decode, codec)
     elif name == _INT8:
         method = next(method for method in rivals() if method.name == _INT8)
-        coder, rates = (lambda features: lambda rate: method.encode(features), method.decode), (None,)
+        coder = (lambda features: lambda rate: method.encode(features)), method.decode
     elif name in SCALAR:
         yield from _scalar_points(name, task)
         return
     else:
         fitted = dtufc.load(_profile(task).name, split=_profile(task).split)
         coder = partial(_encoder_of, fitted, name), lambda data, shape: fitted.decode(data)
-        rates = QUALITIES if name == "klt" else (None,)
+        rates = QUALITIES if name == "klt" else rates
     yield from _measure(name, task, coder, rates)
 
 
