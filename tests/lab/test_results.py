@@ -23,7 +23,7 @@ from dtufc_lab.results.compare import (
     reaches,
 )
 from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
-from dtufc_lab.results.histograms import TaskValues, kl_divergence, transformed_divergences
+from dtufc_lab.results.histograms import TaskValues, companding_cost, kl_divergence, transformed_divergences
 from dtufc_lab.results.measure import PROFILES, measure, points_path
 from dtufc_lab.results.points import Point, load_points, save_points, tasks_of
 from dtufc_lab.results.tables import (
@@ -85,9 +85,25 @@ def values(task: str, scale: float, seed: int) -> TaskValues:
     rng = np.random.default_rng(seed)
     drawn = (scale * rng.laplace(size=20_000)).astype(np.float32)
     drawn[:20] *= 30
+    transform = PeakyToBalanced.fit(drawn)
     return TaskValues(
-        task=task, values=drawn, transform=PeakyToBalanced.fit(drawn), near=np.ones(256), channelwise=np.ones(256)
+        task=task,
+        values=drawn,
+        transform=transform,
+        near=np.ones(256),
+        near_transform=transform,
+        channelwise=np.ones(256),
     )
+
+
+def test_even_levels_cost_nothing_and_those_of_a_normal_distribution_what_theory_says() -> None:
+    even = PeakyToBalanced(np.linspace(-4, 4, 256, dtype=np.float32))
+    assert companding_cost(np.ones(256), even) == pytest.approx(0, abs=1e-4)
+    drawn = np.random.default_rng(0).standard_normal(1_000_000).astype(np.float32)
+    fitted = PeakyToBalanced.fit(drawn)
+    counts = np.bincount(fitted.forward(drawn), minlength=256)
+    theory = np.log2((2 * np.pi) ** (1 / 3) * 3 ** (1 / 2)) / 2 - np.log2(2 * np.pi * np.e) / 6  # steps as p^(-1/3)
+    assert companding_cost(counts, fitted) == pytest.approx(theory, abs=0.04)  # of infinitely many levels
 
 
 def test_points_come_back_from_json_rounded_to_six_digits(tmp_path: Path) -> None:
@@ -272,8 +288,8 @@ def test_idle_channels_flip() -> None:
 def test_the_page_has_all_tables_and_a_verdict_in_each_section() -> None:
     page = results_page(measured(), [values("llm", 1.0, 0), values("vit", 9.0, 1)])
     sections = page.split("\n## ")[1:]
-    assert len(sections) == 10
-    ours = ("Without a network", "All codecs")
+    assert len(sections) == 11
+    ours = ("Without a network", "What uneven levels cost", "All codecs")
     assert all(("The paper: " in section) != section.startswith(ours) for section in sections)
     assert sections[-1].startswith("All codecs")
     assert "not there yet: TTI of SD3, classification of ResNet-50" in page

@@ -27,6 +27,7 @@ class TaskValues:
         values: [n], all features in one.
         transform: the paper's.
         near: [256], how often each of the product's levels occurs, which are for values that do not go apart.
+        near_transform: those levels.
         channelwise: [256], the same where every channel is brought to one scale first.
     """
 
@@ -34,6 +35,7 @@ class TaskValues:
     values: Float[Array, "n"]
     transform: PeakyToBalanced
     near: Float[Array, "256"]
+    near_transform: PeakyToBalanced
     channelwise: Float[Array, "256"]
 
 
@@ -77,6 +79,17 @@ def near_divergences(tasks: Sequence[TaskValues]) -> Divergences:
 def channelwise_divergences(tasks: Sequence[TaskValues]) -> Divergences:
     """Of the 256 levels after a mean and a scale for each channel."""
     return _pairs(tasks, lambda t: t.channelwise)
+
+
+def companding_cost(counts: Float[Array, "256"], transform: PeakyToBalanced) -> float:
+    """Bits a value that entropy-coded uneven steps cost against even ones, at equal squared error and a high rate.
+
+    Steps of size s(x) have the squared error E[s^2] / 12 and the entropy h - E[log2 s]; of equal error, an even step
+    is the square root of E[s^2] (Gish and Pierce 1968, "Asymptotically efficient quantizing").
+    """
+    steps = np.gradient(transform.centroids.astype(np.float64))
+    share = counts / counts.sum()
+    return float(np.log2(np.sum(share * steps**2)) / 2 - np.sum(share * np.log2(steps)))
 
 
 def _pairs(tasks: Sequence[TaskValues], histogram: Callable[[TaskValues], Array]) -> Divergences:

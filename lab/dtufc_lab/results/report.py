@@ -60,13 +60,15 @@ def write(points: Sequence[Point], folder: Path) -> None:
 
 def _values(task: str) -> TaskValues:
     features = [sample.features for sample in samples(task)]
-    paper = preparation_for("paper", task)
+    paper, near = preparation_for("paper", task), preparation_for("near", task)
     assert isinstance(paper, Levels)
+    assert isinstance(near, Levels)
     return TaskValues(
         task=task,
         values=np.concatenate([feature.ravel() for feature in features]),
         transform=paper.transform,
-        near=_level_counts(preparation_for("near", task), features),
+        near=_level_counts(near, features),
+        near_transform=near.transform,
         channelwise=_level_counts(preparation_for("affine", task), features),
     )
 

@@ -21,6 +21,8 @@ from dtufc_lab.results.histograms import (
     TaskValues,
     channelwise_divergences,
     common_divergences,
+    companding_cost,
+    level_counts,
     near_divergences,
     own_divergences,
     transformed_divergences,
@@ -86,6 +88,8 @@ def results_page(points: Sequence[Point], values: Sequence[TaskValues]) -> str:
         f(points)
         for f in (table2, table3, table4, table5, table6, baseline_table, scalar_table, ablation_table, codec_table)
     ]
+    if values:
+        sections.insert(-2, companding_table(values))
     return "# The paper's tables, on our models\n\n" + "\n".join(sections)
 
 
@@ -258,6 +262,22 @@ def scalar_table(points: Sequence[Point]) -> str:
     table, notes = _bd_table(points, found, seen_tasks(points))
     curves = [(curve, task) for task in tasks_of(points) for curve in (SCALAR_TRANSFORMED, SCALAR_TRUNCATED)]
     return _section("Without a network", [text, table, notes, _long_table(points, curves)], [])
+
+
+def companding_table(tasks: Sequence[TaskValues]) -> str:
+    """What uneven levels cost where an entropy coder follows."""
+    text = (
+        "Lloyd-Max levels are dense where values are many: best for so many levels. With an entropy coder behind them "
+        "even steps are best, as the baseline has them: at equal squared error and a high rate, steps s cost "
+        "log2(E[s^2]) / 2 - E[log2 s] bits a value more (Gish and Pierce 1968). A network can win some of it back; "
+        "what the baseline loses instead is what truncation cuts off. Of the levels on the test features, in bits:"
+    )
+    rows = [
+        ["the paper's levels", *(f"{companding_cost(level_counts(t), t.transform):.2f}" for t in tasks)],
+        ["the product's levels", *(f"{companding_cost(t.near, t.near_transform):.2f}" for t in tasks)],
+    ]
+    table = _table(["levels"], [task.task for task in tasks], rows)
+    return _section("What uneven levels cost", [text, table], [])
 
 
 def ablation_table(points: Sequence[Point]) -> str:
