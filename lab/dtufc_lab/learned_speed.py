@@ -293,7 +293,6 @@ def _medians(run: Callable[[_Clock], None], threads: int, repeats: int) -> dict[
             warnings.simplefilter("ignore")
             now = time.process_time if threads == 1 else time.perf_counter
             end = time.perf_counter() + _WARM_S
-            run(_Clock(now))
             while time.perf_counter() < end:
                 run(_Clock(now))
             clocks = [_Clock(now) for _ in range(repeats)]

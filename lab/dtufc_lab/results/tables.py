@@ -84,12 +84,10 @@ def results_page(points: Sequence[Point], values: Sequence[TaskValues]) -> str:
     sections = [missing_tasks(points)]
     if len(values) > 1:
         sections.append(table1(values))
-    sections += [
-        f(points)
-        for f in (table2, table3, table4, table5, table6, baseline_table, scalar_table, ablation_table, codec_table)
-    ]
+    sections += [f(points) for f in (table2, table3, table4, table5, table6, baseline_table, scalar_table)]
     if values:
-        sections.insert(-2, companding_table(values))
+        sections.append(companding_table(values))
+    sections += [ablation_table(points), codec_table(points)]
     return "# The paper's tables, on our models\n\n" + "\n".join(sections)
 
 
