@@ -84,12 +84,12 @@ def test_coefficients_are_large_at_the_top_left(rng: np.random.Generator) -> Non
     ids=["conv", "pointwise", "transposed", "transposed, stride 1"],
 )
 def test_integer_layers_do_what_the_float_ones_do(module: nn.Module, rng: np.random.Generator) -> None:
-    x = np.rint(rng.standard_normal((7, 9, 6)) * 3 * ONE)
+    x = torch.from_numpy(np.rint(rng.standard_normal((7, 9, 6)) * 3 * ONE))
     modules = nn.Sequential(module, nn.ReLU())
     with torch.no_grad():
-        expected = modules(torch.from_numpy(x / ONE).permute(2, 0, 1)[None].float())[0].permute(1, 2, 0).numpy()
+        expected = modules((x / ONE).permute(2, 0, 1)[None].float())[0].permute(1, 2, 0)
     got = run(layers_of(modules), x)
-    assert (got == np.rint(got)).all()
+    assert (got == got.round()).all()
     np.testing.assert_allclose(got / ONE, expected, atol=0.01)
 
 
@@ -99,18 +99,18 @@ def test_the_largest_activations_add_up_exactly() -> None:
     with torch.no_grad():
         conv.weight.uniform_(0.4, 0.999)
     (layer,) = layers_of(conv)
-    x = np.full((5, 5, 600), 1e300)
+    x = torch.full((5, 5, 600), 1e300, dtype=torch.float64)
     x[0, 0, 0] = -1e300
-    limit = (1 << 23) - 1
-    total = int(layer.bias[0])
+    limit, one = (1 << 23) - 1, 1 << 14
+    total = int(layer.bias[0] * one)
     for row in range(5):
         for column in range(5):
             for channel in range(600):
                 sign = -1 if row == column == channel == 0 else 1
-                total += sign * limit * int(layer.taps[row, column, channel, 0])
+                total += sign * limit * int(layer.taps[row, column, channel, 0] * one)
     assert abs(total) < 1 << 53
     got = layer(x)[2, 2, 0]
-    assert got == min(round(total / 2**layer.shift), limit)
+    assert got == min(round(total / one), limit)
 
 
 @pytest.mark.parametrize("half", ["g_a", "g_s"])

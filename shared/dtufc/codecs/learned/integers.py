@@ -1,9 +1,9 @@
 """Convolutions in integers: the same result on every machine, for the networks that decide probabilities.
 
 A layer's activations are integer multiples of 2^-10, its weights integer multiples of a power of two of its own; both
-are carried in float64. Activations are below 2^23, weights at most 2^14, and at most 2^14 products are added up: every
-partial sum is below 2^51, so that no order of summation, instruction set or thread count can change it. What follows a
-sum is one multiplication by a power of two, one rounding and one clipping.
+are carried in float64. Activations are below 2^23, weights at most 2^14 times that power, and at most 2^14 products
+are added up: every partial sum is that power times an integer below 2^52, so that no order of summation, instruction
+set or thread count can change it. What follows a sum is one rounding and one clipping.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dtufc.arrays import Array
 
@@ -29,70 +29,70 @@ class Layer:
     """One convolution, of stride 1, or transposed of stride 2; what lies beyond the border is zero.
 
     Attributes:
-        taps: [k, k, in, out] float64 integers, times 2^-shift the weights.
-        bias: [out] float64 integers, times 2^-(shift + 10) the bias.
-        shift: see there.
+        taps: [k, k, in, out] float64, multiples of a power of two.
+        places: the (row, column) of the taps that are not zero: a masked kernel has half of them.
+        bias: [out] float64, a multiple of the same power.
         is_transposed: of stride 2: it doubles height and width.
         is_rectified: negative results become zero.
     """
 
-    taps: Array
-    bias: Array
-    shift: int
+    taps: Tensor
+    places: tuple[tuple[int, int], ...]
+    bias: Tensor
     is_transposed: bool
     is_rectified: bool
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Tensor) -> Tensor:
         """[H, W, in] integers in float64 -> [H', W', out]."""
-        x = np.clip(x, -_LIMIT, _LIMIT)
         if self.is_transposed:
             return self._finished(self._transposed(x))
-        return self._finished(self._convolved(x)).reshape(*x.shape[:2], -1)
+        height, width, _ = x.shape
+        rows, stride = self._padded(x)
+        total = self.bias.repeat(height * stride, 1)
+        for row, column in self.places:
+            start = row * stride + column
+            total.addmm_(rows[start : start + len(total)], self.taps[row, column])
+        return self._finished(total).view(height, stride, -1)[:, :width]
 
-    def at(self, wanted: Array, x: Array) -> Array:
-        """[n, out]: of a convolution, the results at the [H, W] bool positions that are wanted."""
-        return self._finished(self._convolved(np.clip(x, -_LIMIT, _LIMIT), wanted))
+    def at(self, wanted: Tensor, x: Tensor) -> Tensor:
+        """[n, out]: of a convolution, the results at the wanted [n] positions of [H W]."""
+        rows, stride = self._padded(x)
+        width = x.shape[1]
+        start = wanted // width * stride + wanted % width
+        total = self.bias.repeat(len(wanted), 1)
+        for row, column in self.places:
+            total.addmm_(rows[start + row * stride + column], self.taps[row, column])
+        return self._finished(total)
 
-    def _finished(self, total: Array) -> Array:
-        """In place: large temporary arrays cost as much as what is done to them."""
-        total += self.bias
-        total *= 2.0**-self.shift
-        np.rint(total, out=total)
-        return np.clip(total, 0.0 if self.is_rectified else -_LIMIT, _LIMIT, out=total)
+    def _padded(self, x: Tensor) -> tuple[Tensor, int]:
+        """([rows, in] of a list in which each tap finds its input as far on for every position, its rows a line).
 
-    def _convolved(self, x: Array, wanted: Array | None = None) -> Array:
+        A line's zeros on the left are those on the right of the line before.
+        """
         height, width, channels = x.shape
         edge = len(self.taps) // 2
-        if edge == 0 and wanted is None:
-            return _product(x.reshape(-1, channels), self.taps[0, 0])
-        padded = np.pad(x, ((edge, edge), (edge, edge), (0, 0)))
-        total = np.zeros((height * width if wanted is None else int(wanted.sum()), self.taps.shape[-1]))
-        for row, column in np.argwhere(self.taps.any(axis=(2, 3))):  # a masked kernel has half its taps
-            window = padded[row : row + height, column : column + width]
-            rows = window.reshape(-1, channels) if wanted is None else window[wanted]
-            total += _product(rows, self.taps[row, column])
-        return total
+        stride = width + edge
+        padded = x.new_zeros(height + 2 * edge + (2 if edge else 0), stride, channels)
+        torch.clamp(x, -_LIMIT, _LIMIT, out=padded[edge : edge + height, edge:])
+        return padded.view(-1, channels), stride
 
-    def _transposed(self, x: Array) -> Array:
+    def _transposed(self, x: Tensor) -> Tensor:
         height, width, channels = x.shape
         size, out = len(self.taps), self.taps.shape[-1]
-        total = np.zeros((2 * height + size, 2 * width + size, out))
-        flat = x.reshape(-1, channels)
-        for row in range(size):
-            for column in range(size):
-                part = _product(flat, self.taps[row, column]).reshape(height, width, out)
-                total[row : row + 2 * height : 2, column : column + 2 * width : 2] += part
+        total = self.bias.repeat(2 * height + size, 2 * width + size, 1)
+        flat = x.clamp(-_LIMIT, _LIMIT).reshape(-1, channels)
+        for row, column in self.places:
+            part = torch.mm(flat, self.taps[row, column]).view(height, width, out)
+            total[row : row + 2 * height : 2, column : column + 2 * width : 2] += part
         edge = size // 2
         return total[edge : edge + 2 * height, edge : edge + 2 * width]
 
-
-def _product(a: Array, b: Array) -> Array:
-    """[n, in] x [in, out] by torch, whose threads the float networks use already: two pools would be in each other's
-    way."""
-    return torch.mm(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    def _finished(self, total: Tensor) -> Tensor:
+        """In place: large temporary arrays cost as much as what is done to them."""
+        return total.round_().clamp_(0.0 if self.is_rectified else -_LIMIT, _LIMIT)
 
 
-def run(layers: Sequence[Layer], x: Array) -> Array:
+def run(layers: Sequence[Layer], x: Tensor) -> Tensor:
     """All layers, one after the other."""
     for layer in layers:
         x = layer(x)
@@ -118,10 +118,12 @@ def _layers_of(modules: Sequence[nn.Module]) -> Iterator[Layer]:
         shift = _WEIGHT_BITS - max(math.frexp(float(np.abs(taps).max()))[1], 0)
         assert isinstance(module.bias, torch.Tensor)
         bias = module.bias.detach().double().numpy()
+        whole = np.rint(taps * 2.0**shift)
+        whole_bias = np.clip(np.rint(bias * 2.0 ** (shift + ACTIVATION_BITS)), -(2.0**50), 2.0**50)
         yield Layer(
-            taps=np.rint(taps * 2.0**shift),
-            bias=np.clip(np.rint(bias * 2.0 ** (shift + ACTIVATION_BITS)), -(2.0**50), 2.0**50),
-            shift=shift,
+            taps=torch.from_numpy(whole * 2.0**-shift),
+            places=tuple((row, column) for row, column in np.argwhere(whole.any(axis=(2, 3))).tolist()),
+            bias=torch.from_numpy(whole_bias * 2.0**-shift),
             is_transposed=is_transposed,
             is_rectified=isinstance(behind, nn.ReLU),
         )

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dtufc.arrays import Array
 from dtufc.codecs.learned.integers import ONE, Layer, layers_of, run
@@ -84,13 +85,13 @@ class SymbolTables:
     """Integer tables and the borders between scales, as a network's file keeps them."""
 
     def __init__(self, arrays: dict[str, Array]) -> None:
-        self.borders = arrays["scale_borders"]  # [63] int64, in units of an activation
+        self.borders = torch.from_numpy(arrays["scale_borders"]).double()  # [63] integers, in units of an activation
         self.latent = _tables(arrays["latent_frequencies"], arrays["latent_sizes"])
         self.side = _tables(arrays["side_frequencies"], arrays["side_sizes"])
 
-    def classes(self, scales: Array) -> Array:
+    def classes(self, scales: Tensor) -> Array:
         """The class of each scale, integers in float64, uint8."""
-        return np.searchsorted(self.borders, scales.ravel()).astype(np.uint8)
+        return torch.bucketize(scales.flatten(), self.borders).byte().numpy()
 
     @staticmethod
     def arrays_for(side_prior: Any, counted: "Counter | None" = None) -> dict[str, Array]:
@@ -151,10 +152,9 @@ class HyperpriorLatents:
 
     def transcode(self, coding: Coding, shape: tuple[int, int], y: Array | None, z: Array | None) -> Array:
         """The latent as the decoder has it, [h, w, M] float32; y [h, w, M] and z [h/4, w/4, N] are the Writer's."""
-        z_hat = coding.side(z, (shape[0] // 4, shape[1] // 4, self._h_s[0].taps.shape[2]))
-        scales = run(self._h_s, _bounded(z_hat) * ONE)
+        scales = _hyper(self._h_s, coding, shape, z)
         symbols = coding.latents(self._tables.classes(scales), None if y is None else y.ravel())
-        return _bounded(symbols).reshape(scales.shape).astype(np.float32)
+        return _bounded(symbols).reshape(scales.shape).float().numpy()
 
 
 class ElicLatents:
@@ -177,31 +177,39 @@ class ElicLatents:
 
     def transcode(self, coding: Coding, shape: tuple[int, int], y: Array | None, z: Array | None) -> Array:
         """As `HyperpriorLatents.transcode`."""
-        z_hat = coding.side(z, (shape[0] // 4, shape[1] // 4, self._h_s[0].taps.shape[2]))
-        hyper = run(self._h_s, _bounded(z_hat) * ONE)
-        y_hat = np.zeros((*shape, self._ends[-1]))  # integers, as activations
+        hyper = _hyper(self._h_s, coding, shape, z)
+        y_hat = hyper.new_zeros((*shape, self._ends[-1]))  # integers, as activations
         for k, (end, size) in enumerate(zip(self._ends, self._sizes, strict=True)):
             wanted = None if y is None else y[..., end - size : end]
             known = [run(self._channel[k], y_hat[..., : end - size]), hyper] if k else [hyper]
-            y_hat[..., end - size : end] = self._group(coding, k, np.concatenate(known, axis=-1), wanted)
-        return (y_hat / ONE).astype(np.float32)
+            y_hat[..., end - size : end] = self._group(coding, k, torch.cat(known, dim=-1), wanted)
+        return (y_hat / ONE).float().numpy()
 
-    def _group(self, coding: Coding, k: int, known: Array, wanted: Array | None) -> Array:
+    def _group(self, coding: Coding, k: int, known: Tensor, wanted: Array | None) -> Tensor:
         """[h, w, size] of one group, given its side information [h, w, ...]."""
-        size, (height, width) = self._sizes[k], known.shape[:2]
-        is_even = np.add.outer(np.arange(height), np.arange(width)) % 2 == 0
-        found = np.zeros((height, width, size))
-        for squares in (is_even, ~is_even):
-            layers, inputs = self._at_even[k], known[squares]
-            if squares is not is_even:
+        size, (height, width, _) = self._sizes[k], known.shape
+        is_odd = torch.arange(height)[:, None] + torch.arange(width) & 1
+        found = known.new_zeros((height, width, size))
+        for side in (0, 1):
+            squares = torch.nonzero(is_odd.flatten() == side)[:, 0]
+            layers, inputs = self._at_even[k], known.flatten(0, 1)[squares]
+            if side:
                 layers = self._parameters[k]
-                inputs = np.concatenate([self._spatial[k].at(squares, found), inputs], axis=-1)
+                inputs = torch.cat([self._spatial[k].at(squares, found), inputs], dim=-1)
             parameters = run(layers, inputs[:, None])[:, 0]
             scales, means = parameters[:, :size], parameters[:, size:]
-            residual = None if wanted is None else (wanted[squares] - means / ONE).ravel()
+            residual = None
+            if wanted is not None:
+                residual = (torch.from_numpy(wanted).flatten(0, 1)[squares] - means / ONE).flatten().numpy()
             symbols = coding.latents(self._tables.classes(scales), residual).reshape(means.shape)
-            found[squares] = _bounded(symbols) * ONE + means
+            found.view(-1, size)[squares] = _bounded(symbols) * ONE + means
         return found
+
+
+def _hyper(h_s: list[Layer], coding: Coding, shape: tuple[int, int], z: Array | None) -> Tensor:
+    """[h, w, ...] of what z says, as activations."""
+    z_hat = coding.side(z, (shape[0] // 4, shape[1] // 4, h_s[0].taps.shape[2]))
+    return run(h_s, _bounded(z_hat) * ONE)
 
 
 def latents_of(network: Hyperprior | Elic, tables: SymbolTables) -> HyperpriorLatents | ElicLatents:
@@ -213,8 +221,9 @@ def _rounded(values: Array) -> Array:
     return np.rint(np.clip(values, -_MOST, _MOST)).astype(np.int32)
 
 
-def _bounded(symbols: Array) -> Array:
-    return np.clip(symbols, -_MOST, _MOST).astype(np.float64)
+def _bounded(symbols: Array) -> Tensor:
+    """float64."""
+    return torch.from_numpy(symbols).clamp(-_MOST, _MOST).double()
 
 
 def _runs(classes: Array) -> Sequence[tuple[int, Array]]:
