@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, Self
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from dtufc.arrays import Array
 from dtufc.codecs.calibration import is_apart
 from dtufc.codecs.klt_transform import KltTransform
 from dtufc.codecs.learned.plane import (
+    MIDDLE,
+    UNIT,
     Assignment,
     Head,
     Levels,
@@ -19,13 +21,14 @@ from dtufc.codecs.learned.plane import (
     fit_levels,
     near_levels,
 )
-from dtufc.layout import Layout, mosaic
+from dtufc.layout import Family, Layout, mosaic
 from dtufc.profile import Profile
 from dtufc.transform import NUM_LEVELS, PeakyToBalanced
 
-Kind = Literal["paper", "near", "affine", "affine-grid", "truncate", "klt"]
+Kind = Literal["paper", "near", "affine", "affine-grid", "arranged", "truncate", "klt"]
 _TRUNCATION: Final = (0.001, 0.999)  # quantiles between which the baseline keeps values
 _NUM_FITTED: Final = 10
+_MOST_SPREADS: Final = 24  # of the ordinary values: further away, values go apart
 _EVERYTHING: Final = np.array([-np.inf, np.inf], np.float32)
 
 
@@ -40,7 +43,8 @@ def prepare(kind: Kind, profile: Profile, samples: Sequence[Array]) -> Preparati
     `paper` is the paper's: levels for all values, none apart. `truncate` is its baseline: values beyond two quantiles
     are clipped, those between scaled evenly. `near` and `klt` are the product's; `klt` takes what the profile has of
     that codec. `affine` gives each channel a mean and a scale of its own before `near`; `affine-grid` also keeps the
-    grid of a picture's tokens.
+    grid of a picture's tokens, and so does `arranged`: even steps in place of levels, each channel's mean taken off,
+    and channels turned to their principal components (those of a picture's tokens only brought into an order).
     """
     layout = profile.layout
     chosen = [sample.astype(np.float32) for sample in evenly(samples, _NUM_FITTED)]
@@ -56,18 +60,21 @@ def prepare(kind: Kind, profile: Profile, samples: Sequence[Array]) -> Preparati
         case "klt":
             return fit_coefficients(chosen, KltTransform.from_arrays(profile.of_codec("klt"), layout))
         case "affine" | "affine-grid":
-            return _fit_channels(chosen, layout, keeps_grid=kind == "affine-grid")
+            return _fit_affine(chosen, layout, keeps_grid=kind == "affine-grid")
+        case "arranged":
+            return _fit_arranged(chosen, layout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelScaled:
-    """A mean and a scale for each channel, before another preparation.
+class ChannelMapped:
+    """A linear map of the channels, before another preparation.
 
     Attributes:
         inner: the other.
-        layout: of the features.
+        layout: whose rows have the channels.
         mean: [C] float32.
-        scale: [C] float32, positive.
+        forward: [C, C] float32: (row - mean) @ forward is what `inner` sees.
+        backward: [C, C] float32, its inverse.
     """
 
     padding: ClassVar[float | None] = None
@@ -75,20 +82,21 @@ class ChannelScaled:
     inner: Levels
     layout: Layout
     mean: Array
-    scale: Array
+    forward: Array
+    backward: Array
 
     def to_plane(self, features: Array) -> tuple[Array, bytes]:
         rows = self.layout.to_rows(features.astype(np.float32))
-        return self.inner.to_plane(self.layout.from_rows((rows - self.mean) / self.scale, features.shape))
+        return self.inner.to_plane(self.layout.from_rows((rows - self.mean) @ self.forward, features.shape))
 
     def read_head(self, data: bytes, offset: int, shape: tuple[int, ...]) -> tuple[Head, int]:
         head, offset = self.inner.read_head(data, offset, shape)
-        return _ScaledHead(preparation=self, inner=head, shape=shape), offset
+        return _MappedHead(preparation=self, inner=head, shape=shape), offset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _ScaledHead:
-    preparation: ChannelScaled
+class _MappedHead:
+    preparation: ChannelMapped
     inner: Head
     shape: tuple[int, ...]
 
@@ -97,26 +105,77 @@ class _ScaledHead:
         return self.inner.plane_shape
 
     def features(self, plane: Array) -> Array:
-        layout = self.preparation.layout
-        rows = layout.to_rows(self.inner.features(plane))
-        return layout.from_rows(rows * self.preparation.scale + self.preparation.mean, self.shape)
+        preparation = self.preparation
+        rows = preparation.layout.to_rows(self.inner.features(plane))
+        return preparation.layout.from_rows(rows @ preparation.backward + preparation.mean, self.shape)
 
 
-def _fit_channels(samples: Sequence[Array], layout: Layout, *, keeps_grid: bool) -> ChannelScaled:
-    """Means and scales of the channels; rows of unusual size do not count."""
-    rows = np.concatenate(
-        [layout.to_rows(sample).reshape(-1, layout.rows_shape(sample.shape)[-1]) for sample in samples]
-    )
-    sizes = np.sqrt(np.mean(rows * rows, axis=1, dtype=np.float64))
-    on_grid = all(layout.grid(sample.shape) for sample in samples)
-    usual = rows[~is_apart(sizes, max(float(np.median(sizes)), 1e-30), on_grid=on_grid)]
+class EvenSteps(Levels):
+    """Levels of one step without end, 64 to the spread of the ordinary values, and no value moved to one.
+
+    What Lloyd's algorithm comes to where an entropy coder follows and the rate is high.
+    """
+
+    @classmethod
+    def fit(cls, values: Array, layout: Layout) -> Self:
+        low, high = np.quantile(values, _TRUNCATION)
+        ordinary = values[(values >= low) & (values <= high)]
+        middle, spread = float(ordinary.mean(dtype=np.float64)), float(ordinary.std(dtype=np.float64))
+        steps = middle + (np.arange(NUM_LEVELS) - MIDDLE) * spread / UNIT
+        ends = np.array([middle - _MOST_SPREADS * spread, middle + _MOST_SPREADS * spread], np.float32)
+        return cls(transform=PeakyToBalanced(steps.astype(np.float32)), range=ends, layout=layout)
+
+    def from_levels(self, levels: Array) -> Array:
+        first, step = self._first_and_step()
+        return (first + levels * step).astype(np.float32)
+
+    def _to_levels(self, values: Array) -> Array:
+        first, step = self._first_and_step()
+        return ((values - first) / step).astype(np.float32)
+
+    def _first_and_step(self) -> tuple[float, float]:
+        first, last = self.transform.centroids[[0, -1]].astype(np.float64)
+        return first, (last - first) / (NUM_LEVELS - 1)
+
+
+def _fit_affine(samples: Sequence[Array], layout: Layout, *, keeps_grid: bool) -> ChannelMapped:
+    """Means and scales of the channels."""
+    usual = _usual_rows(samples, layout)
     mean = usual.mean(axis=0, dtype=np.float64).astype(np.float32)
     scale = np.maximum(usual.std(axis=0, dtype=np.float64), 1e-6).astype(np.float32)
     transform, ends = near_levels(((usual - mean) / scale).ravel())
-    levels = Levels(transform=transform, range=ends, layout=layout)
-    if keeps_grid:
-        levels = replace(levels, layout=ChannelPictures(family=layout.family, prefix=layout.prefix, patch=layout.patch))
-    return ChannelScaled(inner=levels, layout=layout, mean=mean, scale=scale)
+    pictures = _pictures(layout) if keeps_grid else layout
+    inner = Levels(transform=transform, range=ends, layout=pictures)
+    return ChannelMapped(inner=inner, layout=layout, mean=mean, forward=np.diag(1 / scale), backward=np.diag(scale))
+
+
+def _fit_arranged(samples: Sequence[Array], layout: Layout) -> ChannelMapped:
+    """Means and an orthonormal map of the channels, of falling variance. A latent's are those of one position.
+
+    Tokens of pictures keep their channels: turned, a few would be dozens of times larger than the others, which is
+    lost in g_a and g_s.
+    """
+    layout = replace(layout, patch=1)
+    usual = _usual_rows(samples, layout)
+    mean = usual.mean(axis=0, dtype=np.float64).astype(np.float32)
+    covariance = np.cov(usual.T, dtype=np.float64)
+    if layout.family == Family.vit:
+        covariance = np.diag(np.diag(covariance))  # so that its eigenvectors are the channels, in their order
+    basis = np.linalg.eigh(covariance)[1][:, ::-1].astype(np.float32)
+    inner = EvenSteps.fit(((usual - mean) @ basis).ravel(), _pictures(layout))
+    return ChannelMapped(inner=inner, layout=layout, mean=mean, forward=basis, backward=basis.T)
+
+
+def _usual_rows(samples: Sequence[Array], layout: Layout) -> Array:
+    """[n, C] of all samples, without the rows of unusual size."""
+    rows = np.concatenate([_flat_rows(sample, layout) for sample in samples])
+    sizes = np.sqrt(np.mean(rows * rows, axis=1, dtype=np.float64))
+    on_grid = all(layout.grid(sample.shape) for sample in samples)
+    return rows[~is_apart(sizes, max(float(np.median(sizes)), 1e-30), on_grid=on_grid)]
+
+
+def _pictures(layout: Layout) -> Layout:
+    return ChannelPictures(family=layout.family, prefix=layout.prefix, patch=layout.patch)
 
 
 def _flat_rows(features: Array, layout: Layout) -> Array:

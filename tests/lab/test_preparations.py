@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dtufc_lab.preparations import ChannelScaled, Kind, prepare
+from dtufc_lab.preparations import ChannelMapped, Kind, prepare
 from tests.shared.contract import OTHER_SHAPES, SAMPLES, features, fitted
 from tests.shared.test_learned import there_and_back
 
@@ -24,10 +24,27 @@ def test_every_value_comes_back_as_its_level(kind: Kind, family: str, rng: np.ra
 def test_channels_have_one_scale(rng: np.random.Generator) -> None:
     samples = [features(rng, SAMPLES["llm"]) for _ in range(10)]
     scaled = prepare("affine", fitted("llm").profile, samples)
-    assert isinstance(scaled, ChannelScaled)
-    rows = (np.concatenate(samples) - scaled.mean) / scaled.scale
+    assert isinstance(scaled, ChannelMapped)
+    rows = (np.concatenate(samples) - scaled.mean) @ scaled.forward
     spreads = np.quantile(np.abs(rows), 0.5, axis=0)
     assert spreads.max() < 3 * spreads.min()
+
+
+@pytest.mark.parametrize("family", ["llm", "vit", "latent"])
+def test_even_steps_lose_nothing_and_channels_come_by_falling_variance(family: str, rng: np.random.Generator) -> None:
+    samples = [features(rng, SAMPLES[family]) for _ in range(10)]
+    arranged = prepare("arranged", fitted(family).profile, samples)
+    assert isinstance(arranged, ChannelMapped)
+    sent = features(rng, SAMPLES[family])
+    sent.flat[sent.size // 2] = 3e3
+    _, got = there_and_back(arranged, sent)
+    np.testing.assert_allclose(got, sent, atol=0.01)
+    rows = np.concatenate([arranged.layout.to_rows(sample).reshape(-1, len(arranged.mean)) for sample in samples])
+    variances = ((rows - arranged.mean) @ arranged.forward).var(axis=0)
+    assert (np.diff(np.log(variances)) < 0.3).all()
+    if family != "vit":  # turned, not ordered alone
+        correlation = np.corrcoef((rows @ arranged.forward).T) - np.eye(len(arranged.mean))
+        assert np.abs(correlation).max() < 0.3
 
 
 def test_a_grid_of_tokens_becomes_pictures() -> None:
