@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,8 +25,9 @@ from dtufc_lab.results.compare import (
 )
 from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
 from dtufc_lab.results.histograms import TaskValues, companding_cost, kl_divergence, transformed_divergences
-from dtufc_lab.results.measure import PROFILES, measure, points_path
+from dtufc_lab.results.measure import PROFILES, is_trained, measure, points_path
 from dtufc_lab.results.points import Point, load_points, save_points, tasks_of
+from dtufc_lab.results.report import trainings_of
 from dtufc_lab.results.tables import (
     figure3_note,
     point_table,
@@ -342,6 +344,29 @@ def test_points_that_are_kept_are_not_measured_again(tmp_path: Path, monkeypatch
     assert {p.task for p in measure("klt", ["cnn", "vit"])} == {"cnn", "vit"}
     assert [p.task for p in measure("klt", ["cnn"])] == ["cnn"] * 6
     assert [path.stat().st_mtime_ns for path in paths] == before
+
+
+def test_a_shipped_network_needs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
+    names = ("klt", "elic-hybrid", "hyperprior-hybrid, floor", "hyperprior-hybrid, fitted tables", "baseline-hybrid")
+    assert [is_trained(name) for name in names] == [True, True, True, False, False]
+
+
+def test_how_a_network_was_trained_is_kept_where_it_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
+    kept = {"baseline-hybrid": {"steps": 4000, "validation_loss": 1.5}}
+    path = tmp_path / "networks.json"
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    run = tmp_path / "runs" / "hyperprior-llm"
+    run.mkdir(parents=True)
+    best = {"best_model_score": torch.tensor(2.25)}
+    state = {"global_step": 1500, "state_dict": {}, "callbacks": {"ModelCheckpoint{'monitor': 'val/loss'}": best}}
+    torch.save(state, run / "best.ckpt")
+    found = trainings_of([*curve("hyperprior-llm"), *curve("elic-hybrid")], path)
+    assert found == {**kept, "hyperprior-llm": {"steps": 1500, "validation_loss": 2.25}}
+    assert json.loads(path.read_text(encoding="utf-8")) == found
 
 
 def test_points_of_another_fit_are_kept_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

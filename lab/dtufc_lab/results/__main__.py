@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from dtufc_lab.results.measure import PROFILES, is_trained, measure, names
+from dtufc_lab.results.points import load_points
 from dtufc_lab.results.tables import BASELINE, HYBRID, point_table
 
 _NEEDED = (HYBRID, BASELINE)  # without them there is no page
@@ -23,9 +24,16 @@ def main() -> int:
         help=f"only measure these and print their points, of {', '.join(names())}",
     )
     parser.add_argument("--tasks", nargs="+", choices=list(PROFILES), default=list(PROFILES), help="only on these")
+    parser.add_argument(
+        "--renew",
+        nargs="+",
+        choices=names(),
+        metavar="CURVE",
+        help="measure these for the pages; the points of all others are those that the pages have",
+    )
     arguments = parser.parse_args()
-    chosen, tasks = arguments.measure, arguments.tasks
-    if tasks != list(PROFILES) and not chosen:
+    chosen, tasks = arguments.measure or arguments.renew, arguments.tasks
+    if tasks != list(PROFILES) and not arguments.measure:
         parser.error("the pages need every task: --tasks goes with --measure")
     untrained = [name for name in chosen or _NEEDED if not is_trained(name)]
     if untrained:
@@ -33,13 +41,14 @@ def main() -> int:
     torch.set_num_threads(1)
     wanted = chosen or [name for name in names() if is_trained(name)]
     points = [point for name in wanted for point in measure(name, tasks)]
-    if chosen:
+    if arguments.measure:
         print(point_table(points))
     else:
         from dtufc_lab.learned_speed import learned_speed_report
         from dtufc_lab.results.report import write
 
-        write(points, RESULTS)
+        kept = load_points(RESULTS / "points.json") if arguments.renew else []
+        write(points, [point for point in kept if point.curve not in wanted], RESULTS)
         speed = learned_speed_report()
         (RESULTS / "speed.md").write_text(f"# Times of the learned codecs\n\n{speed.markdown}", encoding="utf-8")
     return 0

@@ -20,6 +20,7 @@ import dtufc
 from dtufc.arrays import Array
 from dtufc.bitstream import MAGIC, CodecId, Dtype, Frame, pack, parse
 from dtufc.codecs import Payload
+from dtufc.codecs.learned import shipped_network
 from dtufc.codecs.learned.codec import LearnedCodec
 from dtufc.codecs.learned.network_file import load_network
 from dtufc.codecs.learned.plane import Assignment, Levels, Preparation
@@ -98,6 +99,9 @@ CURVES: Final = (
     Curve(name="hyperprior-hybrid, levels of all values", network="hyperprior-hybrid", preparation="paper"),
     Curve(name="affine-hybrid", network="affine-hybrid"),
     Curve(name="affine-grid-hybrid", network="affine-grid-hybrid"),
+    Curve(name="arranged-hybrid", network="arranged-hybrid"),
+    Curve(name="hyperprior-long", network="hyperprior-long"),
+    Curve(name="baseline-long", network="baseline-long", rates=ALL_QUALITIES),
     Curve(name="hyperprior-hybrid, fitted tables", network="hyperprior-hybrid", tables="fitted"),
     Curve(name="baseline-hybrid, transformed features", network="baseline-hybrid", preparation="near"),
     Curve(name="hyperprior-hybrid, truncated features", network="hyperprior-hybrid", preparation="truncate"),
@@ -122,8 +126,9 @@ def names() -> list[str]:
 
 
 def is_trained(name: str) -> bool:
-    """Whether a curve needs no network, or has one."""
-    return all((run_folder(curve.network) / "best.ckpt").exists() for curve in CURVES if curve.name == name)
+    """Whether a curve needs no network, or has one: trained here, or shipped."""
+    curve = _curve(name)
+    return curve is None or _checkpoint(curve).exists() or _shipped(curve) is not None
 
 
 def measure(name: str, tasks: Sequence[str] = tuple(PROFILES)) -> list[Point]:
@@ -145,12 +150,23 @@ def points_path(name: str, task: str) -> Path:
 
 def _kept(name: str, task: str) -> list[Point]:
     path, curve = points_path(name, task), _curve(name)
-    newest = (run_folder(curve.network) / "best.ckpt").stat().st_mtime if curve else 0.0
+    newest = (_shipped(curve) or _checkpoint(curve)).stat().st_mtime if curve else 0.0
     if not path.exists() or path.stat().st_mtime <= newest:
         points = list(_points(name, curve, task))
         path.parent.mkdir(parents=True, exist_ok=True)
         save_points(points, path)
     return load_points(path)
+
+
+def _checkpoint(curve: Curve) -> Path:
+    return run_folder(curve.network) / "best.ckpt"
+
+
+def _shipped(curve: Curve) -> Path | None:
+    """The package's network, for a curve of one that was not trained here."""
+    if _checkpoint(curve).exists() or curve.tables or curve.network not in SHIPPED:
+        return None
+    return shipped_network(SHIPPED[curve.network])
 
 
 def _curve(name: str) -> Curve | None:
@@ -197,7 +213,7 @@ def learned_codec(curve: Curve, task: str) -> LearnedCodec:
         assert isinstance(preparation, Levels)
         preparation = replace(preparation, assignment=curve.assignment)
     codec_id = CodecId[SHIPPED.get(curve.network, "hyperprior")]
-    return LearnedCodec(codec_id, load_network(export(curve.network, curve.tables)), preparation)
+    return LearnedCodec(codec_id, load_network(_shipped(curve) or export(curve.network, curve.tables)), preparation)
 
 
 def preparation_for(kind: Kind, task: str) -> Preparation:

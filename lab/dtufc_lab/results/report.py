@@ -1,7 +1,9 @@
 """Writes what was measured: the points as JSON, the tables as Markdown, the figures as PNG."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from dtufc_lab.results.histograms import TaskValues
 from dtufc_lab.results.measure import CURVES, NUM_SAMPLES, QUALITIES, learned_codec, preparation_for, samples
 from dtufc_lab.results.points import Point, curves_of, save_points, seen_tasks, tasks_of
 from dtufc_lab.results.tables import figure3_note, results_page
-from dtufc_lab.train import SHIPPED, trained_steps
+from dtufc_lab.train import SHIPPED, run_folder, trained_steps
 
 _MIDDLE_RATE = 0.5
 _COMPARED = ("llm", "vit", "tti")  # whose distributions the paper compares
@@ -37,9 +39,24 @@ decodes [otherwise on other machines](determinism.md); [times](speed.md).
 """
 
 
-def write(points: Sequence[Point], folder: Path) -> None:
-    """All of docs/results."""
+class Training(TypedDict):
+    """What is kept of a network's training."""
+
+    steps: int
+    validation_loss: float
+
+
+def write(measured: Sequence[Point], kept: Sequence[Point], folder: Path) -> None:
+    """All of docs/results.
+
+    Args:
+        measured: points of now.
+        kept: points of other curves, which the pages in `folder` have already.
+        folder: where the pages lie.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    points = [*measured, *kept]
+    trainings = trainings_of(measured, folder / "networks.json")
     tasks = seen_tasks(points)
     values = [_values(task) for task in tasks_of(points) if task in _COMPARED]
     baseline, transformed = (_activation(name, tasks) for name in ("baseline-hybrid", "hyperprior-hybrid"))
@@ -54,7 +71,7 @@ def write(points: Sequence[Point], folder: Path) -> None:
         codec_figure(points, task, folder / f"codecs-{task}.png")
     page = results_page(points, values) + "\n" + figure3_note(baseline.mean_abs, transformed.mean_abs)
     listed = "\n".join(f"## {title}\n\n![{title}]({name})\n" for name, title in pictures.items())
-    sections = (page, _exactness(tasks), _training(points), listed, _MORE)
+    sections = (page, _exactness(tasks), _training(points, trainings), listed, _MORE)
     (folder / "README.md").write_text("\n".join(sections), encoding="utf-8")
 
 
@@ -118,7 +135,19 @@ def _exactness(tasks: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _training(points: Sequence[Point]) -> str:
+def trainings_of(measured: Sequence[Point], path: Path) -> dict[str, Training]:
+    """How each network was trained: those of the measured curves that were trained here, the others as kept."""
+    found: dict[str, Training] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    names = set(curves_of(measured))
+    for network in {curve.network for curve in CURVES if curve.name in names}:
+        if (run_folder(network) / "best.ckpt").exists():
+            steps, loss = trained_steps(network)
+            found[network] = {"steps": steps, "validation_loss": round(loss, 6)}
+    path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return found
+
+
+def _training(points: Sequence[Point], trainings: dict[str, Training]) -> str:
     """How long each network was trained, and on what."""
     lines = [
         "## How the networks were trained",
@@ -132,11 +161,11 @@ def _training(points: Sequence[Point]) -> str:
     ]
     measured = set(curves_of(points))
     for name in sorted({curve.network for curve in CURVES if curve.name in measured}):
-        spec, (steps, loss) = TrainSpec.load(name), trained_steps(name)
+        spec, training = TrainSpec.load(name), trainings[name]
         widths = f"{spec.widths.num_channels}, {spec.widths.num_latents}"
         lines.append(
-            f"| {name} | {spec.kind} | {spec.preparation} | {', '.join(spec.tasks)} | {widths} | {steps} | {loss:.3f} "
-            f"| {SHIPPED.get(name, '')} |"
+            f"| {name} | {spec.kind} | {spec.preparation} | {', '.join(spec.tasks)} | {widths} | {training['steps']} "
+            f"| {training['validation_loss']:.3f} | {SHIPPED.get(name, '')} |"
         )
     missing = sorted({curve.name for curve in CURVES} - measured)
     if missing:
