@@ -16,26 +16,28 @@ RESULTS = Path(__file__).parents[3] / "docs" / "results"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
+    curves = parser.add_mutually_exclusive_group()
+    curves.add_argument(
         "--measure",
         nargs="+",
         choices=names(),
         metavar="CURVE",
         help=f"only measure these and print their points, of {', '.join(names())}",
     )
-    parser.add_argument("--tasks", nargs="+", choices=list(PROFILES), default=list(PROFILES), help="only on these")
-    parser.add_argument(
+    curves.add_argument(
         "--renew",
         nargs="+",
         choices=names(),
         metavar="CURVE",
         help="measure these for the pages; the points of all others are those that the pages have",
     )
+    parser.add_argument("--tasks", nargs="+", choices=list(PROFILES), default=list(PROFILES), help="only on these")
     arguments = parser.parse_args()
     chosen, tasks = arguments.measure or arguments.renew, arguments.tasks
     if tasks != list(PROFILES) and not arguments.measure:
         parser.error("the pages need every task: --tasks goes with --measure")
-    untrained = [name for name in chosen or _NEEDED if not is_trained(name)]
+    needed = [*(chosen or ()), *(() if arguments.measure else _NEEDED)]
+    untrained = [name for name in needed if not is_trained(name)]
     if untrained:
         parser.error(f"no network is trained for {', '.join(untrained)}: run `make networks` first")
     torch.set_num_threads(1)

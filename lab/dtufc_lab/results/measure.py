@@ -80,7 +80,7 @@ class Curve:
 
 CURVES: Final = (
     Curve(name="hyperprior-hybrid", network="hyperprior-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
-    Curve(name="elic-hybrid", network="elic-hybrid", tasks=("llm", "vit", "tti", "cnn")),
+    Curve(name="elic-hybrid", network="elic-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="kltprior", network="klt-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="baseline-hybrid", network="baseline-hybrid", rates=ALL_QUALITIES),
     Curve(name="hyperprior-llm", network="hyperprior-llm"),
