@@ -99,7 +99,7 @@ CURVES: Final = (
     Curve(name="hyperprior-hybrid, levels of all values", network="hyperprior-hybrid", preparation="paper"),
     Curve(name="affine-hybrid", network="affine-hybrid"),
     Curve(name="affine-grid-hybrid", network="affine-grid-hybrid"),
-    Curve(name="arranged-hybrid", network="arranged-hybrid"),
+    Curve(name="arranged-hybrid", network="arranged-hybrid", rates=ALL_QUALITIES),
     Curve(name="hyperprior-long", network="hyperprior-long"),
     Curve(name="baseline-long", network="baseline-long", rates=ALL_QUALITIES),
     Curve(name="hyperprior-hybrid, fitted tables", network="hyperprior-hybrid", tables="fitted"),
