@@ -65,14 +65,16 @@ class Layer:
         return self._finished(total)
 
     def _padded(self, x: Tensor) -> tuple[Tensor, int]:
-        """([rows, in] of a list in which each tap finds its input as far on for every position, its rows a line).
+        """([n, in], positions line after line with zeros around them; how many a line).
 
-        A line's zeros on the left are those on the right of the line before.
+        The zeros behind a line are also those before the next. So from where a position's first tap reads, another
+        tap reads as far on for every position, and all positions of one tap are a slice.
         """
         height, width, channels = x.shape
         edge = len(self.taps) // 2
         stride = width + edge
-        padded = x.new_zeros(height + 2 * edge + (2 if edge else 0), stride, channels)
+        beyond = 2 if edge else 0  # lines that slices end in, past the last position
+        padded = x.new_zeros(height + 2 * edge + beyond, stride, channels)
         torch.clamp(x, -_LIMIT, _LIMIT, out=padded[edge : edge + height, edge:])
         return padded.view(-1, channels), stride
 
