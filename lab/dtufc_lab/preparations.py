@@ -67,14 +67,14 @@ def prepare(kind: Kind, profile: Profile, samples: Sequence[Array]) -> Preparati
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelMapped:
-    """A linear map of the channels, before another preparation.
+    """An affine map of the channels, before another preparation.
 
     Attributes:
         inner: the other.
         layout: whose rows have the channels.
         mean: [C] float32.
         forward: [C, C] float32: (row - mean) @ forward is what `inner` sees.
-        backward: [C, C] float32, its inverse.
+        backward: [C, C] float32, its inverse to float32.
     """
 
     padding: ClassVar[float | None] = None
@@ -111,9 +111,10 @@ class _MappedHead:
 
 
 class EvenSteps(Levels):
-    """Levels of one step without end, 64 to the spread of the ordinary values, and no value moved to one.
+    """Levels of one step, 64 to the spread of the ordinary values; a value's place among them is not rounded.
 
-    What Lloyd's algorithm comes to where an entropy coder follows and the rate is high.
+    Such levels are best at a high rate where an entropy coder follows (Gish and Pierce 1968). `transform` has the
+    256 in the middle, whatever `assignment` says; values further away than 24 spreads go apart.
     """
 
     @classmethod
@@ -152,16 +153,16 @@ def _fit_affine(samples: Sequence[Array], layout: Layout, *, keeps_grid: bool) -
 def _fit_arranged(samples: Sequence[Array], layout: Layout) -> ChannelMapped:
     """Means and an orthonormal map of the channels, of falling variance. A latent's are those of one position.
 
-    Tokens of pictures keep their channels: turned, a few would be dozens of times larger than the others, which is
-    lost in g_a and g_s.
+    Tokens of pictures keep their channels, by falling variance: turned, a few would be dozens of times larger than the
+    others (docs/decisions/0006).
     """
     layout = replace(layout, patch=1)
     usual = _usual_rows(samples, layout)
     mean = usual.mean(axis=0, dtype=np.float64).astype(np.float32)
-    covariance = np.cov(usual.T, dtype=np.float64)
     if layout.family == Family.vit:
-        covariance = np.diag(np.diag(covariance))  # so that its eigenvectors are the channels, in their order
-    basis = np.linalg.eigh(covariance)[1][:, ::-1].astype(np.float32)
+        basis = np.eye(len(mean), dtype=np.float32)[:, np.argsort(-usual.var(axis=0))]
+    else:
+        basis = np.linalg.eigh(np.cov(usual.T, dtype=np.float64))[1][:, ::-1].astype(np.float32)
     inner = EvenSteps.fit(((usual - mean) @ basis).ravel(), _pictures(layout))
     return ChannelMapped(inner=inner, layout=layout, mean=mean, forward=basis, backward=basis.T)
 

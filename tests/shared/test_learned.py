@@ -1,6 +1,7 @@
 """What the learned codecs are made of: the plane, the integer networks, the tiles, the network's file."""
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from dtufc.codecs import Payload
 from dtufc.codecs.klt_transform import KltTransform
 from dtufc.codecs.learned import VARIANTS, shipped_network
 from dtufc.codecs.learned.codec import LearnedCodec
-from dtufc.codecs.learned.integers import ONE, layers_of, run
+from dtufc.codecs.learned.integers import ONE, Layer, layers_of, run
 from dtufc.codecs.learned.latents import Writer
 from dtufc.codecs.learned.network_file import load_network
 from dtufc.codecs.learned.networks import in_strips
@@ -23,6 +24,8 @@ from dtufc.entropy import Encoder
 from dtufc.errors import Corrupt, InputError
 from dtufc.layout import Family, Layout
 from tests.shared.contract import OTHER_SHAPES, SAMPLES, features, fitted
+
+LIMIT = (1 << 23) - 1  # of an activation
 
 
 @pytest.mark.parametrize("family", sorted(SAMPLES))
@@ -93,24 +96,42 @@ def test_integer_layers_do_what_the_float_ones_do(module: nn.Module, rng: np.ran
     np.testing.assert_allclose(got / ONE, expected, atol=0.01)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1), (5, 3)])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_integer_layers_add_up_what_lies_under_the_kernel(
+    kernel: int, size: tuple[int, int], rng: np.random.Generator
+) -> None:
+    (layer,) = layers_of(nn.Conv2d(3, 4, kernel, padding=kernel // 2))
+    x = rng.integers(-LIMIT, LIMIT, (*size, 3))
+    padded = np.pad(x, ((kernel // 2,) * 2, (kernel // 2,) * 2, (0, 0)))
+    expected = np.array([unbounded(layer, padded[r : r + kernel, c : c + kernel]) for r, c in np.ndindex(size)])
+    assert np.mean(np.abs(expected) < LIMIT) > 0.5
+    got = layer(torch.from_numpy(x).double())
+    np.testing.assert_array_equal(got.reshape(-1, 4), expected)
+    wanted = torch.arange(0, len(expected), 2)
+    np.testing.assert_array_equal(layer.at(wanted, torch.from_numpy(x).double()), expected[::2])
+
+
 def test_the_largest_activations_add_up_exactly() -> None:
     """At the limits every product and sum is the integer that unbounded arithmetic gives."""
     conv = nn.Conv2d(600, 2, 5, padding=2)
     with torch.no_grad():
         conv.weight.uniform_(0.4, 0.999)
+        conv.weight[:, 300:] = conv.weight[:, :300]
     (layer,) = layers_of(conv)
     x = torch.full((5, 5, 600), 1e300, dtype=torch.float64)
-    x[0, 0, 0] = -1e300
-    limit, one = (1 << 23) - 1, 1 << 14
-    total = int(layer.bias[0] * one)
-    for row in range(5):
-        for column in range(5):
-            for channel in range(600):
-                sign = -1 if row == column == channel == 0 else 1
-                total += sign * limit * int(layer.taps[row, column, channel, 0] * one)
-    assert abs(total) < 1 << 53
-    got = layer(x)[2, 2, 0]
-    assert got == min(round(total / one), limit)
+    x[..., 300:] = -1e300  # so that sums rise to their limit, and fall again to where they are not clipped
+    x[0, 0, 0] = 12345
+    expected = unbounded(layer, x.clamp(-LIMIT, LIMIT).numpy().astype(np.int64))
+    assert (np.abs(expected) < LIMIT).all()
+    np.testing.assert_array_equal(layer(x)[2, 2], expected)
+
+
+def unbounded(layer: Layer, under: Array) -> Array:
+    """[out] by the norm, in int64, from the [k, k, in] inputs under a kernel of weights below 1."""
+    taps, bias = ((array.numpy() * 2**14).astype(np.int64) for array in (layer.taps, layer.bias))
+    total = np.einsum("ijc,ijco->o", under, taps) + bias
+    return np.clip([round(Fraction(int(one), 2**14)) for one in total], -LIMIT, LIMIT)
 
 
 @pytest.mark.parametrize("half", ["g_a", "g_s"])

@@ -1,9 +1,9 @@
 """Convolutions in integers: the same result on every machine, for the networks that decide probabilities.
 
-A layer's activations are integer multiples of 2^-10, its weights integer multiples of a power of two of its own; both
-are carried in float64. Activations are below 2^23, weights at most 2^14 times that power, and at most 2^14 products
-are added up: every partial sum is that power times an integer below 2^52, so that no order of summation, instruction
-set or thread count can change it. What follows a sum is one rounding and one clipping.
+An activation is carried in float64 as an integer below 2^23, in units of 2^-10; a weight as a multiple, by at most
+2^14, of a power of two that its layer has. At most 2^14 products are added up: every partial sum is that power times an
+integer below 2^52, so that no order of summation, instruction set or thread count can change it. What follows a sum is
+one rounding and one clipping.
 """
 
 import math
@@ -31,7 +31,7 @@ class Layer:
     Attributes:
         taps: [k, k, in, out] float64, multiples of a power of two.
         places: the (row, column) of the taps that are not zero: a masked kernel has half of them.
-        bias: [out] float64, a multiple of the same power.
+        bias: [out] float64, in units of an activation: a multiple of the same power.
         is_transposed: of stride 2: it doubles height and width.
         is_rectified: negative results become zero.
     """
@@ -73,7 +73,9 @@ class Layer:
         height, width, channels = x.shape
         edge = len(self.taps) // 2
         stride = width + edge
-        beyond = 2 if edge else 0  # lines that slices end in, past the last position
+        beyond = (
+            2 if edge else 0
+        )  # lines: slices end up to 2 edge positions past the zeros, and a line has edge or more
         padded = x.new_zeros(height + 2 * edge + beyond, stride, channels)
         torch.clamp(x, -_LIMIT, _LIMIT, out=padded[edge : edge + height, edge:])
         return padded.view(-1, channels), stride

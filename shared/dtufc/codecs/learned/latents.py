@@ -188,7 +188,7 @@ class ElicLatents:
     def _group(self, coding: Coding, k: int, known: Tensor, wanted: Array | None) -> Tensor:
         """[h, w, size] of one group, given its side information [h, w, ...]."""
         size, (height, width, _) = self._sizes[k], known.shape
-        is_odd = torch.arange(height)[:, None] + torch.arange(width) & 1
+        is_odd = (torch.arange(height)[:, None] + torch.arange(width)) % 2
         found = known.new_zeros((height, width, size))
         for side in (0, 1):
             squares = torch.nonzero(is_odd.flatten() == side)[:, 0]
@@ -222,7 +222,7 @@ def _rounded(values: Array) -> Array:
 
 
 def _bounded(symbols: Array) -> Tensor:
-    """float64."""
+    """Symbols within what is derived from them, float64."""
     return torch.from_numpy(symbols).clamp(-_MOST, _MOST).double()
 
 
