@@ -25,7 +25,7 @@ from dtufc_lab.results.compare import (
 )
 from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
 from dtufc_lab.results.histograms import TaskValues, companding_cost, kl_divergence, transformed_divergences
-from dtufc_lab.results.measure import PROFILES, is_trained, measure, points_path
+from dtufc_lab.results.measure import PROFILES, is_trained, measure, of_one_network, points_path
 from dtufc_lab.results.points import Point, load_points, save_points, tasks_of
 from dtufc_lab.results.report import trainings_of
 from dtufc_lab.results.tables import (
@@ -350,6 +350,27 @@ def test_a_shipped_network_needs_no_run(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
     names = ("klt", "elic-hybrid", "hyperprior-hybrid, floor", "hyperprior-hybrid, fitted tables", "baseline-hybrid")
     assert [is_trained(name) for name in names] == [True, True, True, False, False]
+
+
+def test_a_network_that_is_trained_again_renews_all_its_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
+    assert of_one_network(["hyperprior-hybrid", "klt"]) == ["hyperprior-hybrid", "klt"]  # as shipped
+    run = tmp_path / "runs" / "baseline-hybrid"
+    run.mkdir(parents=True)
+    (run / "best.ckpt").touch()
+    renewed = of_one_network(["baseline-hybrid", "klt"])
+    assert renewed == ["baseline-hybrid", "baseline-hybrid, transformed features", "klt"]
+
+
+def test_points_of_another_network_are_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
+    before = points_path("hyperprior-hybrid", "llm")
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"another network")
+    monkeypatch.setattr("dtufc_lab.results.measure.shipped_network", lambda _: other)
+    assert points_path("hyperprior-hybrid", "llm") != before
+    with pytest.raises(FileNotFoundError):
+        points_path("baseline-hybrid", "llm")
 
 
 def test_how_a_network_was_trained_is_kept_where_it_is_not_trained_again(

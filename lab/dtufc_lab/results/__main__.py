@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dtufc_lab.results.measure import PROFILES, is_trained, measure, names
+from dtufc_lab.results.measure import PROFILES, is_trained, measure, names, of_one_network
 from dtufc_lab.results.points import load_points
 from dtufc_lab.results.tables import BASELINE, HYBRID, point_table
 
@@ -29,17 +29,19 @@ def main() -> int:
         nargs="+",
         choices=names(),
         metavar="CURVE",
-        help="measure these for the pages; the points of all others are those that the pages have",
+        help="measure these anew, and the other curves of their networks; keep the pages' points of the others",
     )
     parser.add_argument("--tasks", nargs="+", choices=list(PROFILES), default=list(PROFILES), help="only on these")
     arguments = parser.parse_args()
-    chosen, tasks = arguments.measure or arguments.renew, arguments.tasks
+    chosen, tasks = arguments.measure or of_one_network(arguments.renew or ()), arguments.tasks
     if tasks != list(PROFILES) and not arguments.measure:
         parser.error("the pages need every task: --tasks goes with --measure")
-    needed = [*(chosen or ()), *(() if arguments.measure else _NEEDED)]
+    needed = dict.fromkeys([*chosen, *(() if arguments.measure else _NEEDED)])
     untrained = [name for name in needed if not is_trained(name)]
     if untrained:
         parser.error(f"no network is trained for {', '.join(untrained)}: run `make networks` first")
+    before = load_points(RESULTS / "points.json") if arguments.renew else []
+    kept = [point for point in before if point.curve in names() and point.curve not in chosen]
     torch.set_num_threads(1)
     wanted = chosen or [name for name in names() if is_trained(name)]
     points = [point for name in wanted for point in measure(name, tasks)]
@@ -49,8 +51,7 @@ def main() -> int:
         from dtufc_lab.learned_speed import learned_speed_report
         from dtufc_lab.results.report import write
 
-        kept = load_points(RESULTS / "points.json") if arguments.renew else []
-        write(points, [point for point in kept if point.curve not in wanted], RESULTS)
+        write(points, kept, RESULTS)
         speed = learned_speed_report()
         (RESULTS / "speed.md").write_text(f"# Times of the learned codecs\n\n{speed.markdown}", encoding="utf-8")
     return 0

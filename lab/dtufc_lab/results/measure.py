@@ -1,13 +1,14 @@
 """Measures the curves: rate, accuracy, error and time of each codec at each of its rates, on test features.
 
 Every rate is that of a real bitstream. A curve's points are kept in the cache folder, so that a run that was cut off
-goes on where it stopped; they are measured again when their network has been trained further.
+goes on where it stopped; they are measured again when the curve, its network or the fit of its codec is another.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -40,7 +41,10 @@ from dtufc_lab.train import SHIPPED, export, run_folder
 
 NUM_SAMPLES: Final = 32  # a task; of `cnn`, where each has but one label, all views of all test photographs
 QUALITIES: Final = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
-ALL_QUALITIES: Final = (0.0, *QUALITIES)  # of the pages on one task, and of the baselines: their lambdas begin higher
+ALL_QUALITIES: Final = (
+    0.0,
+    *QUALITIES,
+)  # of the pages on one task, and of the hybrids that are held against each other
 PROFILES: Final = {
     "llm": ("smollm2-135m", 30),
     "vit": ("dinov2-small", 12),
@@ -79,7 +83,12 @@ class Curve:
 
 
 CURVES: Final = (
-    Curve(name="hyperprior-hybrid", network="hyperprior-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
+    Curve(
+        name="hyperprior-hybrid",
+        network="hyperprior-hybrid",
+        tasks=("llm", "vit", "tti", "cnn", "llm-16"),
+        rates=ALL_QUALITIES,
+    ),
     Curve(name="elic-hybrid", network="elic-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="kltprior", network="klt-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="baseline-hybrid", network="baseline-hybrid", rates=ALL_QUALITIES),
@@ -100,7 +109,7 @@ CURVES: Final = (
     Curve(name="affine-hybrid", network="affine-hybrid"),
     Curve(name="affine-grid-hybrid", network="affine-grid-hybrid"),
     Curve(name="arranged-hybrid", network="arranged-hybrid", rates=ALL_QUALITIES),
-    Curve(name="hyperprior-long", network="hyperprior-long"),
+    Curve(name="hyperprior-long", network="hyperprior-long", rates=ALL_QUALITIES),
     Curve(name="baseline-long", network="baseline-long", rates=ALL_QUALITIES),
     Curve(name="hyperprior-hybrid, fitted tables", network="hyperprior-hybrid", tables="fitted"),
     Curve(name="baseline-hybrid, transformed features", network="baseline-hybrid", preparation="near"),
@@ -128,7 +137,7 @@ def names() -> list[str]:
 def is_trained(name: str) -> bool:
     """Whether a curve needs no network, or has one: trained here, or shipped."""
     curve = _curve(name)
-    return curve is None or _checkpoint(curve).exists() or _shipped(curve) is not None
+    return curve is None or _has_run(curve) or _is_shipped(curve)
 
 
 def measure(name: str, tasks: Sequence[str] = tuple(PROFILES)) -> list[Point]:
@@ -138,35 +147,48 @@ def measure(name: str, tasks: Sequence[str] = tuple(PROFILES)) -> list[Point]:
 
 
 def points_path(name: str, task: str) -> Path:
-    """Where the points of a curve on a task are kept; another place where the model or its fit is another."""
+    """Where the points of a curve on a task are kept; another place where the curve, its network or its fit is another.
+
+    Raises FileNotFoundError where a network was neither trained here nor shipped.
+    """
     profile, curve = _profile(task), _curve(name)
+    slug = name.replace(" ", "-").replace(",", "")
     if curve:  # it is fitted and trained anew, whatever the profile's codecs are; but for `klt`
         uses_klt = (curve.preparation or TrainSpec.load(curve.network).preparation) == "klt"
         used = {key: array for key, array in profile.calibration.items() if uses_klt and key.startswith("klt.")}
         profile = replace(profile, calibration=used)
-    slug = name.replace(" ", "-").replace(",", "")
+        slug += "-" + sha256(_network_path(curve).read_bytes() + repr(curve).encode()).hexdigest()[:12]
     return cache_folder() / "results" / f"{slug}-{task}-{profile.digest.hex()[:12]}.json"
 
 
 def _kept(name: str, task: str) -> list[Point]:
-    path, curve = points_path(name, task), _curve(name)
-    newest = (_shipped(curve) or _checkpoint(curve)).stat().st_mtime if curve else 0.0
-    if not path.exists() or path.stat().st_mtime <= newest:
-        points = list(_points(name, curve, task))
+    path = points_path(name, task)
+    if not path.exists():
+        points = list(_points(name, _curve(name), task))
         path.parent.mkdir(parents=True, exist_ok=True)
         save_points(points, path)
     return load_points(path)
 
 
-def _checkpoint(curve: Curve) -> Path:
-    return run_folder(curve.network) / "best.ckpt"
+def of_one_network(chosen: Sequence[str]) -> list[str]:
+    """These curves, and the others of those of their networks that were trained here, in the order of all curves."""
+    networks = {curve.network for curve in CURVES if curve.name in chosen and _has_run(curve)}
+    return [name for name in names() if name in chosen or getattr(_curve(name), "network", None) in networks]
 
 
-def _shipped(curve: Curve) -> Path | None:
-    """The package's network, for a curve of one that was not trained here."""
-    if _checkpoint(curve).exists() or curve.tables or curve.network not in SHIPPED:
-        return None
-    return shipped_network(SHIPPED[curve.network])
+def _has_run(curve: Curve) -> bool:
+    return (run_folder(curve.network) / "best.ckpt").exists()
+
+
+def _is_shipped(curve: Curve) -> bool:
+    return curve.network in SHIPPED and curve.tables is None
+
+
+def _network_path(curve: Curve) -> Path:
+    """The file of the curve's network: of its run, or the package's where it was not trained here."""
+    if not _has_run(curve) and _is_shipped(curve):
+        return shipped_network(SHIPPED[curve.network])
+    return export(curve.network, curve.tables)
 
 
 def _curve(name: str) -> Curve | None:
@@ -213,7 +235,7 @@ def learned_codec(curve: Curve, task: str) -> LearnedCodec:
         assert isinstance(preparation, Levels)
         preparation = replace(preparation, assignment=curve.assignment)
     codec_id = CodecId[SHIPPED.get(curve.network, "hyperprior")]
-    return LearnedCodec(codec_id, load_network(_shipped(curve) or export(curve.network, curve.tables)), preparation)
+    return LearnedCodec(codec_id, load_network(_network_path(curve)), preparation)
 
 
 def preparation_for(kind: Kind, task: str) -> Preparation:

@@ -50,7 +50,7 @@ def write(measured: Sequence[Point], kept: Sequence[Point], folder: Path) -> Non
     """All of docs/results.
 
     Args:
-        measured: points of now.
+        measured: points of networks as they are here.
         kept: points of other curves, which the pages in `folder` have already.
         folder: where the pages lie.
     """
@@ -142,7 +142,7 @@ def trainings_of(measured: Sequence[Point], path: Path) -> dict[str, Training]:
     for network in {curve.network for curve in CURVES if curve.name in names}:
         if (run_folder(network) / "best.ckpt").exists():
             steps, loss = trained_steps(network)
-            found[network] = {"steps": steps, "validation_loss": round(loss, 6)}
+            found[network] = {"steps": steps, "validation_loss": round(loss, 3)}
     path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return found
 

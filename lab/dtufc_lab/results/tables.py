@@ -231,7 +231,8 @@ def baseline_table(points: Sequence[Point]) -> str:
         "even steps of features whose channels were centred and then turned to their principal components (text, "
         "latents) or ordered by their spread, with the tokens' grid kept (pictures). `kltprior` and `truncated-prior`, "
         "networks without g_a and g_s, differ in the features alone: coefficients, or truncated ones. `kltprior` and "
-        "`baseline-hybrid` were trained for as many steps; `elic-hybrid` for more."
+        "`baseline-hybrid` were trained for as many steps; `elic-hybrid` for more, `hyperprior-long` and "
+        "`baseline-long` for three times as many."
     )
     tasks = seen_tasks(points)
     kinds = [kind for kind in ("hybrid", *tasks) if f"baseline-{kind}" in curves_of(points)]
