@@ -41,10 +41,7 @@ from dtufc_lab.train import SHIPPED, export, run_folder
 
 NUM_SAMPLES: Final = 32  # a task; of `cnn`, where each has but one label, all views of all test photographs
 QUALITIES: Final = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
-ALL_QUALITIES: Final = (
-    0.0,
-    *QUALITIES,
-)  # of the pages on one task, and of the hybrids that are held against each other
+ALL_QUALITIES: Final = (0.0, *QUALITIES)  # of the pages on one task; of baselines, and where lowest rates are high
 PROFILES: Final = {
     "llm": ("smollm2-135m", 30),
     "vit": ("dinov2-small", 12),
@@ -83,12 +80,7 @@ class Curve:
 
 
 CURVES: Final = (
-    Curve(
-        name="hyperprior-hybrid",
-        network="hyperprior-hybrid",
-        tasks=("llm", "vit", "tti", "cnn", "llm-16"),
-        rates=ALL_QUALITIES,
-    ),
+    Curve(name="hyperprior-hybrid", network="hyperprior-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="elic-hybrid", network="elic-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="kltprior", network="klt-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="baseline-hybrid", network="baseline-hybrid", rates=ALL_QUALITIES),
@@ -109,7 +101,7 @@ CURVES: Final = (
     Curve(name="affine-hybrid", network="affine-hybrid"),
     Curve(name="affine-grid-hybrid", network="affine-grid-hybrid"),
     Curve(name="arranged-hybrid", network="arranged-hybrid", rates=ALL_QUALITIES),
-    Curve(name="hyperprior-long", network="hyperprior-long", rates=ALL_QUALITIES),
+    Curve(name="hyperprior-long", network="hyperprior-long", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="baseline-long", network="baseline-long", rates=ALL_QUALITIES),
     Curve(name="hyperprior-hybrid, fitted tables", network="hyperprior-hybrid", tables="fitted"),
     Curve(name="baseline-hybrid, transformed features", network="baseline-hybrid", preparation="near"),

@@ -46,13 +46,15 @@ class Layer:
         """[H, W, in] integers in float64 -> [H', W', out]."""
         if self.is_transposed:
             return self._finished(self._transposed(x))
-        height, width, _ = x.shape
-        rows, stride = self._padded(x)
-        total = self.bias.repeat(height * stride, 1)
+        is_tall = x.shape[0] > x.shape[1]
+        lines = x.transpose(0, 1) if is_tall else x  # long lines: few of the positions are zeros behind one
+        rows, stride = self._padded(lines)
+        total = self.bias.repeat(len(lines) * stride, 1)
         for row, column in self.places:
-            start = row * stride + column
+            start = column * stride + row if is_tall else row * stride + column
             total.addmm_(rows[start : start + len(total)], self.taps[row, column])
-        return self._finished(total).view(height, stride, -1)[:, :width]
+        result = self._finished(total).view(len(lines), stride, -1)[:, : lines.shape[1]]
+        return result.transpose(0, 1) if is_tall else result
 
     def at(self, wanted: Tensor, x: Tensor) -> Tensor:
         """[n, out]: of a convolution, the results at the wanted [n] positions of [H W]."""
