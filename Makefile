@@ -73,6 +73,7 @@ networks: $(VENV)/.workbench ## Trains the codecs' networks (hours; resumes) and
 
 results: $(VENV)/.workbench ## The paper's tables and figures on our models, written to docs/results
 	$(BIN)/python -m dtufc_lab.results
+	$(BIN)/python -m dtufc_lab.learned_speed > docs/results/speed.md
 	$(BIN)/python -m dtufc_lab.results.pictures
 	$(BIN)/python -m dtufc_lab.results.answers
 	$(BIN)/python -m tests.shared.test_learned_determinism "$$(mktemp -d)" 100 > docs/results/determinism.md

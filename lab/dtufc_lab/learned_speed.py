@@ -1,8 +1,9 @@
-"""Where a learned codec's time goes, stage by stage, against CompressAI's own coder with the same weights.
+"""`python -m dtufc_lab.learned_speed`: a learned codec's time, stage by stage, against CompressAI's own coder.
 
-Both run in this process, one after the other, on one plane of each task. Ours is taken apart at its own seams; of
-CompressAI the networks are timed by hooks, and what is left of `compress` and `decompress` is its entropy coding. One
-thread is timed by the processor's time, which other programs do not lengthen; more by the clock on the wall.
+Both have the same weights and run in this process, one after the other, on one plane of each task. Ours is taken apart
+at its own seams; of CompressAI the networks are timed by hooks, and what is left of `compress` and `decompress` is its
+entropy coding. One thread is timed by the processor's time, which other programs do not lengthen; more by the clock on
+the wall. What a process did before can change all of it: run it alone.
 """
 
 import argparse
@@ -32,7 +33,6 @@ from dtufc.profile import load_profile
 from dtufc_lab.features import TASKS, Task, stored
 from dtufc_lab.plain import HIGHEST, from_units, plain
 from dtufc_lab.preparations import prepare
-from dtufc_lab.speed import Report
 
 Side = Literal["ours", "CompressAI"]
 STAGES: Final = (
@@ -243,8 +243,8 @@ def stage_times(
     return found
 
 
-def learned_speed_report(repeats: int = 5) -> Report:
-    """A table of all stages, and how many times faster ours is."""
+def learned_speed_report(repeats: int = 5) -> str:
+    """A table of all stages, ours beside theirs."""
     times = stage_times(repeats=repeats)
     settings = list(dict.fromkeys((time.network, time.task, time.threads) for time in times))
     stages = {stage: stage for stage in STAGES} | _SUMS
@@ -254,16 +254,13 @@ def learned_speed_report(repeats: int = 5) -> Report:
         "| | " + " | ".join(f"{name}, {task}, {count} thr." for name, task, count in settings) + " |",
         "|---|" + "---:|" * len(settings),
     ]
-    figures: dict[str, float] = {}
     for label, ending in stages.items():
         cells = []
         for setting in settings:
             ours, theirs = (_sum(times, setting, side, ending) for side in ("ours", "CompressAI"))
             cells.append(f"{ours:.1f} / {theirs:.1f}")
-            if label in _SUMS:
-                figures["_".join(map(str, setting)) + f"_{label.replace(' ', '_')}_times_faster"] = theirs / ours
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return Report("\n".join(lines) + "\n", figures)
+    return "\n".join(lines) + "\n"
 
 
 def _sides(name: str, sample: _Sample) -> dict[Side, Callable[[_Clock], None]]:
@@ -314,9 +311,7 @@ def _sum(times: Sequence[StageTime], setting: tuple[str, Task, int], side: str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    report = learned_speed_report(parser.parse_args().repeats)
-    print(report.markdown)
-    print("\n".join(f"{name} {value:.2f}" for name, value in report.figures.items()))
+    print(f"# Times of the learned codecs\n\n{learned_speed_report(parser.parse_args().repeats)}", end="")
 
 
 if __name__ == "__main__":

@@ -48,12 +48,9 @@ def main() -> int:
     if arguments.measure:
         print(point_table(points))
     else:
-        from dtufc_lab.learned_speed import learned_speed_report
         from dtufc_lab.results.report import write
 
         write(points, kept, RESULTS)
-        speed = learned_speed_report()
-        (RESULTS / "speed.md").write_text(f"# Times of the learned codecs\n\n{speed.markdown}", encoding="utf-8")
     return 0
 
 
