@@ -35,6 +35,7 @@ _STYLES: Final = {  # transformed features: full lines; truncated ones: broken l
     "hyperprior-vit": (_GREEN, "D-"),
     "hyperprior-tti": (_PURPLE, "P-"),
     "elic-hybrid": (_RED, "^-"),
+    "arranged-hybrid": ("black", "d-"),
     "baseline-hybrid": (_BLUE, "o--"),
     "baseline-llm": (_ORANGE, "s--"),
     "baseline-vit": (_GREEN, "D--"),
@@ -98,7 +99,8 @@ def figure4(points: Sequence[Point], path: Path) -> None:
     """Rate against accuracy and MSE: the hybrid codecs, the task's own, and the baselines."""
 
     def curves(task: str) -> list[str]:
-        return ["hyperprior-hybrid", "elic-hybrid", f"hyperprior-{task}", "baseline-hybrid", f"baseline-{task}"]
+        own = [f"hyperprior-{task}", "baseline-hybrid", f"baseline-{task}"]
+        return ["hyperprior-hybrid", "elic-hybrid", *own, "arranged-hybrid"]
 
     _rate_panels(points, curves, path, with_mse=True)
 
