@@ -165,7 +165,8 @@ def _kept(name: str, task: str) -> list[Point]:
 def of_one_network(chosen: Sequence[str]) -> list[str]:
     """These curves, and the others of those of their networks that were trained here, in the order of all curves."""
     networks = {curve.network for curve in CURVES if curve.name in chosen and _has_run(curve)}
-    return [name for name in names() if name in chosen or getattr(_curve(name), "network", None) in networks]
+    renewed = {*chosen, *(curve.name for curve in CURVES if curve.network in networks)}
+    return [name for name in names() if name in renewed]
 
 
 def _has_run(curve: Curve) -> bool:
