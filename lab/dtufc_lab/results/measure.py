@@ -129,7 +129,7 @@ def names() -> list[str]:
 def is_trained(name: str) -> bool:
     """Whether a curve needs no network, or has one: trained here, or shipped."""
     curve = _curve(name)
-    return curve is None or _has_run(curve) or _is_shipped(curve)
+    return curve is None or has_run(curve.network) or _is_shipped(curve)
 
 
 def measure(name: str, tasks: Sequence[str] = tuple(PROFILES)) -> list[Point]:
@@ -164,13 +164,14 @@ def _kept(name: str, task: str) -> list[Point]:
 
 def of_one_network(chosen: Sequence[str]) -> list[str]:
     """These curves, and the others of those of their networks that were trained here, in the order of all curves."""
-    networks = {curve.network for curve in CURVES if curve.name in chosen and _has_run(curve)}
+    networks = {curve.network for curve in CURVES if curve.name in chosen and has_run(curve.network)}
     renewed = {*chosen, *(curve.name for curve in CURVES if curve.network in networks)}
     return [name for name in names() if name in renewed]
 
 
-def _has_run(curve: Curve) -> bool:
-    return (run_folder(curve.network) / "best.ckpt").exists()
+def has_run(network: str) -> bool:
+    """Whether a network was trained here."""
+    return (run_folder(network) / "best.ckpt").exists()
 
 
 def _is_shipped(curve: Curve) -> bool:
@@ -179,7 +180,7 @@ def _is_shipped(curve: Curve) -> bool:
 
 def _network_path(curve: Curve) -> Path:
     """The file of the curve's network: of its run, or the package's where it was not trained here."""
-    if not _has_run(curve) and _is_shipped(curve):
+    if not has_run(curve.network) and _is_shipped(curve):
         return shipped_network(SHIPPED[curve.network])
     return export(curve.network, curve.tables)
 

@@ -16,10 +16,10 @@ from dtufc_lab.configurations import TrainSpec
 from dtufc_lab.results.exactness import rate_overhead
 from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
 from dtufc_lab.results.histograms import TaskValues
-from dtufc_lab.results.measure import CURVES, NUM_SAMPLES, QUALITIES, learned_codec, preparation_for, samples
+from dtufc_lab.results.measure import CURVES, NUM_SAMPLES, QUALITIES, has_run, learned_codec, preparation_for, samples
 from dtufc_lab.results.points import Point, curves_of, save_points, seen_tasks, tasks_of
 from dtufc_lab.results.tables import figure3_note, results_page
-from dtufc_lab.train import SHIPPED, run_folder, trained_steps
+from dtufc_lab.train import SHIPPED, trained_steps
 
 _MIDDLE_RATE = 0.5
 _COMPARED = ("llm", "vit", "tti")  # whose distributions the paper compares
@@ -140,7 +140,7 @@ def trainings_of(measured: Sequence[Point], path: Path) -> dict[str, Training]:
     found: dict[str, Training] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     names = set(curves_of(measured))
     for network in {curve.network for curve in CURVES if curve.name in names}:
-        if (run_folder(network) / "best.ckpt").exists():
+        if has_run(network):
             steps, loss = trained_steps(network)
             found[network] = {"steps": steps, "validation_loss": round(loss, 3)}
     path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -75,9 +75,7 @@ class Layer:
         height, width, channels = x.shape
         edge = len(self.taps) // 2
         stride = width + edge
-        beyond = (
-            2 if edge else 0
-        )  # lines: slices end up to 2 edge positions past the zeros, and a line has edge or more
+        beyond = 2 if edge else 0  # lines: a slice ends 2 edge positions past the zeros; a line has edge or more
         padded = x.new_zeros(height + 2 * edge + beyond, stride, channels)
         torch.clamp(x, -_LIMIT, _LIMIT, out=padded[edge : edge + height, edge:])
         return padded.view(-1, channels), stride
