@@ -58,6 +58,7 @@ class TrainSpec(_Spec):
         from_top: share of the crops that begin in the plane's first row and column, where coefficients are large.
         shuffle: share of the crops whose rows are out of order, and of those whose columns are. So a network does not
             rely on what only some models have.
+        start: the shipped network whose weights a training starts from; None: a Walsh-Hadamard transform.
         noise: whether a decoder in training sees noise in place of rounding, as the paper's; not of ELIC.
         steps_per_epoch: whatever the crops.
     """
@@ -70,6 +71,7 @@ class TrainSpec(_Spec):
     crops: tuple[Crops, ...]
     from_top: float = 0.0
     shuffle: float = 0.0
+    start: Literal["hyperprior", "elic", "kltprior"] | None = None
     noise: bool = False
     steps_per_epoch: int = 250
     schedule: Schedule

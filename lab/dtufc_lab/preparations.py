@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, prod
-from typing import ClassVar, Final, Literal, Self
+from math import ceil, prod, sqrt
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 
@@ -25,10 +25,14 @@ from dtufc.layout import Family, Layout, mosaic
 from dtufc.profile import Profile
 from dtufc.transform import NUM_LEVELS, PeakyToBalanced
 
-Kind = Literal["paper", "near", "affine", "affine-grid", "arranged", "truncate", "klt"]
+Kind = Literal["paper", "near", "affine", "affine-grid", "arranged", "arranged-lloyd", "truncate", "klt"]
 _TRUNCATION: Final = (0.001, 0.999)  # quantiles between which the baseline keeps values
 _NUM_FITTED: Final = 10
 _MOST_SPREADS: Final = 24  # of the ordinary values: further away, values go apart
+_FINENESS: Final = 16  # levels to a spread
+_NUM_BINS: Final = 256
+_NUM_DENSITIES: Final = 1 << 14
+_HALVINGS: Final = 100
 _EVERYTHING: Final = np.array([-np.inf, np.inf], np.float32)
 
 
@@ -43,8 +47,9 @@ def prepare(kind: Kind, profile: Profile, samples: Sequence[Array]) -> Preparati
     `paper` is the paper's: levels for all values, none apart. `truncate` is its baseline: values beyond two quantiles
     are clipped, those between scaled evenly. `near` and `klt` are the product's; `klt` takes what the profile has of
     that codec. `affine` gives each channel a mean and a scale of its own before `near`; `affine-grid` also keeps the
-    grid of a picture's tokens, and so does `arranged`: even steps in place of levels, each channel's mean taken off,
-    and channels turned to their principal components (those of a picture's tokens only brought into an order).
+    grid of a picture's tokens, and so does `arranged`: each channel's mean taken off, channels turned to their
+    principal components (those of a picture's tokens only brought into an order), then `sparing_levels`. With
+    `arranged-lloyd`, then `near`.
     """
     layout = profile.layout
     chosen = [sample.astype(np.float32) for sample in evenly(samples, _NUM_FITTED)]
@@ -61,8 +66,8 @@ def prepare(kind: Kind, profile: Profile, samples: Sequence[Array]) -> Preparati
             return fit_coefficients(chosen, KltTransform.from_arrays(profile.of_codec("klt"), layout))
         case "affine" | "affine-grid":
             return _fit_affine(chosen, layout, keeps_grid=kind == "affine-grid")
-        case "arranged":
-            return _fit_arranged(chosen, layout)
+        case "arranged" | "arranged-lloyd":
+            return _fit_arranged(chosen, layout, is_sparing=kind == "arranged")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +80,7 @@ class ChannelMapped:
         mean: [C] float32.
         forward: [C, C] float32: (row - mean) @ forward is what `inner` sees.
         backward: [C, C] float32, its inverse to float32.
+        spacing: of two neighbouring levels of `inner`, on the plane.
     """
 
     padding: ClassVar[float | None] = None
@@ -84,10 +90,12 @@ class ChannelMapped:
     mean: Array
     forward: Array
     backward: Array
+    spacing: float = 1.0
 
     def to_plane(self, features: Array) -> tuple[Array, bytes]:
         rows = self.layout.to_rows(features.astype(np.float32))
-        return self.inner.to_plane(self.layout.from_rows((rows - self.mean) @ self.forward, features.shape))
+        plane, head = self.inner.to_plane(self.layout.from_rows((rows - self.mean) @ self.forward, features.shape))
+        return MIDDLE + (plane - MIDDLE) * self.spacing, head
 
     def read_head(self, data: bytes, offset: int, shape: tuple[int, ...]) -> tuple[Head, int]:
         head, offset = self.inner.read_head(data, offset, shape)
@@ -106,37 +114,43 @@ class _MappedHead:
 
     def features(self, plane: Array) -> Array:
         preparation = self.preparation
-        rows = preparation.layout.to_rows(self.inner.features(plane))
+        levels = MIDDLE + (plane - MIDDLE) / preparation.spacing
+        rows = preparation.layout.to_rows(self.inner.features(levels))
         return preparation.layout.from_rows(rows @ preparation.backward + preparation.mean, self.shape)
 
 
-class EvenSteps(Levels):
-    """Levels of one step, 64 to the spread of the ordinary values; a value's place among them is not rounded.
+def sparing_levels(values: Array, step: float) -> PeakyToBalanced:
+    """256 levels for an entropy coder: even ones where values are many, further apart where they are few.
 
-    Such levels are best at a high rate where an entropy coder follows (Gish and Pierce 1968). `transform` has the
-    256 in the middle, whatever `assignment` says; values further away than 24 spreads go apart.
+    Their density d makes the squared error least that the entropy and the number of levels allow, with a price on each:
+
+        p ((step d)^2 - 1) + nu d^3 = 0        and d adds up to 256
+
+    Without a price nu on levels they are even, `step` apart: least at one entropy (Gish and Pierce 1968). With that
+    price alone, d goes as the cube root of p: least for one number of levels (Panter and Dite 1951), where the paper's
+    Lloyd iteration leads.
+
+    Args:
+        values: [n] finite, not all alike.
+        step: where values are many. Even levels that reach further than all values have it everywhere.
     """
-
-    @classmethod
-    def fit(cls, values: Array, layout: Layout) -> Self:
-        low, high = np.quantile(values, _TRUNCATION)
-        ordinary = values[(values >= low) & (values <= high)]
-        middle, spread = float(ordinary.mean(dtype=np.float64)), float(ordinary.std(dtype=np.float64))
-        steps = middle + (np.arange(NUM_LEVELS) - MIDDLE) * spread / UNIT
-        ends = np.array([middle - _MOST_SPREADS * spread, middle + _MOST_SPREADS * spread], np.float32)
-        return cls(transform=PeakyToBalanced(steps.astype(np.float32)), range=ends, layout=layout)
-
-    def from_levels(self, levels: Array) -> Array:
-        first, step = self._first_and_step()
-        return (first + levels * step).astype(np.float32)
-
-    def _to_levels(self, values: Array) -> Array:
-        first, step = self._first_and_step()
-        return ((values - first) / step).astype(np.float32)
-
-    def _first_and_step(self) -> tuple[float, float]:
-        first, last = self.transform.centroids[[0, -1]].astype(np.float64)
-        return first, (last - first) / (NUM_LEVELS - 1)
+    low, high = float(values.min()), float(values.max())
+    if high - low < step * NUM_LEVELS:
+        even = (low + high) / 2 + (np.arange(NUM_LEVELS) - MIDDLE) * step
+        return PeakyToBalanced(even.astype(np.float32))
+    quantiles = np.quantile(values, np.linspace(0, 1, _NUM_BINS))
+    edges = np.unique(np.concatenate([np.linspace(low, high, _NUM_BINS), quantiles]))
+    p = np.histogram(values, edges, density=True)[0]
+    d = np.linspace(0, 1 / step, _NUM_DENSITIES, endpoint=False)
+    p_by_nu = d**3 / (1 - (step * d) ** 2)
+    least, most = 1e-30, 1e30
+    for _ in range(_HALVINGS):
+        nu = sqrt(least * most)
+        levels = np.interp(p / nu, p_by_nu, d) * np.diff(edges)
+        least, most = (nu, most) if levels.sum() > NUM_LEVELS else (least, nu)
+    before = np.concatenate([[0.0], np.cumsum(levels)])
+    wanted = (np.arange(NUM_LEVELS) + 0.5) / NUM_LEVELS * before[-1]
+    return PeakyToBalanced(np.interp(wanted, before, edges).astype(np.float32))
 
 
 def _fit_affine(samples: Sequence[Array], layout: Layout, *, keeps_grid: bool) -> ChannelMapped:
@@ -150,7 +164,7 @@ def _fit_affine(samples: Sequence[Array], layout: Layout, *, keeps_grid: bool) -
     return ChannelMapped(inner=inner, layout=layout, mean=mean, forward=np.diag(1 / scale), backward=np.diag(scale))
 
 
-def _fit_arranged(samples: Sequence[Array], layout: Layout) -> ChannelMapped:
+def _fit_arranged(samples: Sequence[Array], layout: Layout, *, is_sparing: bool) -> ChannelMapped:
     """Means and an orthonormal map of the channels, of falling variance. A latent's are those of one position.
 
     Tokens of pictures keep their channels, by falling variance: turned, a few would be dozens of times larger than the
@@ -163,8 +177,21 @@ def _fit_arranged(samples: Sequence[Array], layout: Layout) -> ChannelMapped:
         basis = np.eye(len(mean), dtype=np.float32)[:, np.argsort(-usual.var(axis=0))]
     else:
         basis = np.linalg.eigh(np.cov(usual.T, dtype=np.float64))[1][:, ::-1].astype(np.float32)
-    inner = EvenSteps.fit(((usual - mean) @ basis).ravel(), _pictures(layout))
-    return ChannelMapped(inner=inner, layout=layout, mean=mean, forward=basis, backward=basis.T)
+    values = ((usual - mean) @ basis).ravel()
+    transform, ends = _near_sparing_levels(values) if is_sparing else near_levels(values)
+    inner = Levels(transform=transform, range=ends, layout=_pictures(layout))
+    spacing = UNIT / _FINENESS if is_sparing else 1.0  # a spread is a unit of a network
+    return ChannelMapped(inner=inner, layout=layout, mean=mean, forward=basis, backward=basis.T, spacing=spacing)
+
+
+def _near_sparing_levels(values: Array) -> tuple[PeakyToBalanced, Array]:
+    """Levels for the values that do not go apart, and the [2] range of those."""
+    low, high = np.quantile(values, _TRUNCATION)
+    ordinary = values[(values >= low) & (values <= high)]
+    middle, spread = float(ordinary.mean(dtype=np.float64)), float(ordinary.std(dtype=np.float64))
+    ends = np.array([middle - _MOST_SPREADS * spread, middle + _MOST_SPREADS * spread], np.float32)
+    near = values[(values >= ends[0]) & (values <= ends[1])]
+    return sparing_levels(near, spread / _FINENESS), ends
 
 
 def _usual_rows(samples: Sequence[Array], layout: Layout) -> Array:

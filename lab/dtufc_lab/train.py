@@ -226,6 +226,8 @@ def train(
         start: a network file to train on from, on whole planes at half the learning rate.
     """
     spec = TrainSpec.load(name) if start is None else TrainSpec.load(name).at_whole_planes()
+    if spec.start and not start:
+        start = shipped_network(spec.start)
     planes: dict[Part, dict[Task, list[Array]]] = {"train": {}, "validate": {}}
     for task in spec.tasks:
         samples = stored(task, "train")

@@ -133,6 +133,18 @@ def test_a_shipped_network_is_trained_further(cache: Path) -> None:
     assert trained_steps(second)[0] == 3 + 3
 
 
+def test_a_configuration_may_start_from_a_shipped_network(cache: Path) -> None:
+    hybrid = TrainSpec.load("hyperprior-hybrid")
+    changes = {
+        "kind": hybrid.kind,
+        "widths": {"num_channels": hybrid.widths.num_channels, "num_latents": hybrid.widths.num_latents},
+        "lambdas": list(hybrid.lambdas),
+    }
+    name = configuration(cache, "more", schedule=SCHEDULES["cycle"], start="hyperprior", **changes)
+    train(name, epochs=1)
+    assert trained_steps(name)[0] == 4000 + 3
+
+
 def test_every_configuration_can_be_read() -> None:
     names = configurations()
     assert {"hyperprior-hybrid", "elic-hybrid", "paper-hyperprior"} <= set(names)

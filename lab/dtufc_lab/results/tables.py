@@ -53,7 +53,10 @@ TRUNCATED_IN: Final = "hyperprior-hybrid, truncated features"
 AFFINE: Final = "affine-hybrid"
 BOTH: Final = "affine-grid-hybrid"
 ARRANGED: Final = "arranged-hybrid"
+ARRANGED_LLOYD: Final = "arranged-lloyd-hybrid"
+ARRANGED_LONG: Final = "arranged-long"
 LONG: Final = "hyperprior-long"
+ELIC_LONG: Final = "elic-long"
 BASELINE_LONG: Final = "baseline-long"
 FITTED: Final = "hyperprior-hybrid, fitted tables"
 KLTPRIOR: Final = "kltprior"
@@ -66,12 +69,15 @@ ABLATIONS: Final = (  # what is changed, its curve, and what it is held against
     ("a mean and a scale for each channel", AFFINE, HYBRID),
     ("then also the tokens' grid, channel by channel", BOTH, AFFINE),
     ("scale and grid together (text has no grid: the scale alone)", BOTH, HYBRID),
-    ("even steps, not levels; channels centred, and ordered or turned; the tokens' grid", ARRANGED, HYBRID),
+    ("channels centred, and ordered or turned; the tokens' grid; levels for an entropy coder", ARRANGED, HYBRID),
+    ("of these, the levels: for an entropy coder, not Lloyd's", ARRANGED, ARRANGED_LLOYD),
     ("tables fitted to training features, not normal", FITTED, HYBRID),
     ("rounding in training, not noise", HYBRID, "hyperprior-noise"),
     ("the same, of the baseline", BASELINE, "baseline-noise"),
     ("three times the steps of training", LONG, HYBRID),
     ("the same, of the baseline", BASELINE_LONG, BASELINE),
+    ("the same, of the arranged channels", ARRANGED_LONG, ARRANGED),
+    ("ELIC trained further, 12,000 steps, not 8,500", ELIC_LONG, ELIC),
     ("coefficients of `klt` in place of levels: `kltprior`", KLTPRIOR, HYBRID),
     ("those coefficients through a network, not a quantizer", KLTPRIOR, "klt"),
     ("ELIC's network", ELIC, HYBRID),
@@ -228,11 +234,12 @@ def baseline_table(points: Sequence[Point]) -> str:
     text = (
         "A `hyperprior` and the baseline of the same name differ in what they were trained on, levels or truncated "
         "features, and in the range of their lambdas. `arranged-hybrid` is the same network again, trained alike, on "
-        "even steps of features whose channels were centred and then turned to their principal components (text, "
-        "latents) or ordered by their spread, with the tokens' grid kept (pictures). `kltprior` and `truncated-prior`, "
-        "networks without g_a and g_s, differ in the features alone: coefficients, or truncated ones. `kltprior` and "
-        "`baseline-hybrid` were trained for as many steps; `elic-hybrid` for more, `hyperprior-long` and "
-        "`baseline-long` for three times as many."
+        "256 levels of features whose channels were centred and then turned to their principal components (text, "
+        "latents) or ordered by their spread, with the tokens' grid kept (pictures). Its levels are learned for an "
+        "entropy coder: even where values are many, sparse where they are few. `arranged-lloyd-hybrid` has Lloyd's "
+        "in their place. `kltprior` and `truncated-prior`, networks without g_a and g_s, differ in the features alone: "
+        "coefficients, or truncated ones. `kltprior` and `baseline-hybrid` were trained for as many steps; "
+        "`elic-hybrid` for more, those with `-long` in their names for three times as many."
     )
     tasks = seen_tasks(points)
     kinds = [kind for kind in ("hybrid", *tasks) if f"baseline-{kind}" in curves_of(points)]
@@ -240,6 +247,8 @@ def baseline_table(points: Sequence[Point]) -> str:
     others = (
         (LONG, BASELINE_LONG),
         (ARRANGED, BASELINE),
+        (ARRANGED_LONG, BASELINE_LONG),
+        (ARRANGED_LLOYD, BASELINE),
         (KLTPRIOR, TRUNCATED_PRIOR),
         (KLTPRIOR, BASELINE),
         (ELIC, BASELINE),
@@ -254,7 +263,7 @@ def baseline_table(points: Sequence[Point]) -> str:
     ]
     claim = "fewer bits than the baseline trained alike (Fig. 4)"
     verdicts = [cheaper(claim, points, alike)]
-    for name in (ARRANGED, KLTPRIOR):
+    for name in (ARRANGED, ARRANGED_LONG, KLTPRIOR):
         ours = [(task, *pair) for pair in pairs if pair[0] == name for task in tasks if select(points, name, task)]
         verdicts.append(cheaper(f"{claim}; here `{name}`", points, ours))
     return _section("Against the baselines", [text, _BD_NOTE.strip(), table, notes], verdicts)
