@@ -27,7 +27,7 @@ from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3
 from dtufc_lab.results.histograms import TaskValues, companding_cost, kl_divergence, transformed_divergences
 from dtufc_lab.results.measure import PROFILES, is_trained, measure, of_one_network, points_path
 from dtufc_lab.results.points import Point, load_points, save_points, tasks_of
-from dtufc_lab.results.report import trainings_of
+from dtufc_lab.results.report import save_distributions, trainings_of
 from dtufc_lab.results.tables import (
     figure3_note,
     point_table,
@@ -278,6 +278,18 @@ def test_generalization_needs_a_falling_error() -> None:
     assert generalizes("x", points, "a", ["cnn"], fact).agrees
     assert generalizes("x", [replace(p, mse=1 / p.mse) for p in points], "a", ["cnn"], fact).agrees is False
     assert generalizes("x", points, "a", ["tti"], fact).agrees is None
+
+
+def test_distributions_are_kept_as_they_are_shown(tmp_path: Path) -> None:
+    tasks = [values("llm", 1.0, 0), values("vit", 9.0, 1)]
+    path = tmp_path / "distributions.json"
+    save_distributions(tasks, [Activation(curve="a", mean_abs=np.array([0.5, 2.0]))], path)
+    found = json.loads(path.read_text())
+    transformed = transformed_divergences(tasks)
+    assert found["table 1"]["transformed"]["vit from llm"] == pytest.approx(transformed["vit", "llm"], rel=1e-5)
+    assert found["figure 2"]["vit"]["levels"]["values"] == pytest.approx(tasks[1].transform.centroids, rel=1e-5)
+    assert sum(found["figure 2"]["llm"]["features"]["counts"]) == tasks[0].values.size
+    assert found["figure 3"] == {"a": [0.5, 2.0]}
 
 
 def test_idle_channels_flip() -> None:

@@ -81,6 +81,15 @@ def channelwise_divergences(tasks: Sequence[TaskValues]) -> Divergences:
     return _pairs(tasks, lambda t: t.channelwise)
 
 
+DISTANCES: Final = {  # of Table 1, and how each is called where its numbers are kept
+    "original, common grid": common_divergences,
+    "original, each on its own range": own_divergences,
+    "transformed": transformed_divergences,
+    "transformed, the product's levels": near_divergences,
+    "transformed, after a mean and a scale for each channel": channelwise_divergences,
+}
+
+
 def companding_cost(counts: Float[Array, "256"], transform: PeakyToBalanced) -> float:
     """Bits a value that entropy-coded uneven steps cost against even ones, at equal squared error and a high rate.
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from dtufc.transform import NUM_LEVELS
 from dtufc_lab.configurations import TrainSpec
 from dtufc_lab.results.exactness import rate_overhead
 from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
-from dtufc_lab.results.histograms import TaskValues
+from dtufc_lab.results.histograms import DISTANCES, OWN_BINS, TaskValues, level_counts
 from dtufc_lab.results.measure import CURVES, NUM_SAMPLES, QUALITIES, has_run, learned_codec, preparation_for, samples
 from dtufc_lab.results.points import Point, curves_of, save_points, seen_tasks, tasks_of
 from dtufc_lab.results.tables import figure3_note, results_page
@@ -36,6 +36,9 @@ _MORE = """\
 
 What each codec does to [drawn pictures](pictures.md) and to [the answers a language model chooses](answers.md); what
 decodes [otherwise on other machines](determinism.md); [times](speed.md).
+
+The numbers as JSON: [points](points.json) for Tables 2 to 6, Figures 4 and 5 and all that is beyond the paper;
+[distributions](distributions.json) for Table 1, Figures 2 and 3; [trainings](networks.json).
 """
 
 
@@ -61,6 +64,7 @@ def write(measured: Sequence[Point], kept: Sequence[Point], folder: Path) -> Non
     values = [_values(task) for task in tasks_of(points) if task in _COMPARED]
     baseline, transformed = (_activation(name, tasks) for name in ("baseline-hybrid", "hyperprior-hybrid"))
     save_points(points, folder / "points.json")
+    save_distributions(values, [baseline, transformed], folder / "distributions.json")
     figure2(values, folder / "figure2.png")
     figure3(baseline, transformed, folder / "figure3.png")
     figure4(points, folder / "figure4.png")
@@ -73,6 +77,29 @@ def write(measured: Sequence[Point], kept: Sequence[Point], folder: Path) -> Non
     listed = "\n".join(f"## {title}\n\n![{title}]({name})\n" for name, title in pictures.items())
     sections = (page, _exactness(tasks), _training(points, trainings), listed, _MORE)
     (folder / "README.md").write_text("\n".join(sections), encoding="utf-8")
+
+
+def save_distributions(tasks: Sequence[TaskValues], activations: Sequence[Activation], path: Path) -> None:
+    """Writes what Table 1, Figures 2 and 3 show."""
+    distances = {
+        name: {f"{a} from {b}": _rounded(kl) for (a, b), kl in divergences(tasks).items()}
+        for name, divergences in DISTANCES.items()
+    }
+    maps = {}
+    for task in tasks:
+        counts, edges = np.histogram(task.values, OWN_BINS)
+        maps[task.task] = {
+            "features": {"edges": _rounded(edges), "counts": counts.tolist()},
+            "levels": {"values": _rounded(task.transform.centroids), "counts": level_counts(task).tolist()},
+        }
+    activity = {activation.curve: _rounded(activation.mean_abs) for activation in activations}
+    found = {"table 1": distances, "figure 2": maps, "figure 3": activity}
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _rounded(values: Any) -> Any:
+    """Floats of any shape, to six digits."""
+    return np.vectorize(lambda value: float(f"{value:.6g}"))(values).tolist()
 
 
 def _values(task: str) -> TaskValues:
