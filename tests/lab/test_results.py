@@ -24,11 +24,12 @@ from dtufc_lab.results.compare import (
     reaches,
 )
 from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
-from dtufc_lab.results.histograms import TaskValues, companding_cost, kl_divergence, transformed_divergences
+from dtufc_lab.results.histograms import TaskValues, companding_cost, entropy, kl_divergence, transformed_divergences
 from dtufc_lab.results.measure import PROFILES, is_trained, measure, of_one_network, points_path
 from dtufc_lab.results.points import Point, load_points, save_points, tasks_of
 from dtufc_lab.results.report import save_distributions, trainings_of
 from dtufc_lab.results.tables import (
+    figure2_note,
     figure3_note,
     point_table,
     results_page,
@@ -37,7 +38,16 @@ from dtufc_lab.results.tables import (
     table4,
     table6,
 )
-from dtufc_lab.results.verdicts import aligned, cheaper, generalizes, livelier, reached, transfers, truncation_endured
+from dtufc_lab.results.verdicts import (
+    aligned,
+    balanced,
+    cheaper,
+    generalizes,
+    livelier,
+    reached,
+    transfers,
+    truncation_endured,
+)
 
 RATES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -280,6 +290,13 @@ def test_generalization_needs_a_falling_error() -> None:
     assert generalizes("x", points, "a", ["tti"], fact).agrees is None
 
 
+def test_an_even_distribution_is_the_balanced_one() -> None:
+    assert entropy(np.array([5.0, 5.0, 5.0, 5.0, 0.0])) == pytest.approx(2.0)
+    assert balanced("x", {"llm": 3.0, "vit": 5.0}, {"llm": 7.0, "vit": 5.1}).agrees
+    assert balanced("x", {"llm": 3.0, "vit": 5.0}, {"llm": 7.0, "vit": 4.9}).agrees is False
+    assert "Ours: agrees, because llm" in figure2_note([values("llm", 1.0, 0)])
+
+
 def test_distributions_are_kept_as_they_are_shown(tmp_path: Path) -> None:
     tasks = [values("llm", 1.0, 0), values("vit", 9.0, 1)]
     path = tmp_path / "distributions.json"
@@ -302,7 +319,7 @@ def test_idle_channels_flip() -> None:
 def test_the_page_has_all_tables_and_a_verdict_in_each_section() -> None:
     page = results_page(measured(), [values("llm", 1.0, 0), values("vit", 9.0, 1)])
     sections = page.split("\n## ")[1:]
-    assert len(sections) == 11
+    assert len(sections) == 12
     ours = ("Without a network", "What uneven levels cost", "All codecs")
     assert all(("The paper: " in section) != section.startswith(ours) for section in sections)
     assert sections[-1].startswith("All codecs")

@@ -46,6 +46,12 @@ def kl_divergence(p: Float[Array, "bins"], q: Float[Array, "bins"]) -> float:
     return float(np.sum(smooth_p * np.log(smooth_p / smooth_q)))
 
 
+def entropy(counts: Float[Array, "bins"]) -> float:
+    """In bits; of 256 bins 8 where all are alike."""
+    share = counts[counts > 0] / counts.sum()
+    return float(-np.sum(share * np.log2(share)))
+
+
 def level_counts(task: TaskValues) -> Float[Array, "256"]:
     """How often each level occurs."""
     return np.bincount(task.transform.forward(task.values), minlength=NUM_LEVELS).astype(np.float64)

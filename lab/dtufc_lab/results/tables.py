@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dtufc.arrays import Array
+from dtufc.transform import NUM_LEVELS
 from dtufc_lab.results import paper
 from dtufc_lab.results.compare import BdRate, bd_rate, improving, is_monotone, mean_gain, reaches
 from dtufc_lab.results.histograms import (
@@ -22,6 +23,7 @@ from dtufc_lab.results.histograms import (
     channelwise_divergences,
     common_divergences,
     companding_cost,
+    entropy,
     level_counts,
     near_divergences,
     own_divergences,
@@ -33,6 +35,7 @@ from dtufc_lab.results.verdicts import (
     COMPARABLE,
     Verdict,
     aligned,
+    balanced,
     best_accuracy,
     cheaper,
     crosses,
@@ -96,6 +99,7 @@ def results_page(points: Sequence[Point], values: Sequence[TaskValues]) -> str:
     sections = [missing_tasks(points)]
     if len(values) > 1:
         sections.append(table1(values))
+        sections.append(figure2_note(values))
     sections += [f(points) for f in (table2, table3, table4, table5, table6, baseline_table, scalar_table)]
     if values:
         sections.append(companding_table(values))
@@ -221,6 +225,19 @@ def table6(points: Sequence[Point]) -> str:
     parts = [_long_table(points, [(curve, task) for task in tasks for curve in (HYBRID, ELIC, KLTPRIOR)])]
     verdict = generalizes(claim, points, HYBRID, tasks, paper.UNSEEN)
     return _section("Table 6: features never seen in training", parts, [verdict])
+
+
+def figure2_note(tasks: Sequence[TaskValues]) -> str:
+    """What Fig. 2 shows, as a number: how even the distributions are."""
+    claim = "the transformed features are much more balanced (4.2, Fig. 2)"
+    original = {t.task: entropy(np.histogram(t.values, OWN_BINS)[0]) for t in tasks}
+    transformed = {t.task: entropy(level_counts(t)) for t in tasks}
+    text = (
+        f"Entropy of {OWN_BINS} equal bins over each task's own range, and of the {NUM_LEVELS} levels; 8 bits where "
+        "all are alike. The picture is below."
+    )
+    verdict = balanced(claim, original, transformed)
+    return _section("Figure 2: distributions before and after the transform", [text], [verdict])
 
 
 def figure3_note(baseline: Float[Array, "M"], transformed: Float[Array, "M"]) -> str:

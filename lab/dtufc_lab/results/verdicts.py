@@ -69,6 +69,17 @@ def aligned(paper: str, original: Divergences, transformed: Divergences) -> Verd
     )
 
 
+def balanced(paper: str, original: dict[str, float], transformed: dict[str, float]) -> Verdict:
+    """Whether each task's distribution is nearer to an even one after the transform; by entropy, in bits."""
+    return judge(
+        paper,
+        (
+            Finding(transformed[task] > before, f"{task} {before:.2f} -> {transformed[task]:.2f} bits")
+            for task, before in original.items()
+        ),
+    )
+
+
 def cheaper(paper: str, points: Sequence[Point], pairs: Iterable[Pair]) -> Verdict:
     """Whether each test curve needs fewer bits than its anchor; without a BD-rate, by accuracy at equal rate."""
     return judge(paper, (_cheaper(points, pair) for pair in pairs))
