@@ -28,10 +28,10 @@ from dtufc_lab.results.histograms import TaskValues, companding_cost, entropy, k
 from dtufc_lab.results.measure import PROFILES, is_trained, measure, of_one_network, points_path
 from dtufc_lab.results.points import Point, load_points, save_points, tasks_of
 from dtufc_lab.results.report import save_distributions, trainings_of
+from dtufc_lab.results.rows import point_table
 from dtufc_lab.results.tables import (
     figure2_note,
     figure3_note,
-    point_table,
     results_page,
     table1,
     table2,

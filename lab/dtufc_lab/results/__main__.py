@@ -8,7 +8,7 @@ import torch
 
 from dtufc_lab.results.measure import PROFILES, is_trained, measure, names, of_one_network
 from dtufc_lab.results.points import load_points
-from dtufc_lab.results.tables import BASELINE, HYBRID, point_table
+from dtufc_lab.results.rows import BASELINE, HYBRID, point_table
 
 _NEEDED = (HYBRID, BASELINE)  # without them there is no page
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
