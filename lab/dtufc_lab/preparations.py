@@ -32,6 +32,7 @@ _MOST_SPREADS: Final = 24  # of the ordinary values: further away, values go apa
 _FINENESS: Final = 16  # levels to a spread
 _NUM_BINS: Final = 256
 _NUM_DENSITIES: Final = 1 << 14
+_LEAST_SHARE: Final = 1e-9
 _HALVINGS: Final = 100
 _EVERYTHING: Final = np.array([-np.inf, np.inf], np.float32)
 
@@ -141,13 +142,14 @@ def sparing_levels(values: Array, step: float) -> PeakyToBalanced:
     quantiles = np.quantile(values, np.linspace(0, 1, _NUM_BINS))
     edges = np.unique(np.concatenate([np.linspace(low, high, _NUM_BINS), quantiles]))
     p = np.histogram(values, edges, density=True)[0]
+    p = np.maximum(p, _LEAST_SHARE * p.max())  # where none was seen, one may come
     d = np.linspace(0, 1 / step, _NUM_DENSITIES, endpoint=False)
     p_by_nu = d**3 / (1 - (step * d) ** 2)
-    least, most = 1e-30, 1e30
+    low_nu, high_nu = 1e-30, 1e30
     for _ in range(_HALVINGS):
-        nu = sqrt(least * most)
+        nu = sqrt(low_nu * high_nu)
         levels = np.interp(p / nu, p_by_nu, d) * np.diff(edges)
-        least, most = (nu, most) if levels.sum() > NUM_LEVELS else (least, nu)
+        low_nu, high_nu = (nu, high_nu) if levels.sum() > NUM_LEVELS else (low_nu, nu)
     before = np.concatenate([[0.0], np.cumsum(levels)])
     wanted = (np.arange(NUM_LEVELS) + 0.5) / NUM_LEVELS * before[-1]
     return PeakyToBalanced(np.interp(wanted, before, edges).astype(np.float32))
@@ -185,13 +187,13 @@ def _fit_arranged(samples: Sequence[Array], layout: Layout, *, is_sparing: bool)
 
 
 def _near_sparing_levels(values: Array) -> tuple[PeakyToBalanced, Array]:
-    """Levels for the values that do not go apart, and the [2] range of those."""
+    """Levels for the values that do not go apart, and the [2] range of those: half a step beyond the outermost."""
     low, high = np.quantile(values, _TRUNCATION)
     ordinary = values[(values >= low) & (values <= high)]
     middle, spread = float(ordinary.mean(dtype=np.float64)), float(ordinary.std(dtype=np.float64))
-    ends = np.array([middle - _MOST_SPREADS * spread, middle + _MOST_SPREADS * spread], np.float32)
-    near = values[(values >= ends[0]) & (values <= ends[1])]
-    return sparing_levels(near, spread / _FINENESS), ends
+    transform = sparing_levels(values[np.abs(values - middle) <= _MOST_SPREADS * spread], spread / _FINENESS)
+    first, second, *_, last_but_one, last = transform.centroids.tolist()
+    return transform, np.array([1.5 * first - 0.5 * second, 1.5 * last - 0.5 * last_but_one], np.float32)
 
 
 def _usual_rows(samples: Sequence[Array], layout: Layout) -> Array:

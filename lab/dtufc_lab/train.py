@@ -223,11 +223,11 @@ def train(
         name: of the configuration.
         epochs: stop after so many.
         devices: GPUs, or processes where there is none, each with crops of its own; by default all GPUs.
-        start: a network file to train on from, on whole planes at half the learning rate.
+        start: a network file to train on from, on whole planes at half the learning rate; by default none, or what
+            the configuration starts from, as it says.
     """
     spec = TrainSpec.load(name) if start is None else TrainSpec.load(name).at_whole_planes()
-    if spec.start and not start:
-        start = shipped_network(spec.start)
+    weights = start or (shipped_network(spec.start) if spec.start else None)
     planes: dict[Part, dict[Task, list[Array]]] = {"train": {}, "validate": {}}
     for task in spec.tasks:
         samples = stored(task, "train")
@@ -255,8 +255,8 @@ def train(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         training = Training(spec, planes)
-        if start:
-            training.start_from(start)
+        if weights:
+            training.start_from(weights)
         trainer.fit(training, ckpt_path=last if last.exists() else None)
     return Path(best.best_model_path)
 

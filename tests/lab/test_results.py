@@ -105,6 +105,7 @@ def values(task: str, scale: float, seed: int) -> TaskValues:
         near=np.ones(256),
         near_transform=transform,
         channelwise=np.ones(256),
+        arranged=np.ones(256),
     )
 
 
@@ -303,7 +304,8 @@ def test_distributions_are_kept_as_they_are_shown(tmp_path: Path) -> None:
     save_distributions(tasks, [Activation(curve="a", mean_abs=np.array([0.5, 2.0]))], path)
     found = json.loads(path.read_text())
     transformed = transformed_divergences(tasks)
-    assert found["table 1"]["transformed"]["vit from llm"] == pytest.approx(transformed["vit", "llm"], rel=1e-5)
+    kept = found["table 1"]["Transformed, 256 levels, as the paper does"]
+    assert kept["vit from llm"] == pytest.approx(transformed["vit", "llm"], rel=1e-5)
     assert found["figure 2"]["vit"]["levels"]["values"] == pytest.approx(tasks[1].transform.centroids, rel=1e-5)
     assert sum(found["figure 2"]["llm"]["features"]["counts"]) == tasks[0].values.size
     assert found["figure 3"] == {"a": [0.5, 2.0]}
@@ -432,7 +434,7 @@ def test_points_of_another_fit_are_kept_elsewhere(monkeypatch: pytest.MonkeyPatc
 
 def test_table_1_is_zero_on_its_diagonal() -> None:
     text = table1([values("llm", 1.0, 0), values("vit", 9.0, 1)])
-    assert text.count("| llm | 0 |") == 5  # one table for each way to look at them
+    assert text.count("| llm | 0 |") == 6  # one table for each way to look at them
     assert "natural logarithm" in text
 
 

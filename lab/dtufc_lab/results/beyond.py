@@ -4,6 +4,7 @@ Hides which curves are held against which.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -28,7 +29,7 @@ FITTED: Final = "hyperprior-hybrid, fitted tables"
 TRUNCATED_PRIOR: Final = "truncated-prior"
 SCALAR_TRANSFORMED: Final = "scalar, transformed features"
 SCALAR_TRUNCATED: Final = "scalar, truncated features"
-ABLATIONS: Final = (  # what is changed, its curve, and what it is held against
+_ABLATIONS: Final = (  # what is changed, its curve, and what it is held against
     ("nearest level, not the one below", HYBRID, FLOOR),
     ("far values apart, levels for the others; not levels for all, as in the paper", HYBRID, ALL_VALUES),
     ("a mean and a scale for each channel", AFFINE, HYBRID),
@@ -47,7 +48,7 @@ ABLATIONS: Final = (  # what is changed, its curve, and what it is held against
     ("those coefficients through a network, not a quantizer", KLTPRIOR, "klt"),
     ("ELIC's network", ELIC, HYBRID),
 )
-KINDS: Final = (HYBRID, ELIC, KLTPRIOR, "klt", "levels", "blockwise 8 bit, zstd")
+_KINDS: Final = (HYBRID, ELIC, KLTPRIOR, "klt", "levels", "blockwise 8 bit, zstd")
 _SERVED: Final = {HYBRID: "hyperprior", ELIC: "elic"}  # under which name the product has it
 _ACCURACIES: Final = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
 _BD_NOTE: Final = """\
@@ -60,13 +61,14 @@ def baseline_table(points: Sequence[Point]) -> str:
     """Each network against the baseline that was trained on the same tasks."""
     text = (
         "A `hyperprior` and the baseline of the same name differ in what they were trained on, levels or truncated "
-        "features, and in the range of their lambdas. `arranged-hybrid` is the same network again, trained alike, on "
-        "256 levels of features whose channels were centred and then turned to their principal components (text, "
-        "latents) or ordered by their spread, with the tokens' grid kept (pictures). Its levels are learned for an "
-        "entropy coder: even where values are many, sparse where they are few. `arranged-lloyd-hybrid` has Lloyd's "
-        "in their place. `kltprior` and `truncated-prior`, networks without g_a and g_s, differ in the features alone: "
-        "coefficients, or truncated ones. `kltprior` and `baseline-hybrid` were trained for as many steps; "
-        "`elic-hybrid` for more, those with `-long` in their names for three times as many."
+        "features, and in the number and range of their lambdas. `arranged-hybrid` is the same network again, trained "
+        "alike, on 256 levels of features whose channels were centred and then turned to their principal components "
+        "(text, latents) or ordered by their spread, with the tokens' grid kept (pictures). Its levels are learned for "
+        "an entropy coder: even where values are many, sparse where they are few; drawn pictures have no long tails, "
+        "and 256 even ones suffice. `arranged-lloyd-hybrid` has the levels of `hyperprior` there. `kltprior` and "
+        "`truncated-prior`, networks without g_a and g_s, differ in the features alone: coefficients, or truncated "
+        'ones. Steps of each: "How the networks were trained". BD-rates are of the payload, as the paper counts; those '
+        "of whole frames are below them."
     )
     tasks = seen_tasks(points)
     kinds = [kind for kind in ("hybrid", *tasks) if f"baseline-{kind}" in curves_of(points)]
@@ -93,7 +95,9 @@ def baseline_table(points: Sequence[Point]) -> str:
     for name in (ARRANGED, ARRANGED_LONG, KLTPRIOR):
         ours = [(task, *pair) for pair in pairs if pair[0] == name for task in tasks if select(points, name, task)]
         verdicts.append(cheaper(f"{claim}; here `{name}`", points, ours))
-    return section("Against the baselines", [text, _BD_NOTE.strip(), table, notes], verdicts)
+    on_wire = [replace(point, bpfp_payload=point.bpfp_wire) for point in points]
+    parts = [text, _BD_NOTE.strip(), table, notes, "On the wire:", bd_table(on_wire, pairs, tasks)[0]]
+    return section("Against the baselines", parts, verdicts)
 
 
 def scalar_table(points: Sequence[Point]) -> str:
@@ -133,7 +137,7 @@ def companding_table(tasks: Sequence[TaskValues]) -> str:
 
 def ablation_table(points: Sequence[Point]) -> str:
     """What each change of the codec does."""
-    found = [(what, test, anchor) for what, test, anchor in ABLATIONS if {test, anchor} <= set(curves_of(points))]
+    found = [(what, test, anchor) for what, test, anchor in _ABLATIONS if {test, anchor} <= set(curves_of(points))]
     tasks = tasks_of(p for p in points if p.curve in {curve for row in found for curve in row[1:]})
     table, notes = bd_table(points, [(test, anchor) for _, test, anchor in found], tasks, [row[0] for row in found])
     nearest = [(task, HYBRID, FLOOR) for task in seen_tasks(points)]
@@ -146,7 +150,7 @@ def codec_table(points: Sequence[Point]) -> str:
     """The bits that every kind of codec needs for an accuracy; and which needs the fewest."""
     rows = []
     for task in tasks_of(points):
-        for curve in (name for name in KINDS if select(points, name, task)):
+        for curve in (name for name in _KINDS if select(points, name, task)):
             cells = [_rate_at(select(points, curve, task), accuracy) for accuracy in _ACCURACIES]
             rows.append([task, _SERVED.get(curve, curve), *("-" if cell is None else f"{cell:.3f}" for cell in cells)])
     heads = [f"{accuracy:.2f}" for accuracy in _ACCURACIES]

@@ -13,6 +13,7 @@ from dtufc.codecs.learned.networks import STRIDE
 from dtufc.codecs.learned.plane import MIDDLE, UNIT, Levels, Preparation
 from dtufc.transform import NUM_LEVELS
 from dtufc_lab.configurations import TrainSpec
+from dtufc_lab.preparations import ChannelMapped
 from dtufc_lab.results.exactness import rate_overhead
 from dtufc_lab.results.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
 from dtufc_lab.results.histograms import DISTANCES, OWN_BINS, TaskValues, level_counts
@@ -24,12 +25,13 @@ from dtufc_lab.train import SHIPPED, trained_steps
 _MIDDLE_RATE = 0.5
 _COMPARED = ("llm", "vit", "tti")  # whose distributions the paper compares
 _NUM_EXACT = 4  # features of each task
-_PICTURES = {
-    "figure2.png": "Figure 2: the features, the learned map and the transformed features of each task",
-    "figure3.png": "Figure 3: activation of the latent channels",
-    "figure4.png": "Figure 4: rate against accuracy and error",
-    "figure5.png": "Figure 5: networks trained on one task, on every other",
+_PICTURES = {  # title, and where the page says whether ours agrees
+    "figure2.png": ("Figure 2: the features, the learned map and the transformed features of each task", "Figure 2"),
+    "figure3.png": ("Figure 3: activation of the latent channels", "Figure 3"),
+    "figure4.png": ("Figure 4: rate against accuracy and error", "Against the baselines"),
+    "figure5.png": ("Figure 5: networks trained on one task, on every other", "Table 4"),
 }
+_TIMES = "Times are of the machine on which a curve was last measured; [on one machine](speed.md)."
 
 _MORE = """\
 ## More pages
@@ -69,12 +71,15 @@ def write(measured: Sequence[Point], kept: Sequence[Point], folder: Path) -> Non
     figure3(baseline, transformed, folder / "figure3.png")
     figure4(points, folder / "figure4.png")
     figure5(points, folder / "figure5.png")
-    pictures = dict(_PICTURES)
+    pictures = {
+        name: (title, f'Whether ours agrees with the paper: "{where}", above.')
+        for name, (title, where) in _PICTURES.items()
+    }
     for task in tasks_of(points):
-        pictures[f"codecs-{task}.png"] = f"All codecs on `{task}`: accuracy and time against rate"
+        pictures[f"codecs-{task}.png"] = f"All codecs on `{task}`: accuracy and time against rate", _TIMES
         codec_figure(points, task, folder / f"codecs-{task}.png")
     page = results_page(points, values) + "\n" + figure3_note(baseline.mean_abs, transformed.mean_abs)
-    listed = "\n".join(f"## {title}\n\n![{title}]({name})\n" for name, title in pictures.items())
+    listed = "\n".join(f"## {title}\n\n![{title}]({name})\n\n{note}\n" for name, (title, note) in pictures.items())
     sections = (page, _exactness(tasks), _training(points, trainings), listed, _MORE)
     (folder / "README.md").write_text("\n".join(sections), encoding="utf-8")
 
@@ -107,6 +112,8 @@ def _values(task: str) -> TaskValues:
     paper, near = preparation_for("paper", task), preparation_for("near", task)
     assert isinstance(paper, Levels)
     assert isinstance(near, Levels)
+    arranged = preparation_for("arranged", task)
+    assert isinstance(arranged, ChannelMapped)
     return TaskValues(
         task=task,
         values=np.concatenate([feature.ravel() for feature in features]),
@@ -114,13 +121,15 @@ def _values(task: str) -> TaskValues:
         near=_level_counts(near, features),
         near_transform=near.transform,
         channelwise=_level_counts(preparation_for("affine", task), features),
+        arranged=_level_counts(arranged, features, arranged.spacing),
     )
 
 
-def _level_counts(preparation: Preparation, features: Sequence[Array]) -> Array:
+def _level_counts(preparation: Preparation, features: Sequence[Array], spacing: float = 1.0) -> Array:
     """[256], how often each level occurs; values apart, between two levels on the plane, do not count."""
     plane = np.concatenate([preparation.to_plane(feature)[0].ravel() for feature in features])
-    levels = plane[plane % 1 == 0].astype(np.int64)
+    places = MIDDLE + (plane - MIDDLE) / spacing
+    levels = places[places % 1 == 0].astype(np.int64)
     return np.bincount(levels, minlength=NUM_LEVELS).astype(np.float64)
 
 

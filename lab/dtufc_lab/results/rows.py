@@ -1,4 +1,4 @@
-"""Rows of points as Markdown: what the page's tables are made of."""
+"""Rows of points as Markdown, and the names of the curves that most tables have."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final

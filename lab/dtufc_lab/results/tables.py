@@ -16,16 +16,14 @@ from dtufc_lab.results import paper
 from dtufc_lab.results.beyond import ablation_table, baseline_table, codec_table, companding_table, scalar_table
 from dtufc_lab.results.compare import is_monotone, reaches
 from dtufc_lab.results.histograms import (
-    COMMON_BINS,
+    DISTANCES,
     EPSILON,
     OWN_BINS,
     Divergences,
     TaskValues,
-    channelwise_divergences,
     common_divergences,
     entropy,
     level_counts,
-    near_divergences,
     own_divergences,
     transformed_divergences,
 )
@@ -88,28 +86,19 @@ def missing_tasks(points: Sequence[Point]) -> str:
 def table1(tasks: Sequence[TaskValues]) -> str:
     """KL divergence between the tasks' features, every ordered pair."""
     names = [task.task for task in tasks]
+    found = {title: divergences(tasks) for title, divergences in DISTANCES.items()}
     common, own, transformed = common_divergences(tasks), own_divergences(tasks), transformed_divergences(tasks)
     top, low, high = max(paper.KL_ORIGINAL.values()), *_ends(paper.KL_TRANSFORMED.values())
     claim = (
         f"original up to {top:.2f}, transformed {low:.2f} to {high:.2f} (Table 1; bins not stated), "
         "so the transform brings all tasks nearer to one another"
     )
-    text = "KL divergence of the row's task from the column's, in nats (natural logarithm)"
     parts = [
-        f"{text}; {EPSILON:g} is added to the probability of each bin.",
-        f"Original, {COMMON_BINS} equal bins over the range of both:",
-        _matrix(names, common),
-        f"Original, {OWN_BINS} equal bins over each task's own range, bin by bin (as a codec sees features scaled to "
-        "[0, 1]):",
-        _matrix(names, own),
-        "Transformed, 256 levels, as the paper does:",
-        _matrix(names, transformed),
-        "Transformed, 256 levels that are fitted again to the values that do not go apart, as `hyperprior` and `elic` "
-        "do:",
-        _matrix(names, near_divergences(tasks)),
-        "Transformed, 256 levels, with a mean and a scale for each channel before:",
-        _matrix(names, channelwise_divergences(tasks)),
+        "KL divergence of the row's task from the column's, in nats (natural logarithm); "
+        f"{EPSILON:g} is added to the probability of each bin."
     ]
+    for title, pairs in found.items():
+        parts += [f"{title} (at most {max(pairs.values()):.2f}):", _matrix(names, pairs)]
     verdicts = [aligned(f"{claim}, on a common grid", common, transformed)]
     verdicts.append(aligned(f"{claim}, each on its own range", own, transformed))
     return section("Table 1: distance between the tasks' features", parts, verdicts)
