@@ -21,11 +21,8 @@ from dtufc_lab.results.histograms import (
     OWN_BINS,
     Divergences,
     TaskValues,
-    common_divergences,
     entropy,
     level_counts,
-    own_divergences,
-    transformed_divergences,
 )
 from dtufc_lab.results.measure import PROFILES
 from dtufc_lab.results.points import Point, seen_tasks, select, tasks_of, unseen_tasks
@@ -87,7 +84,7 @@ def table1(tasks: Sequence[TaskValues]) -> str:
     """KL divergence between the tasks' features, every ordered pair."""
     names = [task.task for task in tasks]
     found = {title: divergences(tasks) for title, divergences in DISTANCES.items()}
-    common, own, transformed = common_divergences(tasks), own_divergences(tasks), transformed_divergences(tasks)
+    common, own, transformed, *_ = found.values()
     top, low, high = max(paper.KL_ORIGINAL.values()), *_ends(paper.KL_TRANSFORMED.values())
     claim = (
         f"original up to {top:.2f}, transformed {low:.2f} to {high:.2f} (Table 1; bins not stated), "
