@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install workbench demo up down images test check format proto dashboards bench networks results profiles golden lock clean
+.PHONY: help install research demo up down images test check format proto dashboards bench networks results profiles golden lock clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s'|'
@@ -19,17 +19,17 @@ $(VENV)/.runtime: pyproject.toml requirements.lock | $(BIN)/python
 	$(PIP) install -c requirements.lock -e '.[edge,cloud]'
 	@touch $@
 
-$(VENV)/.workbench: $(VENV)/.runtime
-	@echo "installing the workbench and the test tools into $(VENV)"
-	$(PIP) install -c requirements.lock -e '.[lab,dev]'
+$(VENV)/.research: $(VENV)/.runtime
+	@echo "installing the research and test tools into $(VENV)"
+	$(PIP) install -c requirements.lock -e '.[research,dev]'
 	@touch $@
 
 install: $(VENV)/.runtime ## The edge, the cloud and the command line into .venv
 
-workbench: $(VENV)/.workbench ## And what trains, measures and tests them
+research: $(VENV)/.research ## And what trains, measures and tests them
 
 demo: $(VENV)/.runtime ## Starts cloud and edge, sends a prompt and photographs, prints what came back and what it cost
-	$(BIN)/python -m dtufc_lab.demo
+	$(BIN)/python -m examples.demo
 
 up: ## The pair, Prometheus and Grafana in containers: docker compose up, and waits until all are well
 	docker compose up --build --wait
@@ -37,57 +37,57 @@ up: ## The pair, Prometheus and Grafana in containers: docker compose up, and wa
 down: ## Stops the containers; weights and metrics stay
 	docker compose down
 
-images: $(VENV)/.workbench ## Builds both images and prints their sizes, layer by layer
+images: $(VENV)/.research ## Builds both images and prints their sizes, layer by layer
 	docker compose build edge cloud
 	$(BIN)/python deploy/scripts/sizes.py dtufc-edge dtufc-cloud
 
-test: $(VENV)/.workbench ## All tests, on real models and real servers
+test: $(VENV)/.research ## All tests, on real models and real servers
 	$(BIN)/dtufc fetch
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.workbench ## Style, types, imports, generated code: quick
+check: $(VENV)/.research ## Style, types, imports, generated code: quick
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m dtufc_lab.generate --check
-	$(BIN)/python -m dtufc_lab.dashboards --check
+	$(BIN)/python -m scripts.generate --check
+	$(BIN)/python -m deploy.dashboards --check
 
-format: $(VENV)/.workbench ## Formats the code
+format: $(VENV)/.research ## Formats the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-proto: $(VENV)/.workbench ## Generates the code of proto/ into shared/dtufc/v1
-	$(BIN)/python -m dtufc_lab.generate
+proto: $(VENV)/.research ## Generates the code of proto/ into shared/dtufc/v1
+	$(BIN)/python -m scripts.generate
 
-dashboards: $(VENV)/.workbench ## Writes Grafana's dashboards and alerts into deploy/grafana
-	$(BIN)/python -m dtufc_lab.dashboards
+dashboards: $(VENV)/.research ## Writes Grafana's dashboards and alerts into deploy/grafana
+	$(BIN)/python -m deploy.dashboards
 
-bench: $(VENV)/.workbench ## Rate against accuracy and time, written to docs/benchmarks.md
-	$(BIN)/python -m dtufc_lab.bench
+bench: $(VENV)/.research ## Rate against accuracy and time, written to docs/benchmarks.md
+	$(BIN)/python -m dtufc_research.evaluation.bench
 
-networks: $(VENV)/.workbench ## Trains the codecs' networks (hours; resumes) and puts them into the package
-	$(BIN)/python -m dtufc_lab.features
-	$(BIN)/python -m dtufc_lab.train
-	$(BIN)/python -m dtufc_lab.train --ship
+networks: $(VENV)/.research ## Trains the codecs' networks (hours; resumes) and puts them into the package
+	$(BIN)/python -m dtufc_research.training.features
+	$(BIN)/python -m dtufc_research.training.train
+	$(BIN)/python -m dtufc_research.training.train --ship
 
-results: $(VENV)/.workbench ## The paper's tables and figures on our models, written to docs/results
-	$(BIN)/python -m dtufc_lab.results
-	$(BIN)/python -m dtufc_lab.learned_speed > docs/results/speed.md
-	$(BIN)/python -m dtufc_lab.results.pictures
-	$(BIN)/python -m dtufc_lab.results.answers
-	$(BIN)/python -m tests.shared.test_learned_determinism "$$(mktemp -d)" 100 > docs/results/determinism.md
+results: $(VENV)/.research ## The paper's tables and figures on our models, written to docs/results
+	$(BIN)/python -m dtufc_research.paper
+	$(BIN)/python -m dtufc_research.evaluation.learned_speed > docs/results/speed.md
+	$(BIN)/python -m dtufc_research.paper.pictures
+	$(BIN)/python -m dtufc_research.paper.answers
+	$(BIN)/python -m tests.coding.test_learned_determinism "$$(mktemp -d)" 100 > docs/results/determinism.md
 
-profiles: $(VENV)/.workbench ## Fits the shipped profiles anew
-	$(BIN)/python -m dtufc_lab.fit_profiles
+profiles: $(VENV)/.research ## Fits the shipped profiles anew
+	$(BIN)/python -m dtufc_research.training.fit_profiles
 
-golden: $(VENV)/.workbench ## Writes the golden frames anew: only where a format version is not released yet
-	$(BIN)/python -m pytest tests/shared/test_golden.py --write-golden
+golden: $(VENV)/.research ## Writes the golden frames anew: only where a format version is not released yet
+	$(BIN)/python -m pytest tests/coding/test_golden.py --write-golden
 
 lock: ## Resolves every dependency anew and writes requirements.lock
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet -e '.[lab,dev]'
-	$(VENV)-lock/bin/python -m dtufc_lab.lock > requirements.lock.new && mv requirements.lock.new requirements.lock
+	$(VENV)-lock/bin/python -m pip install --quiet -e '.[research,dev]'
+	$(VENV)-lock/bin/python -m scripts.lock > requirements.lock.new && mv requirements.lock.new requirements.lock
 	rm -rf $(VENV)-lock
 
 clean: ## Removes what was installed and generated here

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from dtufc.codecs.learned import can_run
+from dtufc.coding.codecs.learned import can_run
 
-# Where CompressAI has no wheels there are no learned codecs: `dtufc.codecs.learned.can_run`.
+# Where CompressAI has no wheels there are no learned codecs: `dtufc.coding.codecs.learned.can_run`.
 _OF_NETWORKS = ("shared/*learned*.py", "lab/test_train.py")
 collect_ignore_glob = [] if can_run() else [*_OF_NETWORKS]
 

@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dtufc import bitstream
-from dtufc.arrays import Array
-from dtufc.bitstream import Frame
+from dtufc.coding import bitstream
+from dtufc.coding.arrays import Array
+from dtufc.coding.bitstream import Frame
+from dtufc.coding.feature_codec import FeatureCodec
+from dtufc.coding.features import as_tensor
+from dtufc.coding.layout import Family
 from dtufc.errors import InputError
-from dtufc.feature_codec import FeatureCodec
-from dtufc.features import as_tensor
-from dtufc.layout import Family
-from dtufc.profile import Profile
-from dtufc.rpc import MOST_LATENT_POSITIONS
-from dtufc.telemetry import Request
-from dtufc.zoo import weights_folder
+from dtufc.models.profile import Profile
+from dtufc.models.zoo import weights_folder
+from dtufc.serving.limits import MAX_LATENT_POSITIONS
+from dtufc.serving.telemetry import Request
 from dtufc_cloud.heads.cnn import CnnHead, Label
 from dtufc_cloud.heads.dinov2 import Dinov2Head
 from dtufc_cloud.heads.llama import LlamaHead
@@ -131,7 +131,7 @@ class CloudPipeline:
             return
         most = self._max_tokens
         if isinstance(self._head, Sd3Head):
-            tokens, most = frame.shape[-2] * frame.shape[-1], MOST_LATENT_POSITIONS
+            tokens, most = frame.shape[-2] * frame.shape[-1], MAX_LATENT_POSITIONS
         if images > 1 or tokens > most:
             problem = f"{images} inputs of {tokens} tokens"
             raise InputError(field="frame", problem=problem, remedy=f"Send one, of at most {most} tokens")

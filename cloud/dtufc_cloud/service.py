@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import grpc
 
 from dtufc.errors import InputError, ProfileMismatch
-from dtufc.rpc import MOST_LABELS, Worker, profile_info, reporting
-from dtufc.telemetry import Request, Telemetry
+from dtufc.serving.limits import MAX_LABELS
+from dtufc.serving.status import profile_info, reporting
+from dtufc.serving.telemetry import Request, Telemetry
+from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2, head_pb2_grpc
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.settings import CloudSettings
@@ -65,9 +67,9 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
                 png = pipeline.label_map(message.frame, box, (task.height, task.width), request)
                 return head_pb2.RunReply(label_map_png=png)
             case "classify":
-                if not 0 < message.classify.top_k <= MOST_LABELS:
+                if not 0 < message.classify.top_k <= MAX_LABELS:
                     problem = f"{message.classify.top_k} labels"
-                    raise InputError(field="top_k", problem=problem, remedy=f"Ask for 1 to {MOST_LABELS}")
+                    raise InputError(field="top_k", problem=problem, remedy=f"Ask for 1 to {MAX_LABELS}")
                 found = pipeline.labels(message.frame, message.classify.top_k, request)
                 labels = [head_pb2.Label(index=x.index, name=x.name, probability=x.probability) for x in found]
                 return head_pb2.RunReply(labels=head_pb2.Labels(labels=labels))

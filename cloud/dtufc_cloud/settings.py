@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from dtufc.settings import ServiceSettings
+from dtufc.serving.settings import ServiceSettings
 
 
 class CloudSettings(ServiceSettings):

@@ -3,10 +3,11 @@
 import asyncio
 import sys
 
-from dtufc.device import pick_device, pick_dtype
-from dtufc.rpc import Server, Worker, channel
-from dtufc.serving import run, serve, served_profiles
-from dtufc.telemetry import Telemetry
+from dtufc.models.device import pick_device, pick_dtype
+from dtufc.serving.lifecycle import run, serve, served_profiles
+from dtufc.serving.telemetry import Telemetry
+from dtufc.serving.transport import Server, channel
+from dtufc.serving.worker import Worker
 from dtufc.v1 import inference_pb2, inference_pb2_grpc
 from dtufc_edge.cloud import Cloud
 from dtufc_edge.pipeline import EdgePipeline

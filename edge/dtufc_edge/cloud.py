@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import grpc
 
 from dtufc.errors import DtufcError, ProfileMismatch, Unavailable
-from dtufc.rpc import error_of
+from dtufc.serving.status import error_of
 from dtufc.v1 import head_pb2, head_pb2_grpc
 
 _PEER = "the cloud"

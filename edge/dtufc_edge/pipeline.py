@@ -12,12 +12,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dtufc import bitstream
+from dtufc.coding import bitstream
+from dtufc.coding.feature_codec import FeatureCodec, Rate
 from dtufc.errors import InputError
-from dtufc.feature_codec import FeatureCodec, Rate
-from dtufc.profile import Profile
-from dtufc.telemetry import Request
-from dtufc.zoo import weights_folder
+from dtufc.models.profile import Profile
+from dtufc.models.zoo import weights_folder
+from dtufc.serving.telemetry import Request
 from dtufc_edge.backbones.cnn import CnnBackbone
 from dtufc_edge.backbones.dinov2 import Box, Dinov2Backbone
 from dtufc_edge.backbones.llama import LlamaBackbone, LlamaSession

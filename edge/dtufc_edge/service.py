@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dtufc.coding.feature_codec import Rate
 from dtufc.errors import DeadlineExceeded, Desync, InputError
-from dtufc.feature_codec import Rate
-from dtufc.profile import Task
-from dtufc.rpc import MOST_LABELS, Worker, profile_info, reporting
-from dtufc.telemetry import Request, Telemetry
+from dtufc.models.profile import Task
+from dtufc.serving.limits import MAX_LABELS
+from dtufc.serving.status import profile_info, reporting
+from dtufc.serving.telemetry import Request, Telemetry
+from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2, inference_pb2, inference_pb2_grpc
 from dtufc_edge.backbones.llama import choice_prompt
 from dtufc_edge.backbones.sd3 import Wish
@@ -182,8 +184,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _classify(self, call: Call, message: inference_pb2.ClassifyRequest) -> inference_pb2.ClassifyReply:
         count = message.top_k or _DEFAULT_LABELS
-        if count > MOST_LABELS:
-            raise InputError(field="top_k", problem=f"{count} labels", remedy=f"Ask for at most {MOST_LABELS}")
+        if count > MAX_LABELS:
+            raise InputError(field="top_k", problem=f"{count} labels", remedy=f"Ask for at most {MAX_LABELS}")
         features, _ = await self._with_image(call.pipeline.look, message.image, call.request)
         run = head_pb2.RunRequest(classify=head_pb2.ClassifyTask(top_k=count))
         reply = await self._through(call, features, run)

@@ -7,8 +7,8 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from dtufc.errors import InputError
-from dtufc.rpc import Tls
-from dtufc.settings import ServiceSettings
+from dtufc.serving.settings import ServiceSettings
+from dtufc.serving.transport import Tls
 
 
 class EdgeSettings(ServiceSettings):

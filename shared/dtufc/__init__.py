@@ -5,7 +5,11 @@ frame = codec.encode(features, quality=0.5)
 features = codec.decode(frame)
 """
 
-from dtufc.feature_codec import FeatureCodec, fit, load
+from importlib.metadata import version
 
-__all__ = ["FeatureCodec", "fit", "load"]
-__version__ = "0.1.0"
+from dtufc.client import EdgeClient
+from dtufc.coding.feature_codec import FeatureCodec
+from dtufc.models.fitting import fit, load
+
+__all__ = ["EdgeClient", "FeatureCodec", "fit", "load"]
+__version__ = version("dtufc")

@@ -6,9 +6,11 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
+from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError
-from dtufc.feature_codec import Rate
-from dtufc.rpc import MOST_LABELS, Tls, blocking_channel, error_of
+from dtufc.serving.limits import MAX_LABELS
+from dtufc.serving.status import error_of
+from dtufc.serving.transport import Tls, blocking_channel
 from dtufc.v1 import head_pb2, inference_pb2, inference_pb2_grpc
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -85,8 +87,8 @@ class EdgeClient:
         self, image: bytes | Path, *, top_k: int = 5, profile: str = "", codec: str = "", rate: Rate | None = None
     ) -> inference_pb2.ClassifyReply:
         """An image file, or its bytes: its most probable labels, best first, and the cost."""
-        if not 0 < top_k <= MOST_LABELS:
-            raise InputError(field="top_k", problem=f"{top_k}", remedy=f"Give 1 to {MOST_LABELS}")
+        if not 0 < top_k <= MAX_LABELS:
+            raise InputError(field="top_k", problem=f"{top_k}", remedy=f"Give 1 to {MAX_LABELS}")
         data = _read(image) if isinstance(image, Path) else image
         message = inference_pb2.ClassifyRequest(coding=_coding(profile, codec, rate), image=data, top_k=top_k)
         return self._reported(lambda: self._stub.Classify(message, timeout=self._timeout_s))

@@ -1,7 +1,7 @@
 """Everything that can go wrong, as one tree.
 
     DtufcError
-      InputError          what the caller did: mend the input and call again
+      InputError          what the caller did: fix the input and call again
       BitstreamError      what the bytes are
         Truncated           they end too early
         BadMagic            they are no frame at all
@@ -13,6 +13,7 @@
       ServiceError        what the service lacks
         Overloaded          the queue is full
         Unavailable         the other side cannot be reached
+        Rejected            the other side does not take such calls; trying again does not help
         DeadlineExceeded    the time given has passed
         Internal            a fault of the service itself
 
@@ -21,7 +22,7 @@ and a context of named strings, from which the message is built and which cross 
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 _LONGEST = 300  # characters of a fact: it crosses the wire, and may hold what a caller sent
 
@@ -35,6 +36,9 @@ class DtufcError(Exception):
     def __init__(self, **context: object) -> None:
         self.context: dict[str, str] = {name: str(value)[:_LONGEST] for name, value in context.items()}
         super().__init__(self.template.format_map(self.context))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.context)
 
 
 class InputError(DtufcError):
@@ -102,6 +106,11 @@ class Unavailable(ServiceError):
     template = "{peer} at {address} cannot be reached: {problem}. Check that it runs and that the address is right."
 
 
+class Rejected(ServiceError):
+    code = "REJECTED"
+    template = "{peer} at {address} rejected the call: {problem}. Check its address, release, TLS and permissions."
+
+
 class DeadlineExceeded(ServiceError):
     code = "DEADLINE_EXCEEDED"
     template = "no answer from {peer} at {address} within {timeout_s} s. Allow more time, or send less."
@@ -110,6 +119,11 @@ class DeadlineExceeded(ServiceError):
 class Internal(ServiceError):
     code = "INTERNAL"
     template = "the service failed. Its log has the cause."
+
+
+def _rebuild(cls: type[DtufcError], context: dict[str, str]) -> DtufcError:
+    """An error that was pickled; the facts come by name."""
+    return cls(**context)
 
 
 def _raisable(cls: type[DtufcError]) -> list[type[DtufcError]]:

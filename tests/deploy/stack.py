@@ -12,8 +12,8 @@ from pathlib import Path
 import docker
 from docker.models.containers import Container
 
-from dtufc.profile import PackageSource, load_profile, shipped_profiles
-from dtufc.zoo import fetch_package
+from dtufc.models.profile import PackageSource, load_profile, shipped_profiles
+from dtufc.models.zoo import fetch_package
 from tests.deploy.images import ROOT
 
 CACHE = "/var/lib/dtufc"  # as in the Dockerfiles

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dtufc.settings import ServiceSettings
+from dtufc.serving.settings import ServiceSettings
 from dtufc_cloud.settings import CloudSettings
 from dtufc_edge.settings import EdgeSettings
 from tests.deploy.images import ROOT, SIDES

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dtufc_lab.dashboards.grafana import DASHBOARDS, SOURCE_UID, generate
+from deploy.dashboards.grafana import DASHBOARDS, SOURCE_UID, generate
 from tests.deploy.images import ROOT
 
 GRAFANA = ROOT / "deploy" / "grafana"

@@ -18,11 +18,11 @@ import grpc
 import pytest
 import yaml
 
+from deploy.dashboards import queries
+from deploy.dashboards.grafana import DASHBOARDS
 from dtufc.client import EdgeClient
 from dtufc.errors import DtufcError, InputError, Unavailable
 from dtufc.v1 import head_pb2
-from dtufc_lab.dashboards import queries
-from dtufc_lab.dashboards.grafana import DASHBOARDS
 from tests.deploy.examples import EXAMPLES
 from tests.deploy.images import ROOT
 from tests.e2e.services import Service, free_port, head_stub, start, stop_all

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, Dinov2Model, EfficientNetForImageClassification, LlamaForCausalLM
 
 from dtufc.client import EdgeClient
-from dtufc.profile import load_profile
-from dtufc.zoo import weights_folder
-from dtufc.zoo.cnn import drop_excitation
+from dtufc.models.profile import load_profile
+from dtufc.models.zoo import weights_folder
+from dtufc.models.zoo.cnn import drop_excitation
 from dtufc_cloud.heads.dinov2 import SaliencyHead
 from tests.e2e.services import SAMPLES, Service, start, stop_all
 

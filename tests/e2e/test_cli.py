@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dtufc.codecs.learned import VARIANTS, can_run
-from dtufc.feature_codec import load
-from dtufc.profile import load_profile
+from dtufc.coding.codecs.learned import VARIANTS, can_run
+from dtufc.models.fitting import load
+from dtufc.models.profile import load_profile
 from tests.e2e.services import SAMPLES, Service, environment, free_port
 
 OF_FILES = ["models", "fetch", "fit", "encode", "decode", "inspect"]

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from dtufc import bitstream
 from dtufc.client import EdgeClient
+from dtufc.coding import bitstream
+from dtufc.coding.feature_codec import Rate
 from dtufc.errors import Unavailable
-from dtufc.feature_codec import Rate
 from dtufc.v1 import head_pb2, head_pb2_grpc
 from tests.e2e.services import Service, head_stub
 

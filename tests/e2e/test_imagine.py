@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dtufc.client import EdgeClient
+from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError
-from dtufc.feature_codec import Rate, load
-from dtufc.profile import load_profile
+from dtufc.models.fitting import load
+from dtufc.models.profile import load_profile
+from dtufc.models.zoo import weights_folder
 from dtufc.v1 import head_pb2, inference_pb2
-from dtufc.zoo import weights_folder
 from tests.e2e.services import Service, error_info, head_stub, inference_stub
 
 SPEC = load_profile("sd3-emoji").spec

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dtufc.bitstream import CodecId
 from dtufc.client import EdgeClient
+from dtufc.coding.bitstream import CodecId
+from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError
-from dtufc.feature_codec import Rate, load
+from dtufc.models.fitting import load
 from dtufc.v1 import head_pb2
 from tests.e2e.services import Service, head_stub
 

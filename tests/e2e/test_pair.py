@@ -14,14 +14,14 @@ from PIL import Image
 from torch.nn import functional
 from transformers import AutoTokenizer, Dinov2Model, EfficientNetForImageClassification, LlamaForCausalLM
 
-from dtufc.bitstream import parse
 from dtufc.client import EdgeClient
-from dtufc.codecs.learned import VARIANTS, can_run
-from dtufc.feature_codec import Rate
-from dtufc.profile import load_profile
-from dtufc.telemetry import Request
+from dtufc.coding.bitstream import parse
+from dtufc.coding.codecs.learned import VARIANTS, can_run
+from dtufc.coding.feature_codec import Rate
+from dtufc.models.profile import load_profile
+from dtufc.models.zoo import weights_folder
+from dtufc.serving.telemetry import Request
 from dtufc.v1 import inference_pb2
-from dtufc.zoo import weights_folder
 from dtufc_cloud.heads.cnn import CnnHead
 from dtufc_cloud.heads.dinov2 import Dinov2Head, SaliencyHead
 from dtufc_cloud.heads.llama import LlamaHead

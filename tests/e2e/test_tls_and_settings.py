@@ -12,7 +12,7 @@ import trustme
 
 from dtufc.client import EdgeClient
 from dtufc.errors import Unavailable
-from dtufc.rpc import Tls, check_health
+from dtufc.serving.transport import Tls, check_health
 from tests.e2e.services import Service, environment, run_to_end, start, stop_all
 
 Launch = Callable[..., Service]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from dtufc.zoo.cnn import features_shape, read_stages
+from dtufc.models.zoo.cnn import features_shape, read_stages
 from dtufc_cloud.heads import finite
 
 

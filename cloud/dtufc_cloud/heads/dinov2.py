@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, Dinov2Model
 
-from dtufc.arrays import Array
+from dtufc.coding.arrays import Array
 from dtufc.errors import InputError
-from dtufc.zoo.tensors import dinov2_stored_name, fill, read_tensors, tensor_names
+from dtufc.models.zoo.tensors import dinov2_stored_name, fill, read_tensors, tensor_names
 from dtufc_cloud.heads import finite
 
 

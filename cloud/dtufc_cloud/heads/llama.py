@@ -12,7 +12,7 @@ from transformers import AutoConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from dtufc.errors import InputError
-from dtufc.zoo.tensors import fill, read_tensors, shift_layer
+from dtufc.models.zoo.tensors import fill, read_tensors, shift_layer
 from dtufc_cloud.heads import finite
 
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from dtufc.arrays import Array
+from dtufc.coding.arrays import Array
 from dtufc_cloud.heads import finite
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dtufc.zoo.cnn import View, read_stages
+from dtufc.models.zoo.cnn import View, read_stages
 
 
 class CnnBackbone:

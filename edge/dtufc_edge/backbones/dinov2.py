@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, Dinov2Model
 
-from dtufc.zoo.tensors import dinov2_stored_name, fill, read_tensors
+from dtufc.models.zoo.tensors import dinov2_stored_name, fill, read_tensors
 
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)  # of ImageNet, which the model was trained with
 _STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)

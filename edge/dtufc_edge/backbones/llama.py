@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, DynamicCache, GenerationConf
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from dtufc.errors import InputError
-from dtufc.zoo.tensors import fill, read_tensors
+from dtufc.models.zoo.tensors import fill, read_tensors
 
 
 class LlamaBackbone:

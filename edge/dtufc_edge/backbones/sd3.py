@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from dtufc.errors import InputError
-from dtufc.profile import ImagineSpec
-from dtufc.rpc import MOST_LATENT_POSITIONS
+from dtufc.models.profile import ImagineSpec
+from dtufc.serving.limits import MAX_LATENT_POSITIONS
 
 _LARGEST_SEED = (1 << 63) - 1
 _STRONGEST = 30.0
@@ -74,7 +74,7 @@ class Sd3Backbone:
             if not 0 < pixels <= self.max_pixels or pixels % self.step_pixels:
                 remedy = f"Give a multiple of {self.step_pixels}, at most {self.max_pixels}"
                 raise InputError(field=field, problem=f"{pixels}", remedy=remedy)
-        most = MOST_LATENT_POSITIONS << 2 * self._num_halvings
+        most = MAX_LATENT_POSITIONS << 2 * self._num_halvings
         if wish.width * wish.height > most:
             problem, remedy = f"{wish.width} x {wish.height} pixels", f"Ask for at most {most} pixels"
             raise InputError(field="size", problem=problem, remedy=remedy)

@@ -1,0 +1,288 @@
+"""`make demo`: the pair as two processes, a plain gRPC client, and what everything cost.
+
+Only the generated stubs talk to the edge: this is what a client in any language does.
+"""
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dtufc.coding.arrays import Array
+from dtufc.errors import DtufcError
+from dtufc.models.profile import load_profile, shipped_profiles
+from dtufc.models.zoo import weights_folder
+from dtufc.v1 import inference_pb2, inference_pb2_grpc
+from dtufc_research.evaluation.agreement import mean_iou
+
+ROOT = Path(__file__).parents[1]
+OUTPUT = Path("demo-output")
+PROMPT = "What is the capital of France? Answer in one word."
+QUESTION = "Water is made of hydrogen and which other element?"
+CHOICES = ["gold", "oxygen", "helium", "iron"]
+WISHES = ["red apple", "grinning cat", "rocket"]
+_SEED = 1
+_SHOWN = 192  # pixels of a drawn picture
+_START_S = 120.0
+_STOP_S = 15.0
+_CALL_S = 120.0
+_STAGES = {
+    "edge.prepare": "prepare",
+    "edge.backbone": "backbone",
+    "edge.encode": "encode",
+    "cloud.parse": "parse",
+    "cloud.decode": "decode",
+    "cloud.head": "head",
+    "cloud.png": "PNG",
+    "round_trip": "round trip",
+}
+
+
+class Report:
+    """Two tables: what came back and its size, and the time of each stage."""
+
+    def __init__(self) -> None:
+        caption = "through codec klt, quality 0.5; agreement is with codec raw, which loses nothing"
+        self._sizes = _table(caption, ["raw bytes", "coded", "BPFP", "frames", "agreement"])
+        self._times = _table("milliseconds by stage; the round trip holds decode, head and PNG", [*_STAGES.values()])
+
+    def add(self, name: str, cost: inference_pb2.Cost, agreement: str) -> None:
+        seconds = {stage.name: stage.seconds for stage in cost.stages}
+        sizes = (f"{cost.raw_bytes:,}", f"{cost.wire_bytes:,}", f"{cost.bpfp_wire:.3f}", str(cost.num_frames))
+        self._sizes.add_row(name, *sizes, agreement)
+        times = (f"{1000 * seconds[stage]:.1f}" if stage in seconds else "" for stage in _STAGES)
+        self._times.add_row(name, *times)
+
+    def print(self, console: Console) -> None:
+        console.print(self._sizes, self._times, sep="\n")
+
+
+def main() -> int:
+    console = Console(width=max(120, Console().width))
+    try:
+        for name in shipped_profiles():
+            weights_folder(load_profile(name).spec)
+    except DtufcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    OUTPUT.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        console.print("starting cloud and edge as two processes ...")
+        cloud, edge, cloud_metrics, edge_metrics = (f"127.0.0.1:{port}" for port in _free_ports(4))
+        cloud_process = stack.enter_context(_service("dtufc_cloud", {"listen": cloud, "metrics-listen": cloud_metrics}))
+        flags = {"listen": edge, "metrics-listen": edge_metrics, "cloud": cloud}
+        edge_process = stack.enter_context(_service("dtufc_edge", flags))
+        for address, process in ((cloud, cloud_process), (edge, edge_process)):
+            _wait_until_serving(address, process)
+        channel = stack.enter_context(
+            grpc.insecure_channel(edge, options=[("grpc.max_receive_message_length", 1 << 26)])
+        )
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        report = Report()
+        _show_text(stub, report, console)
+        _show_masks(stub, report)
+        _show_labels(stub, report, console)
+        _show_pictures(stub, report, console)
+    report.print(console)
+    console.print(f"masks laid over the photographs: {OUTPUT}/*.png; drawn, raw and coded: {OUTPUT}/drawn.png")
+    console.print("both processes have stopped")
+    return 0
+
+
+def _show_text(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, console: Console) -> None:
+    raw, coded = (_complete(stub, codec) for codec in ("raw", "klt"))
+    console.print(f"prompt: {PROMPT}\nreply:  {coded[0]}")
+    longest = max(len(raw[1]), len(coded[1]))
+    same = sum(a == b for a, b in zip(raw[1], coded[1], strict=False))
+    report.add("complete", coded[2], f"{same} of {longest} tokens")
+    answers = [
+        stub.Answer(
+            inference_pb2.AnswerRequest(coding=inference_pb2.Coding(codec=codec), question=QUESTION, choices=CHOICES),
+            timeout=_CALL_S,
+        )
+        for codec in ("raw", "klt")
+    ]
+    raw_answer, answer = answers
+    agreement = "same letter" if raw_answer.letter == answer.letter else f"not the same: {raw_answer.letter}"
+    drift = max(abs(a - b) for a, b in zip(raw_answer.probabilities, answer.probabilities, strict=True))
+    odds = ", ".join(f"{choice} {p:.2f}" for choice, p in zip(CHOICES, answer.probabilities, strict=True))
+    console.print(f"question: {QUESTION}\nanswer: {answer.letter} ({odds})")
+    report.add("answer", answer.cost, f"{agreement}, p within {drift:.3f}")
+
+
+def _complete(stub: inference_pb2_grpc.InferenceServiceStub, codec: str) -> tuple[str, list[int], inference_pb2.Cost]:
+    request = inference_pb2.CompleteRequest(coding=inference_pb2.Coding(codec=codec), prompt=PROMPT, max_tokens=16)
+    replies = list(stub.Complete(request, timeout=_CALL_S))
+    text = "".join(reply.text for reply in replies)
+    return text, [reply.token_id for reply in replies[:-1]], replies[-1].cost
+
+
+def _show_masks(stub: inference_pb2_grpc.InferenceServiceStub, report: Report) -> None:
+    overlays = []
+    for path in sorted((ROOT / "samples").glob("*.jpg")):
+        replies = {
+            codec: stub.Segment(
+                inference_pb2.SegmentRequest(coding=inference_pb2.Coding(codec=codec), image=path.read_bytes()),
+                timeout=_CALL_S,
+            )
+            for codec in ("raw", "klt")
+        }
+        masks = {codec: np.asarray(Image.open(io.BytesIO(reply.label_map_png))) for codec, reply in replies.items()}
+        overlay = _overlay(Image.open(path), masks["klt"])
+        overlay.save(OUTPUT / f"{path.stem}.png")
+        overlays.append(overlay.resize((400, 300)))
+        agreement = mean_iou(masks["raw"] > 0, masks["klt"] > 0)
+        report.add(f"segment {path.name}", replies["klt"].cost, f"mean IoU {agreement:.3f}")
+    sheet = Image.new("RGB", (400 * len(overlays), 300))
+    for index, overlay in enumerate(overlays):
+        sheet.paste(overlay, (400 * index, 0))
+    sheet.save(OUTPUT / "all.png")
+
+
+def _show_labels(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, console: Console) -> None:
+    for path in sorted((ROOT / "samples").glob("*.jpg")):
+        raw, coded = (
+            stub.Classify(
+                inference_pb2.ClassifyRequest(coding=inference_pb2.Coding(codec=codec), image=path.read_bytes()),
+                timeout=_CALL_S,
+            )
+            for codec in ("raw", "klt")
+        )
+        found = ", ".join(f"{label.name} {label.probability:.2f}" for label in coded.labels[:3])
+        console.print(f"{path.name}: {found}")
+        exact, best = raw.labels[0], coded.labels[0]
+        drift = abs(best.probability - exact.probability)
+        agreement = f"same label, p within {drift:.3f}" if best.index == exact.index else f"not the same: {exact.name}"
+        report.add(f"classify {path.name}", coded.cost, agreement)
+
+
+def _show_pictures(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, console: Console) -> None:
+    sheet = Image.new("RGB", (2 * _SHOWN * len(WISHES), _SHOWN))
+    for index, prompt in enumerate(WISHES):
+        raw, coded = (
+            list(
+                stub.Imagine(
+                    inference_pb2.ImagineRequest(coding=inference_pb2.Coding(codec=codec), prompt=prompt, seed=_SEED),
+                    timeout=_CALL_S,
+                )
+            )[-1]
+            for codec in ("raw", "klt")
+        )
+        pictures = [Image.open(io.BytesIO(reply.picture_png)) for reply in (raw, coded)]
+        for place, picture in enumerate(pictures):
+            large = picture.resize((_SHOWN, _SHOWN), Image.Resampling.LANCZOS)
+            sheet.paste(large, ((2 * index + place) * _SHOWN, 0))
+        error = np.mean((np.asarray(pictures[0]).astype(float) - np.asarray(pictures[1])) ** 2)
+        if index == 0:
+            same = np.abs(np.asarray(pictures[0]).astype(int) - _drawn_whole(prompt)).max() <= 1
+            console.print(
+                f"{prompt}, raw, beside the whole pipeline's picture: {'the same' if same else 'not the same'}"
+            )
+        report.add(f"imagine {prompt}", coded.cost, f"PSNR {10 * np.log10(255**2 / max(error, 1e-9)):.1f} dB")
+    sheet.save(OUTPUT / "drawn.png")
+
+
+def _drawn_whole(prompt: str) -> Array:
+    """The picture of diffusers' own pipeline, not split."""
+    from diffusers import StableDiffusion3Pipeline
+    from diffusers.utils import logging
+    from transformers.utils import logging as logging_of_parts
+
+    logging.disable_progress_bar()
+    logging_of_parts.disable_progress_bar()
+    spec = load_profile("sd3-emoji").spec
+    none = {"text_encoder_3": None, "tokenizer_3": None}
+    pipeline = StableDiffusion3Pipeline.from_pretrained(weights_folder(spec), dtype=torch.float32, **none)
+    pipeline.set_progress_bar_config(disable=True)
+    made = pipeline(
+        prompt,
+        generator=torch.Generator().manual_seed(_SEED),
+        num_inference_steps=spec.imagine.steps,
+        guidance_scale=spec.imagine.guidance,
+        max_sequence_length=spec.imagine.text_length,
+    )
+    return np.asarray(made.images[0]).astype(int)
+
+
+def _table(caption: str, columns: list[str]) -> Table:
+    table = Table(title=caption, box=box.SIMPLE_HEAD)
+    table.add_column("request", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _overlay(photo: Image.Image, mask: Array) -> Image.Image:
+    """The photograph, its background dimmed and the foreground's border drawn."""
+    pixels = np.asarray(photo.convert("RGB")).astype(np.float32)
+    inside = mask > 0
+    pixels[~inside] *= 0.35
+    border = inside ^ (np.roll(inside, 2, 0) & np.roll(inside, -2, 0) & np.roll(inside, 2, 1) & np.roll(inside, -2, 1))
+    pixels[border & inside] = (255, 210, 0)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@contextmanager
+def _service(module: str, flags: dict[str, str]) -> "Iterator[subprocess.Popen[bytes]]":
+    """A service process; its log goes to a file. Leaving stops it with SIGTERM, and says so if that takes too long."""
+    words = [word for flag, value in flags.items() for word in (f"--{flag}", value)]
+    with (OUTPUT / f"{module}.log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-m", module, *words], stderr=log, stdout=log, env=_environment())
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                status = process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+            if status:
+                print(f"{module} ended with status {status}: see {log.name}", file=sys.stderr)
+
+
+def _environment() -> dict[str, str]:
+    """This one without settings of the services: the demo shows the defaults."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("DTUFC_EDGE_", "DTUFC_CLOUD_"))}
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _wait_until_serving(address: str, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _START_S
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=2, wait_for_ready=True)
+            except grpc.RpcError:
+                continue
+            if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                return
+            time.sleep(0.1)
+    raise SystemExit(f"the service for {address} did not start: see {OUTPUT}/*.log")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

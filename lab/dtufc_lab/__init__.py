@@ -1,1 +1,0 @@
-"""The workbench: data, fitting of the shipped profiles, benchmarks, the demo. Nothing uses it."""

@@ -1,0 +1,1 @@
+"""Research: training, evaluation, the paper's tables. Uses everything; nothing uses it."""

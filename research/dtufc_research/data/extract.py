@@ -1,0 +1,198 @@
+"""Features of real inputs at a split point, and what the rest of the model is sensitive to there."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice, zip_longest
+
+import torch
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+
+from dtufc.coding.arrays import Array
+from dtufc.models.profile import ImagineSpec, Profile
+from dtufc.models.zoo import weights_folder
+from dtufc_cloud.heads.cnn import CnnHead
+from dtufc_cloud.heads.dinov2 import Dinov2Head
+from dtufc_cloud.heads.llama import LlamaHead
+from dtufc_cloud.heads.sd3 import Sd3Head
+from dtufc_edge.backbones.cnn import CnnBackbone
+from dtufc_edge.backbones.dinov2 import Dinov2Backbone
+from dtufc_edge.backbones.llama import LlamaBackbone
+from dtufc_edge.backbones.sd3 import Sd3Backbone, Wish
+from dtufc_research.data.sources import Use, photo_views, photos, prompts, square, texts
+
+CPU = torch.device("cpu")
+ROW_TOKENS = 256
+_SHARPNESS = 4.0  # how near the mask's border a logit must be to count
+
+
+@dataclass(frozen=True, slots=True)
+class Llama:
+    """Both halves of a decoder."""
+
+    backbone: LlamaBackbone
+    head: LlamaHead
+
+    @classmethod
+    def load(cls, profile: Profile) -> "Llama":
+        folder = weights_folder(profile.spec)
+        sides = (folder, profile.split, CPU, torch.float32)
+        return cls(LlamaBackbone(*sides), LlamaHead(*sides))
+
+    def rows(self, use: Use, count: int) -> Iterator[list[int]]:
+        """Token ids of `count` stretches of text, in turn from each source, every fourth as a user's turn."""
+        sources = [_stretches(self.backbone.plain_ids(text)) for _, text in texts(use)]
+        in_turn = (stretch for turn in zip_longest(*sources) for stretch in turn if stretch is not None)
+        for index, stretch in enumerate(islice(in_turn, count)):
+            as_turn = index % 4 == 3
+            ids = self.backbone.chat_ids(self.backbone.tokenizer.decode(stretch)) if as_turn else stretch
+            yield ids[:ROW_TOKENS]
+
+    def features(self, token_ids: list[int]) -> Tensor:
+        """[tokens, d]"""
+        return self.backbone.start().features(token_ids)
+
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
+        """Of the log-probability of tokens drawn from the model's own prediction: E[g g'] is its Fisher information."""
+        x = features.clone().requires_grad_(True)
+        log_probabilities = torch.log_softmax(self.head.forward(x), dim=-1)
+        drawn = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
+        (gradient,) = torch.autograd.grad(log_probabilities.gather(1, drawn).sum(), x)
+        return gradient.numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class Dinov2:
+    """Both halves of a DINOv2."""
+
+    backbone: Dinov2Backbone
+    head: Dinov2Head
+
+    @classmethod
+    def load(cls, profile: Profile) -> "Dinov2":
+        folder = weights_folder(profile.spec)
+        sides = (folder, profile.split, CPU, torch.float32)
+        return cls(Dinov2Backbone(*sides), Dinov2Head(*sides))
+
+    def features(self, image: Image.Image) -> Tensor:
+        """[1 + patches, d] of an image, fitted into the model's square."""
+        return self.backbone.features(self.backbone.prepare(image)[0])
+
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
+        """Of the logits near the mask's border, under random signs: E[g g'] is the squared change of those logits."""
+        return _signed_gradient(self.head.forward, features, generator, _near_border)
+
+
+@dataclass(frozen=True, slots=True)
+class Cnn:
+    """Both halves of a convolutional classifier."""
+
+    backbone: CnnBackbone
+    head: CnnHead
+
+    @classmethod
+    def load(cls, profile: Profile) -> "Cnn":
+        folder = weights_folder(profile.spec)
+        sides = (folder, profile.split, CPU, torch.float32)
+        return cls(CnnBackbone(*sides), CnnHead(*sides))
+
+    def features(self, image: Image.Image) -> Tensor:
+        """[C, h, w] of the square in the middle of an image."""
+        return self.backbone.features(self.backbone.prepare(image))
+
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
+        """Of the logits under random signs: E[g g'] is the squared change of all of them.
+
+        The Fisher information, as for text, knows the classes that were drawn, and few of a thousand are.
+        """
+        return _signed_gradient(self.head.forward, features, generator, torch.ones_like)
+
+
+@dataclass(frozen=True, slots=True)
+class Sd3:
+    """Both halves of a text-to-image model, and how its profile has it asked."""
+
+    backbone: Sd3Backbone
+    head: Sd3Head
+    spec: ImagineSpec
+
+    @classmethod
+    def load(cls, profile: Profile) -> "Sd3":
+        folder = weights_folder(profile.spec)
+        sides = (folder, profile.split, CPU, torch.float32)
+        return cls(Sd3Backbone(*sides), Sd3Head(*sides), profile.spec.imagine)
+
+    def features(self, prompt: str, seed: int = 0) -> Tensor:
+        """[16, h, w] of a picture of the size that the model was trained at."""
+        side, spec = self.backbone.default_pixels, self.spec
+        wish = Wish(prompt=prompt, seed=seed, steps=spec.steps, guidance=spec.guidance, width=side, height=side)
+        return self.backbone.latent(wish, spec, lambda _: None).clone()  # no longer one of inference mode
+
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
+        """Of the picture's colours under random signs: E[g g'] is the squared change of all of them."""
+        return _signed_gradient(self.head.forward, features, generator, torch.ones_like)
+
+
+Model = Llama | Dinov2 | Cnn | Sd3
+
+
+def _near_border(logits: Tensor) -> Tensor:
+    return torch.exp(-_SHARPNESS * logits**2)
+
+
+def _signed_gradient(
+    head: Callable[[Tensor], Tensor], features: Tensor, generator: torch.Generator, weigh: Callable[[Tensor], Tensor]
+) -> Array:
+    """Of what the head makes of the features, weighed, under random signs."""
+    x = features.clone().requires_grad_(True)
+    made = head(x)
+    signs = torch.randint(0, 2, made.shape, generator=generator) * 2.0 - 1.0
+    (gradient,) = torch.autograd.grad(made, x, weigh(made.detach()) * signs)
+    return gradient.numpy()
+
+
+def fitting_features(profile: Profile, count: int) -> list[Array]:
+    """`count` features of the fitting sources at the profile's split."""
+    return [features.numpy() for features in _fitting_features(_load(profile), profile, count)]
+
+
+def fitting_set(profile: Profile, count: int) -> tuple[list[Array], list[Array]]:
+    """`fitting_features`, and a gradient for each."""
+    generator = torch.Generator().manual_seed(0)
+    model = _load(profile)
+    samples, gradients = [], []
+    for features in _fitting_features(model, profile, count):
+        samples.append(features.numpy())
+        gradients.append(model.gradient(features, generator))
+    return samples, gradients
+
+
+def _load(profile: Profile) -> Model:
+    loaders: dict[str, Callable[[Profile], Model]] = {
+        "llama": Llama.load,
+        "dinov2": Dinov2.load,
+        "cnn": Cnn.load,
+        "sd3": Sd3.load,
+    }
+    return loaders[profile.spec.model](profile)
+
+
+def _fitting_features(model: Model, profile: Profile, count: int) -> Iterator[Tensor]:
+    if isinstance(model, Llama):
+        inputs = [partial(model.features, ids) for ids in model.rows("fit", count)]
+    elif isinstance(model, Sd3):
+        inputs = [partial(model.features, prompt) for prompt in prompts("fit")[:count]]
+    elif isinstance(model, Cnn):
+        inputs = [partial(model.features, image) for image in photo_views("fit")[:count]]
+    else:
+        images = [picture for _, photo in photos("fit") for picture in (square(photo), photo)]
+        inputs = [partial(model.features, image) for image in images[:count]]
+    for make in track(inputs, description=f"{profile.name}, split {profile.split}"):
+        yield make()
+
+
+def _stretches(token_ids: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(token_ids) - ROW_TOKENS, ROW_TOKENS):
+        yield token_ids[start : start + ROW_TOKENS]

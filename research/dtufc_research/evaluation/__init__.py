@@ -1,0 +1,1 @@
+"""Measures rates, agreement and times of any profile."""

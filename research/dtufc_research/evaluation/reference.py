@@ -1,0 +1,81 @@
+"""A trained network at one rate as an ordinary CompressAI model, with its own coder: the rival in `learned_speed`.
+
+    [0, 1] --to network units--> g_a --gain--> y ... y_hat --inverse gain--> g_s --to [0, 1]--> x_hat
+
+The weights are those of the learned codec. What CompressAI lacks, the gains and the units of a plane, becomes a layer
+before or behind its transforms; its `compress` and `decompress` stay as they are.
+"""
+
+import copy
+import math
+from typing import Any, Final
+
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from compressai.models import Elic2022Official, ScaleHyperprior
+from torch import Tensor, nn
+
+from dtufc.coding.codecs.learned.networks import Elic, Hyperprior
+from dtufc.coding.codecs.learned.plane import MIDDLE, UNIT
+from dtufc.coding.transform import NUM_LEVELS
+
+HIGHEST: Final = NUM_LEVELS - 1.0  # a plane's level that is 1 in CompressAI's units
+_WIDEST: Final = 255
+
+
+def from_units(plane: Tensor) -> Tensor:
+    """A plane in network units -> in levels / 255, as CompressAI's models take it."""
+    return (plane * UNIT + MIDDLE) / HIGHEST
+
+
+class Affine(nn.Module):
+    """x -> scale x + offset; scale and offset broadcast to [B, C, H, W]."""
+
+    def __init__(self, scale: Tensor | float, offset: float = 0.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.as_tensor(scale), requires_grad=False)
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.offset
+
+
+@torch.no_grad()
+def plain(trained: Hyperprior | Elic, rate: float) -> Any:
+    """The same network at one rate, its coder's tables made.
+
+    Args:
+        trained: the network; it is copied.
+        rate: a place among the gains' points, in [0, num_rates - 1].
+
+    Returns:
+        A ScaleHyperprior or an Elic2022Official, for planes [B, 1, H, W] of levels / 255.
+    """
+    trained = copy.deepcopy(trained)
+    num_channels, num_latents = trained.side_prior.channels, trained.gains.log_gain.shape[1]
+    if isinstance(trained, Elic):
+        network = Elic2022Official(num_channels, num_latents, groups=trained.groups)
+        network.latent_codec = trained.latent_codec
+    else:
+        network = ScaleHyperprior(num_channels, num_latents)
+        network.h_a, network.h_s = trained.h_a, trained.h_s
+        network.entropy_bottleneck = trained.entropy_bottleneck
+    at = torch.tensor([rate])
+    network.g_a = nn.Sequential(Affine(HIGHEST / UNIT, -MIDDLE / UNIT), *trained.g_a, Affine(trained.gains.gain(at)))
+    network.g_s = nn.Sequential(
+        Affine(trained.gains.inverse(at)), *trained.g_s, Affine(UNIT / HIGHEST, MIDDLE / HIGHEST)
+    )
+    _set_quantiles(trained.side_prior)
+    network.update(force=True)
+    return network.eval().requires_grad_(False)
+
+
+def _set_quantiles(side_prior: EntropyBottleneck) -> None:
+    """Sets the range of each channel's table, which our training leaves alone. The median stays 0, as in training."""
+    edges = torch.arange(-_WIDEST, _WIDEST + 1, dtype=torch.float32)
+    logits = side_prior._logits_cumulative(edges.repeat(side_prior.channels, 1, 1), stop_gradient=True)[:, 0]
+    tail = math.log(2 / side_prior.tail_mass - 1)  # CompressAI's target for the outer quantiles
+    num_below, num_above = (logits < -tail).sum(dim=1), (logits > tail).sum(dim=1)
+    side_prior.quantiles[:, 0, 0] = (num_below - 1.0 - _WIDEST).clamp(-_WIDEST, 0)
+    side_prior.quantiles[:, 0, 1] = 0.0
+    side_prior.quantiles[:, 0, 2] = (_WIDEST + 1.0 - num_above).clamp(0, _WIDEST)

@@ -1,0 +1,79 @@
+"""Features of test inputs, each with how well other features in its place agree with it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage.metrics import structural_similarity
+
+from dtufc.coding.arrays import Array
+from dtufc_research.data.extract import Cnn, Dinov2, Llama, Sd3
+from dtufc_research.evaluation.agreement import mean_iou
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A feature of a test input, and how well another in its place agrees with it: a share of 1."""
+
+    features: Array
+    agreement: Callable[[Array], float]
+
+
+def vit_samples(model: Dinov2, pictures: Sequence[Image.Image]) -> list[Sample]:
+    """Agreement is the mean IoU of the saliency mask with the uncompressed model's."""
+
+    def agreement(mask: Array, decoded: Array) -> float:
+        return mean_iou(mask, _mask(model, torch.from_numpy(decoded)))
+
+    originals = [model.features(picture) for picture in pictures]
+    return [Sample(features.numpy(), partial(agreement, _mask(model, features))) for features in originals]
+
+
+def llm_samples(model: Llama, rows_of_ids: Sequence[list[int]]) -> list[Sample]:
+    """Agreement is how many of the next tokens, after every token, are the uncompressed model's."""
+
+    def agreement(expected: Array, decoded: Array) -> float:
+        return float(np.mean(_top(model, torch.from_numpy(decoded)) == expected))
+
+    originals = [model.features(ids) for ids in rows_of_ids]
+    return [Sample(features.numpy(), partial(agreement, _top(model, features))) for features in originals]
+
+
+def cnn_samples(model: Cnn, pictures: Sequence[Image.Image]) -> list[Sample]:
+    """Agreement is 1 where the most probable label is the uncompressed model's, else 0."""
+
+    def agreement(label: int, decoded: Array) -> float:
+        return float(_label(model, torch.from_numpy(decoded)) == label)
+
+    originals = [model.features(picture) for picture in pictures]
+    return [Sample(features.numpy(), partial(agreement, _label(model, features))) for features in originals]
+
+
+def tti_samples(model: Sd3, prompts: Sequence[str]) -> list[Sample]:
+    """Agreement is the structural similarity of the picture with that of the latent as it was drawn."""
+
+    def agreement(drawn: Array, decoded: Array) -> float:
+        return ssim(drawn, model.head.picture(torch.from_numpy(decoded)))
+
+    originals = [model.features(prompt) for prompt in prompts]
+    return [Sample(latent.numpy(), partial(agreement, model.head.picture(latent))) for latent in originals]
+
+
+def ssim(a: Array, b: Array) -> float:
+    """Structural similarity of two pictures uint8[H, W, 3]."""
+    return float(structural_similarity(a, b, channel_axis=2))
+
+
+def _label(model: Cnn, features: torch.Tensor) -> int:
+    return int(model.head.logits(features).argmax())
+
+
+def _mask(model: Dinov2, features: torch.Tensor) -> Array:
+    return model.head.logits(features)[0].numpy() > 0
+
+
+def _top(model: Llama, features: torch.Tensor) -> Array:
+    return model.head.logits(features).argmax(dim=-1).numpy()

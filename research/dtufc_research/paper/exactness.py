@@ -1,0 +1,74 @@
+"""What exact decoding costs in rate: code lengths under integer probabilities, against the float network's ideal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int32
+
+from dtufc.coding.arrays import Array
+from dtufc.coding.bitstream import write_varint
+from dtufc.coding.codecs.learned.codec import padded
+from dtufc.coding.codecs.learned.latents import Writer
+from dtufc.coding.codecs.learned.network_file import TrainedNetwork
+from dtufc.coding.entropy import PRECISION, Encoder, Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What real streams have more than the float network says they need.
+
+    Attributes:
+        share: of its code length, under integer probabilities: what exactness costs.
+        end_bytes: a stream: what the coder rounds up to whole words, whatever its probabilities.
+    """
+
+    share: float
+    end_bytes: float
+
+
+class _Measured(Encoder):
+    """An encoder that also adds up the code length of what it is given.
+
+    Attributes:
+        bits: under the integer tables, escapes as they are written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bits = 0.0
+
+    def write(self, tables: Tables, row: int, symbols: Int32[Array, " n"]) -> None:
+        super().write(tables, row, symbols)
+        radius, frequencies = tables.radius(row), tables.rows[row].astype(np.float64)
+        is_beyond = np.abs(symbols) > radius
+        entries = np.where(is_beyond, 2 * radius + 1, symbols + radius)
+        self.bits += float(np.sum(PRECISION - np.log2(frequencies[entries])))
+        self.bits += 8 * sum(len(write_varint(2 * (abs(s) - radius - 1))) for s in symbols[is_beyond].tolist())
+
+
+@torch.inference_mode()
+def rate_overhead(
+    trained: TrainedNetwork, planes: Sequence[Array], quality: float, padding: float | None = None
+) -> Overhead:
+    """How many more bits the streams of all planes have than the float network says they need.
+
+    Args:
+        trained: with normal tables: fitted ones may need fewer bits than the network's own distributions.
+        planes: [H, W] float32 levels each, of at most one tile.
+        quality: in [0, 1].
+        padding: of the planes; see `Preparation`.
+    """
+    network, rate = trained.network, torch.tensor([quality * (trained.num_rates - 1)])
+    real = coded = ideal = 0.0
+    for plane in planes:
+        units = padded(plane, padding)
+        y = network.analysis(units, rate)
+        y_rows, z_rows = (value[0].permute(1, 2, 0).numpy() for value in (y, network.hyper_analysis(y)))
+        encoder = _Measured()
+        trained.latents.transcode(Writer(encoder, trained.tables), (y.shape[2], y.shape[3]), y_rows, z_rows)
+        real += 8 * len(encoder.finish())
+        coded += encoder.bits
+        ideal += float(network(units, rate).bits.sum())
+    return Overhead(share=coded / ideal - 1, end_bytes=(real - coded) / 8 / len(planes))

@@ -1,0 +1,340 @@
+"""Measures the curves: rate, accuracy, error and time of each codec at each of its rates, on test features.
+
+Every rate is that of a real bitstream. A curve's points are kept in the cache folder, so that a run that was cut off
+goes on where it stopped; they are measured again when the curve, its network or the fit of its codec is another.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from hashlib import sha256
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import numpy as np
+from rich.progress import track
+from threadpoolctl import threadpool_limits
+
+import dtufc
+from dtufc.coding.arrays import Array
+from dtufc.coding.bitstream import MAGIC, CodecId, Dtype, Frame, pack, parse
+from dtufc.coding.codecs import Payload
+from dtufc.coding.codecs.learned import shipped_network
+from dtufc.coding.codecs.learned.codec import LearnedCodec
+from dtufc.coding.codecs.learned.network_file import load_network
+from dtufc.coding.codecs.learned.plane import Assignment, Levels, Preparation
+from dtufc.coding.feature_codec import FeatureCodec
+from dtufc.models.profile import Profile, load_profile
+from dtufc.models.zoo import cache_folder
+from dtufc_research.data.extract import Cnn, Dinov2, Llama, Sd3, fitting_features
+from dtufc_research.data.sources import photo_views, photos, prompts, square
+from dtufc_research.evaluation.baselines import rivals
+from dtufc_research.evaluation.samples import Sample, cnn_samples, llm_samples, tti_samples, vit_samples
+from dtufc_research.paper.points import Point, load_points, save_points
+from dtufc_research.paper.scalar import ScalarCodec
+from dtufc_research.training.configurations import Tables, TrainSpec
+from dtufc_research.training.features import TASKS, stored
+from dtufc_research.training.plane_transforms import Kind, evenly, prepare
+from dtufc_research.training.train import SHIPPED, export, run_folder
+
+NUM_SAMPLES: Final = 32  # a task; of `cnn`, where each has but one label, all views of all test photographs
+QUALITIES: Final = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
+ALL_QUALITIES: Final = (0.0, *QUALITIES)  # of the pages on one task; of baselines, and where lowest rates are high
+PROFILES: Final = {
+    "llm": ("smollm2-135m", 30),
+    "vit": ("dinov2-small", 12),
+    "tti": ("sd3-emoji", 1),
+    "cnn": ("efficientnet-lite0", 8),
+    "llm-16": ("smollm2-135m", 16),
+}
+_NUM_FITTED: Final = 10
+_INT8: Final = "blockwise 8 bit, zstd"
+_FLOAT32: Final = np.dtype(np.float32)
+
+Coder = tuple[Callable[[Array], Callable[[float], bytes]], Callable[[bytes, tuple[int, ...]], Array]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A trained network on features prepared in one way.
+
+    Attributes:
+        name: as the tables have it.
+        network: the configuration it was trained by.
+        preparation: of the features; see `preparations`. None: as the network was trained.
+        assignment: of values to levels.
+        tables: of the symbols; None: as the network is shipped.
+        tasks: on which it is measured.
+        rates: at which qualities.
+    """
+
+    name: str
+    network: str
+    preparation: Kind | None = None
+    assignment: Assignment | None = None
+    tables: Tables | None = None
+    tasks: tuple[str, ...] = tuple(TASKS)
+    rates: tuple[float, ...] = QUALITIES
+
+
+CURVES: Final = (
+    Curve(name="hyperprior-hybrid", network="hyperprior-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
+    Curve(name="elic-hybrid", network="elic-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
+    Curve(name="kltprior", network="klt-hybrid", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
+    Curve(name="baseline-hybrid", network="baseline-hybrid", rates=ALL_QUALITIES),
+    Curve(name="hyperprior-llm", network="hyperprior-llm"),
+    Curve(name="baseline-llm", network="baseline-llm", rates=ALL_QUALITIES),
+    Curve(name="hyperprior-vit", network="hyperprior-vit"),
+    Curve(name="baseline-vit", network="baseline-vit", rates=ALL_QUALITIES),
+    Curve(name="hyperprior-tti", network="hyperprior-tti"),
+    Curve(name="baseline-tti", network="baseline-tti", rates=ALL_QUALITIES),
+    Curve(name="kltprior-llm", network="klt-llm"),
+    Curve(name="kltprior-vit", network="klt-vit"),
+    Curve(name="kltprior-tti", network="klt-tti"),
+    Curve(name="hyperprior-noise", network="hyperprior-noise"),
+    Curve(name="baseline-noise", network="baseline-noise", rates=ALL_QUALITIES),
+    Curve(name="truncated-prior", network="truncated-prior"),
+    Curve(name="hyperprior-hybrid, floor", network="hyperprior-hybrid", assignment=Assignment.floor),
+    Curve(name="hyperprior-hybrid, levels of all values", network="hyperprior-hybrid", preparation="paper"),
+    Curve(name="affine-hybrid", network="affine-hybrid"),
+    Curve(name="affine-grid-hybrid", network="affine-grid-hybrid"),
+    Curve(name="arranged-hybrid", network="arranged-hybrid", rates=ALL_QUALITIES),
+    Curve(name="arranged-lloyd-hybrid", network="arranged-lloyd-hybrid", rates=ALL_QUALITIES),
+    Curve(name="hyperprior-long", network="hyperprior-long", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
+    Curve(name="baseline-long", network="baseline-long", rates=ALL_QUALITIES),
+    Curve(name="arranged-long", network="arranged-long", rates=ALL_QUALITIES),
+    Curve(name="elic-long", network="elic-long", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
+    Curve(name="hyperprior-hybrid, fitted tables", network="hyperprior-hybrid", tables="fitted"),
+    Curve(name="baseline-hybrid, transformed features", network="baseline-hybrid", preparation="near"),
+    Curve(name="hyperprior-hybrid, truncated features", network="hyperprior-hybrid", preparation="truncate"),
+)
+SCALAR: Final[
+    dict[str, tuple[Kind, float, float]]
+] = {  # its curves: the features' preparation, and the steps at the lowest and the highest rate, in levels
+    "scalar, transformed features": ("near", 160.0, 6.0),
+    "scalar, truncated features": ("truncate", 40.0, 1.5),
+}
+OTHERS: Final = ("raw", "klt", "levels", _INT8, *SCALAR)
+
+
+def every_setting(codec: FeatureCodec) -> list[tuple[str, float | None]]:
+    """(codec, quality) of all that a profile has; None where a codec has no rate."""
+    return [(n, quality) for n in codec.codecs for quality in (ALL_QUALITIES if codec.has_rate(n) else (None,))]
+
+
+def names() -> list[str]:
+    """Every curve's name."""
+    return [*(curve.name for curve in CURVES), *OTHERS]
+
+
+def is_trained(name: str) -> bool:
+    """Whether a curve needs no network, or has one: trained here, or shipped."""
+    curve = _curve(name)
+    return curve is None or has_run(curve.network) or _is_shipped(curve)
+
+
+def measure(name: str, tasks: Sequence[str] = tuple(PROFILES)) -> list[Point]:
+    """The points of one curve on these of its tasks, from the cache or measured now."""
+    curve = _curve(name)
+    return [point for task in (curve.tasks if curve else PROFILES) if task in tasks for point in _kept(name, task)]
+
+
+def points_path(name: str, task: str) -> Path:
+    """Where the points of a curve on a task are kept; another place where the curve, its network or its fit is another.
+
+    Raises FileNotFoundError where a network was neither trained here nor shipped.
+    """
+    profile, curve = _profile(task), _curve(name)
+    slug = name.replace(" ", "-").replace(",", "")
+    if curve:  # it is fitted and trained anew, whatever the profile's codecs are; but for `klt`
+        uses_klt = (curve.preparation or TrainSpec.load(curve.network).preparation) == "klt"
+        used = {key: array for key, array in profile.calibration.items() if uses_klt and key.startswith("klt.")}
+        profile = replace(profile, calibration=used)
+        slug += "-" + sha256(_network_path(curve).read_bytes() + repr(curve).encode()).hexdigest()[:12]
+    return cache_folder() / "results" / f"{slug}-{task}-{profile.digest.hex()[:12]}.json"
+
+
+def _kept(name: str, task: str) -> list[Point]:
+    path = points_path(name, task)
+    if not path.exists():
+        points = list(_points(name, _curve(name), task))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_points(points, path)
+    return load_points(path)
+
+
+def of_one_network(chosen: Sequence[str]) -> list[str]:
+    """These curves, and the others of those of their networks that were trained here, in the order of all curves."""
+    networks = {curve.network for curve in CURVES if curve.name in chosen and has_run(curve.network)}
+    renewed = {*chosen, *(curve.name for curve in CURVES if curve.network in networks)}
+    return [name for name in names() if name in renewed]
+
+
+def has_run(network: str) -> bool:
+    """Whether a network was trained here."""
+    return (run_folder(network) / "best.ckpt").exists()
+
+
+def _is_shipped(curve: Curve) -> bool:
+    return curve.network in SHIPPED and curve.tables is None
+
+
+def _network_path(curve: Curve) -> Path:
+    """The file of the curve's network: of its run, or the package's where it was not trained here."""
+    if not has_run(curve.network) and _is_shipped(curve):
+        return shipped_network(SHIPPED[curve.network])
+    return export(curve.network, curve.tables)
+
+
+def _curve(name: str) -> Curve | None:
+    return next((curve for curve in CURVES if curve.name == name), None)
+
+
+def _points(name: str, curve: Curve | None, task: str) -> Iterator[Point]:
+    coder: Coder
+    rates: Sequence[float | None] = (None,)
+    if curve:
+        codec, rates = learned_codec(curve, task), curve.rates
+        coder = partial(_learned_encoder, codec), partial(_learned_decode, codec)
+    elif name == _INT8:
+        method = next(method for method in rivals() if method.name == _INT8)
+        coder = (lambda features: lambda rate: method.encode(features)), method.decode
+    elif name in SCALAR:
+        yield from _scalar_points(name, task)
+        return
+    else:
+        fitted = dtufc.load(_profile(task).name, split=_profile(task).split)
+        coder = partial(_encoder_of, fitted, name), lambda data, shape: fitted.decode(data)
+        rates = QUALITIES if name == "klt" else rates
+    yield from _measure(name, task, coder, rates)
+
+
+def _scalar_points(name: str, task: str) -> Iterator[Point]:
+    kind, widest, narrowest = SCALAR[name]
+    preparation = preparation_for(kind, task)
+    fitted = [sample.astype(np.float32) for sample in evenly(_fitting(task), _NUM_FITTED)]
+    for rate in QUALITIES:
+        codec = ScalarCodec(preparation, fitted, widest * (narrowest / widest) ** rate)
+        yield from _measure(name, task, (partial(_scalar_encoder, codec), codec.decode), (rate,))
+
+
+def _scalar_encoder(codec: ScalarCodec, features: Array) -> Callable[[float], bytes]:
+    return lambda rate: codec.encode(features)
+
+
+def learned_codec(curve: Curve, task: str) -> LearnedCodec:
+    """The curve's codec for the features of a task."""
+    spec = TrainSpec.load(curve.network)
+    preparation = preparation_for(curve.preparation or spec.preparation, task)
+    if curve.assignment is not None:
+        assert isinstance(preparation, Levels)
+        preparation = replace(preparation, assignment=curve.assignment)
+    codec_id = CodecId[SHIPPED.get(curve.network, "hyperprior")]
+    return LearnedCodec(codec_id, load_network(_network_path(curve)), preparation)
+
+
+def preparation_for(kind: Kind, task: str) -> Preparation:
+    """As in training."""
+    return prepare(kind, _profile(task), _fitting(task))
+
+
+@cache
+def _fitting(task: str) -> list[Array]:
+    """What is learned from: features for training, or ten of the same sources for a task that none was trained on."""
+    if task in TASKS:
+        return stored(task, "train")
+    return fitting_features(_profile(task), _NUM_FITTED)
+
+
+@cache
+def samples(task: str) -> list[Sample]:
+    """The test features of a task; their files were not used in fitting or training."""
+    profile = _profile(task)
+    if profile.spec.model == "llama":
+        llama = Llama.load(profile)
+        return llm_samples(llama, list(llama.rows("test", NUM_SAMPLES)))
+    if profile.spec.model == "sd3":
+        return tti_samples(Sd3.load(profile), prompts("test")[:NUM_SAMPLES])
+    if profile.spec.model == "cnn":
+        return cnn_samples(Cnn.load(profile), photo_views("test"))
+    whole = [photo for _, photo in photos("test")]
+    return vit_samples(Dinov2.load(profile), [*map(square, whole), *whole][:NUM_SAMPLES])
+
+
+def _profile(task: str) -> Profile:
+    return load_profile(*PROFILES[task])
+
+
+def _measure(name: str, task: str, coder: Coder, rates: Sequence[float | None]) -> Iterator[Point]:
+    """All rates of one codec on one task, on one thread, by the processor's time: other programs do not lengthen it."""
+    encoder_of, decode = coder
+    found: dict[float | None, list[tuple[float, ...]]] = {rate: [] for rate in rates}
+    for sample in track(samples(task), description=f"{name}, {task}"):
+        with threadpool_limits(limits=1):
+            start = time.process_time()
+            encode = encoder_of(sample.features)
+            once = time.process_time() - start
+            for rate in rates:
+                found[rate].append(_one(sample, encode, decode, 0.5 if rate is None else rate, once))
+    for rate, rows in found.items():
+        payload, wire, mse, agreement = (float(np.mean(column)) for column in list(zip(*rows, strict=True))[:4])
+        encode_s, decode_s = (median(column) for column in list(zip(*rows, strict=True))[4:])
+        yield Point(
+            curve=name,
+            task=task,
+            rate=rate,
+            bpfp_payload=payload,
+            bpfp_wire=wire,
+            accuracy=agreement,
+            mse=mse,
+            encode_ms=1000 * encode_s,
+            decode_ms=1000 * decode_s,
+        )
+
+
+def _one(
+    sample: Sample,
+    encode: Callable[[float], bytes],
+    decode: Callable[[bytes, tuple[int, ...]], Array],
+    rate: float,
+    once: float,
+) -> tuple[float, ...]:
+    """(payload BPFP, wire BPFP, MSE, agreement, seconds to encode, seconds to decode)."""
+    start = time.process_time()
+    data = encode(rate)
+    middle = time.process_time()
+    decoded = decode(data, sample.features.shape)
+    end = time.process_time()
+    wire = 8 * len(data) / sample.features.size
+    payload = 8 * (len(parse(data).payload) if data.startswith(MAGIC) else len(data)) / sample.features.size
+    mse = float(np.mean((decoded - sample.features) ** 2))
+    return payload, wire, mse, sample.agreement(decoded), once + middle - start, end - middle
+
+
+def _learned_encoder(codec: LearnedCodec, features: Array) -> Callable[[float], bytes]:
+    encode = codec.encoder(features)
+    return lambda rate: _frame(codec, features.shape, encode(rate))
+
+
+def _learned_decode(codec: LearnedCodec, data: bytes, shape: tuple[int, ...]) -> Array:
+    frame = parse(data)
+    return codec.decode(Payload(data=frame.payload, symbol_crc=frame.symbol_crc), shape, _FLOAT32)
+
+
+def _frame(codec: LearnedCodec, shape: tuple[int, ...], payload: Payload) -> bytes:
+    return pack(
+        Frame(
+            codec=codec.id,
+            dtype=Dtype.float32,
+            shape=shape,
+            profile_digest=bytes(8),
+            symbol_crc=payload.symbol_crc,
+            payload=payload.data,
+        )
+    )
+
+
+def _encoder_of(codec: FeatureCodec, name: str, features: Array) -> Callable[[float], bytes]:
+    return lambda quality: codec.encode(features, codec=name, quality=quality)

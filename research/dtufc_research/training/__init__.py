@@ -1,0 +1,1 @@
+"""Trains what is shipped: the codecs' networks, the small Stable Diffusion 3, the profiles."""

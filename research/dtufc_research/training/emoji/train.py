@@ -1,0 +1,158 @@
+"""`python -m dtufc_research.training.emoji.train`: trains the checkpoint `sd3-emoji`, part after part, each resumed where it stopped.
+
+pictures --> autoencoder --latents--> denoiser and text encoders --> a `save_pretrained` folder
+"""
+
+import argparse
+import hashlib
+import shutil
+import warnings
+from importlib import resources
+from math import gcd
+from pathlib import Path
+from typing import Any, Final
+
+import lightning
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dtufc.models.zoo import cache_folder
+from dtufc_research.training.emoji.autoencoder import AutoencoderTraining, new_autoencoder, set_scale, to_tensor
+from dtufc_research.training.emoji.denoiser import DenoiserTraining
+from dtufc_research.training.emoji.pictures import FONT, SEEN, UNSEEN, Captioned, compositions, originals, read_emoji
+
+AUTOENCODER_STEPS: Final = 3500
+DENOISER_STEPS: Final = 17_000
+_SAVED: Final = 500  # steps between two checkpoints
+_DECAY: Final = 0.999  # of the averaged weights, a step
+_SHOWN: Final = (*SEEN[::2], *UNSEEN[::2])
+
+
+def run_folder(part: str) -> Path:
+    """Where a part keeps its checkpoint, its curves and its samples."""
+    return cache_folder() / "runs" / f"sd3-emoji-{part}"
+
+
+def fit(
+    part: str, training: lightning.LightningModule, num_steps: int, *callbacks: Callback, devices: int = 1
+) -> dict[str, Any]:
+    """Trains to that step, from the last checkpoint where there is one; returns the checkpoint."""
+    folder = run_folder(part)
+    often = gcd(_SAVED, num_steps)  # the last step is saved too
+    latest = ModelCheckpoint(folder, "last", every_n_train_steps=often, enable_version_counter=False)
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices=devices,
+        precision="bf16-mixed",
+        max_steps=num_steps,
+        callbacks=[latest, *callbacks],
+        logger=TensorBoardLogger(folder, name="", version=""),
+        gradient_clip_val=1.0,
+        log_every_n_steps=25,
+        reload_dataloaders_every_n_epochs=1,
+        check_val_every_n_epoch=3,
+        num_sanity_val_steps=0,
+    )
+    last = folder / "last.ckpt"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        trainer.fit(training, ckpt_path=last if last.exists() else None)
+    return dict(torch.load(last, map_location="cpu", weights_only=False))
+
+
+def train_autoencoder(pictures: list[Captioned], num_steps: int) -> AutoencoderKL:
+    """The trained autoencoder, without its scale."""
+    torch.manual_seed(0)
+    checkpoint = fit("autoencoder", AutoencoderTraining(pictures, num_steps), num_steps)
+    return _load(new_autoencoder(), checkpoint, "autoencoder.").eval().requires_grad_(False)
+
+
+def _load(module: Any, checkpoint: dict[str, Any], prefix: str) -> Any:
+    state = checkpoint["state_dict"]
+    module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    return module
+
+
+@torch.no_grad()
+def encode(autoencoder: AutoencoderKL, pictures: list[Captioned]) -> Tensor:
+    """float16[N, 16, 16, 16]: the pictures' latents, as the autoencoder has them; kept on disk."""
+    stacked = np.stack([picture.picture for picture in pictures])
+    digest = hashlib.sha256(stacked.tobytes())
+    for weights in autoencoder.state_dict().values():
+        digest.update(weights.numpy().tobytes())
+    path = run_folder("autoencoder") / f"latents-{digest.hexdigest()[:12]}.safetensors"
+    if not path.exists():
+        batches = np.array_split(stacked, -(-len(stacked) // 64))
+        parts = [autoencoder.encode(to_tensor(part)).latent_dist.mean for part in batches]
+        partial = path.with_suffix(".part")
+        save_file({"latents": torch.cat(parts).half().contiguous()}, partial)
+        partial.replace(path)
+    return load_file(path)["latents"]
+
+
+def train_denoiser(
+    pictures: list[Captioned], autoencoder: AutoencoderKL, *, num_originals: int, num_steps: int, devices: int = 1
+) -> StableDiffusion3Pipeline:
+    """The whole pipeline, of averaged weights.
+
+    Args:
+        pictures: the originals first, then the compositions.
+        autoencoder: trained; gets its scale.
+        num_originals: how many are no compositions.
+        num_steps: of training.
+        devices: GPUs, or processes where there is none; each has its own batch.
+    """
+    latents = encode(autoencoder, pictures)
+    set_scale(autoencoder, latents.float())
+    torch.manual_seed(1)
+    config = autoencoder.config
+    training = DenoiserTraining(
+        pictures,
+        ((latents.float() - config.shift_factor) * config.scaling_factor).half(),
+        autoencoder,
+        num_originals=num_originals,
+        num_steps=num_steps,
+        prompts=_SHOWN,
+        folder=run_folder("denoiser"),
+    )
+    average = EMAWeightAveraging(decay=_DECAY, use_buffers=False)
+    checkpoint = fit("denoiser", training, num_steps, average, devices=devices)
+    training.load_state_dict(checkpoint["state_dict"])  # the averaged weights
+    return training.pipeline()
+
+
+@rank_zero_only
+def save(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
+    """Writes the checkpoint in half precision, in place of what is in the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    pipeline.to(dtype=torch.float16).save_pretrained(folder)
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)  # safetensors leaves it to its owner alone, and a container's user is another
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--font", type=Path, default=FONT, help="Noto Color Emoji")
+    parser.add_argument("--steps", type=int, default=DENOISER_STEPS, help="of the denoiser")
+    parser.add_argument("--devices", type=int, default=1, help="for the denoiser: GPUs, or processes without one")
+    arguments = parser.parse_args()
+    items = read_emoji(arguments.font)
+    plain = originals(items)
+    pictures = [*plain, *compositions(items)]
+    autoencoder = train_autoencoder(pictures, AUTOENCODER_STEPS)
+    pipeline = train_denoiser(
+        pictures, autoencoder, num_originals=len(plain), num_steps=arguments.steps, devices=arguments.devices
+    )
+    folder = Path(str(resources.files("dtufc.models"))) / "profiles" / "sd3-emoji"
+    save(pipeline, folder)
+    print(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Features <-> bytes: no model, no network, no settings."""

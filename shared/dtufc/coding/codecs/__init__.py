@@ -1,0 +1,69 @@
+"""Codecs: features <-> payload. One small interface, and one contract test that every codec passes.
+
+features --encoder--> at(quality) --> Payload --decode--> features
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from dtufc.coding.arrays import Array
+from dtufc.coding.bitstream import CodecId
+from dtufc.coding.layout import Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """What a codec makes of one feature tensor.
+
+    Attributes:
+        data: the codec's own bytes.
+        symbol_crc: CRC-32 of the symbols that the data decodes to; 0 where nothing is entropy coded.
+    """
+
+    data: bytes
+    symbol_crc: int
+
+
+class Codec(Protocol):
+    """Features -> payload and back."""
+
+    @property
+    def id(self) -> CodecId:
+        """The wire's number."""
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether `quality` changes anything."""
+
+    def encoder(self, features: Array) -> Callable[[float], Payload]:
+        """Encodes at any quality in [0, 1]; what does not depend on it is done once.
+
+        Args:
+            features: any dtype and shape that the layout knows, finite.
+        """
+
+    def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """The features, as near as the codec keeps them.
+
+        Raises:
+            BitstreamError: the payload cannot be one of this codec's.
+            Desync: it decoded to other symbols than were encoded.
+        """
+
+
+class FittedCodec(Codec, Protocol):
+    """A codec that learns from a few features and keeps what it learnt as integers."""
+
+    @classmethod
+    def fit(cls, samples: Sequence[Array], layout: Layout) -> Self:
+        """Learns from about ten features, float32."""
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:
+        """What `arrays` returned, read back from a profile."""
+
+    def arrays(self) -> dict[str, Array]:
+        """All that the decoder needs, for a profile."""

@@ -1,0 +1,282 @@
+"""The codecs' networks, from CompressAI's: one channel in and out, and one network for the whole range of rates.
+
+    x --g_a--> y --gain(rate)--> y_g --round--> y_hat --inverse gain(rate)--> g_s --> x_hat
+                                  |                ^
+                                 h_a --> z_hat --> h_s: what y_hat is likely to be
+
+Hides CompressAI: nothing outside this module imports it. A plane comes and goes in units of 64 levels around their
+middle, so that a transformed feature has a spread of about one.
+
+Rates are continuous: gains are learned at `num_rates` points, evenly spaced in log lambda, and interpolated between
+them in the logarithm (Cui et al. 2021, arXiv 2003.02012). Training starts from a Walsh-Hadamard packet transform of
+16 x 16 blocks, the stages' kernels orthonormal and the residual branches silent, not from noise.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import Any, Final, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dtufc.coding.codecs.learned.plane import UNIT
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # CompressAI compiles with torch.jit, which warns that it will go
+    from compressai.layers import GDN, AttentionBlock
+    from compressai.models import Elic2022Official, ScaleHyperprior
+    from compressai.models.sensetime import ResidualBottleneckBlock
+    from compressai.models.utils import conv, deconv
+    from compressai.ops import quantize_ste
+
+STRIDE: Final = 64  # a plane's sides are padded to multiples of it
+_BLOCK: Final = 16  # side of a latent's position on the plane
+_FINENESS: Final = math.sqrt(12 / (2 * math.log(2)))  # step = this / sqrt(lambda) at high rate, in levels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widths:
+    """Sizes of a network.
+
+    Attributes:
+        num_channels: N, of the transforms' hidden layers.
+        num_latents: M, of the latent; 256 or more keep as many values as a 16 x 16 block has.
+        groups: of the latent's channels, for ELIC.
+        context: hidden channels of ELIC's channel context.
+    """
+
+    num_channels: int = 64
+    num_latents: int = 256
+    groups: tuple[int, ...] = (16, 16, 32, 64, 128)
+    context: tuple[int, int] = (96, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """What a network makes of a batch in training.
+
+    Attributes:
+        plane: [B, 1, H, W], decoded.
+        bits: [B], the code length of each.
+    """
+
+    plane: Tensor
+    bits: Tensor
+
+
+class GainUnit(nn.Module):
+    """A gain and an inverse gain for each latent channel, at any rate in [0, num_rates - 1]."""
+
+    def __init__(self, num_latents: int, lambdas: Sequence[float]) -> None:
+        super().__init__()
+        start = torch.tensor([math.log(UNIT * math.sqrt(value) / _FINENESS) for value in lambdas])
+        self.log_gain = nn.Parameter(start[:, None].repeat(1, num_latents))  # [rates, M]
+        self.log_inverse = nn.Parameter(-start[:, None].repeat(1, num_latents))
+
+    def gain(self, rate: Float[Tensor, " batch"]) -> Float[Tensor, "batch M 1 1"]:
+        return _between(self.log_gain, rate)
+
+    def inverse(self, rate: Float[Tensor, " batch"]) -> Float[Tensor, "batch M 1 1"]:
+        return _between(self.log_inverse, rate)
+
+
+def _between(logs: Tensor, rate: Tensor) -> Tensor:
+    low = rate.floor().clamp(0, max(len(logs) - 2, 0)).long()
+    high = (low + 1).clamp(max=len(logs) - 1)
+    share = (rate - low)[:, None]
+    return torch.exp(torch.lerp(logs[low], logs[high], share))[:, :, None, None]
+
+
+class Hyperprior(ScaleHyperprior):
+    """Balle et al. 2018 with one input channel and a gain unit.
+
+    Attributes:
+        sees_noise: whether, in training, what stands for decoded values are values with noise, as in the paper. Else
+            they are rounded, and only the code length is that of noise: mixed quantization (Minnen and Singh 2020,
+            arXiv 2007.08739).
+    """
+
+    sees_noise = False
+
+    def __init__(self, widths: Widths, lambdas: Sequence[float]) -> None:
+        super().__init__(widths.num_channels, widths.num_latents)
+        self.g_a[0] = conv(1, widths.num_channels)
+        self.g_s[-1] = deconv(widths.num_channels, 1)
+        self.gains = GainUnit(widths.num_latents, lambdas)
+        self.entropy_bottleneck.quantiles.requires_grad_(False)  # medians stay 0; our tables need no quantiles
+        _start_from_hadamard(self.g_a, self.g_s)
+        nn.init.constant_(self.h_s[4].bias, 1.0)
+
+    def forward(self, plane: Tensor, rate: Tensor) -> Coded:
+        y = self.analysis(plane, rate)
+        z = self.hyper_analysis(y)
+        with torch.autocast(plane.device.type, enabled=False):
+            z_noisy, z_likelihoods = self.entropy_bottleneck(z.float())
+        scales = self.h_s(z_noisy if self.sees_noise else quantize_ste(z.float()))
+        with torch.autocast(plane.device.type, enabled=False):
+            y_noisy, y_likelihoods = self.gaussian_conditional(y, scales.float())
+        y_hat = y_noisy if self.sees_noise else quantize_ste(y)
+        return Coded(self.synthesis(y_hat, rate), _bits(y_likelihoods) + _bits(z_likelihoods))
+
+    def analysis(self, plane: Tensor, rate: Tensor) -> Tensor:
+        return self.g_a(plane).float() * self.gains.gain(rate)
+
+    def synthesis(self, y_hat: Tensor, rate: Tensor) -> Tensor:
+        return self.g_s(y_hat * self.gains.inverse(rate)).float()
+
+    def hyper_analysis(self, y: Tensor) -> Tensor:
+        return self.h_a(torch.abs(y))
+
+    @property
+    def side_prior(self) -> Any:
+        return self.entropy_bottleneck
+
+
+class Prior(Hyperprior):
+    """The hyperprior alone, for planes of coefficients: a latent has a block's values as they are, one a channel.
+
+    Nothing is transformed, so that what is decoded is what was rounded, on any plane.
+    """
+
+    def __init__(self, widths: Widths, lambdas: Sequence[float]) -> None:
+        if widths.num_latents != _BLOCK**2:
+            raise ValueError(f"a prior has {_BLOCK**2} latents, not {widths.num_latents}")
+        super().__init__(widths, lambdas)
+        self.g_a = nn.Sequential(nn.PixelUnshuffle(_BLOCK))
+        self.g_s = nn.Sequential(nn.PixelShuffle(_BLOCK))
+
+
+class Elic(Elic2022Official):
+    """He et al. 2022 with one input channel, a gain unit, and a channel context of configurable width."""
+
+    def __init__(self, widths: Widths, lambdas: Sequence[float]) -> None:
+        super().__init__(widths.num_channels, widths.num_latents, groups=list(widths.groups))
+        self.g_a[0] = conv(1, widths.num_channels)
+        self.g_s[-1] = deconv(widths.num_channels, 1)
+        first, second = widths.context
+        for k, start in list(enumerate(accumulate(self.groups)))[:-1]:
+            self.latent_codec["y"].channel_context[f"y{k + 1}"] = nn.Sequential(
+                conv(start, first, stride=1),
+                nn.ReLU(inplace=True),
+                conv(first, second, stride=1),
+                nn.ReLU(inplace=True),
+                conv(second, 2 * self.groups[k + 1], stride=1),
+            )
+        self.gains = GainUnit(widths.num_latents, lambdas)
+        self.side_prior.quantiles.requires_grad_(False)  # as in Hyperprior
+        _start_from_hadamard(self.g_a, self.g_s)
+        for k, size in enumerate(self.groups):
+            last = self.latent_codec["y"].latent_codec[f"y{k}"].entropy_parameters[-1]
+            with torch.no_grad():
+                last.weight.mul_(0.1)
+                last.bias.copy_(torch.cat([torch.ones(size), torch.zeros(size)]))
+
+    def forward(self, plane: Tensor, rate: Tensor) -> Coded:
+        y = self.analysis(plane, rate)
+        z = self.hyper_analysis(y)
+        hyper = self.latent_codec["hyper"]
+        with torch.autocast(plane.device.type, enabled=False):
+            _, z_likelihoods = hyper.entropy_bottleneck(z.float())
+            z_hat = quantize_ste(z.float())
+        with torch.autocast(plane.device.type, enabled=False):
+            out = self.latent_codec["y"](y, hyper.h_s(z_hat).float())
+        return Coded(self.synthesis(out["y_hat"], rate), _bits(out["likelihoods"]["y"]) + _bits(z_likelihoods))
+
+    def analysis(self, plane: Tensor, rate: Tensor) -> Tensor:
+        return self.g_a(plane).float() * self.gains.gain(rate)
+
+    def synthesis(self, y_hat: Tensor, rate: Tensor) -> Tensor:
+        return self.g_s(y_hat * self.gains.inverse(rate)).float()
+
+    def hyper_analysis(self, y: Tensor) -> Tensor:
+        return self.latent_codec["hyper"].h_a(y)
+
+    @property
+    def side_prior(self) -> Any:
+        return self.latent_codec["hyper"].entropy_bottleneck
+
+
+_REACH: Final = {ResidualBottleneckBlock: 1, AttentionBlock: 3}  # rows to each side; they keep the resolution
+_LARGE: Final = 1 << 22  # values of a plane that goes in strips,
+_STRIP: Final = 1 << 19  # and of a strip
+KINDS: Final[dict[str, type[Hyperprior] | type[Elic]]] = {"hyperprior": Hyperprior, "elic": Elic, "prior": Prior}
+Kind = Literal["hyperprior", "elic", "prior"]
+
+
+def in_strips(transform: nn.Sequential, x: Tensor) -> Tensor:
+    """What `transform(x)` is, but for last bits: g_a or g_s, for coding.
+
+    Blocks that keep the resolution go over strips of rows that fit into a processor's cache, with the rows around
+    them that they reach; over a whole large plane they would wait for memory.
+    """
+    for is_local, layers in groupby(transform, key=lambda layer: isinstance(layer, tuple(_REACH))):
+        chosen = list(layers)
+        x = _strip_by_strip(chosen, x) if is_local and x.numel() > _LARGE else nn.Sequential(*chosen)(x)
+    return x
+
+
+def _strip_by_strip(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """[B, C, H, W] through layers that keep the shape."""
+    reach = sum(_REACH[type(layer)] for layer in layers)
+    height = x.shape[2]
+    rows = max(_STRIP * height // x.numel(), 2 * reach)
+    result = torch.empty_like(x)
+    for start in range(0, height, rows):
+        first = max(start - reach, 0)
+        strip = nn.Sequential(*layers)(x[:, :, first : start + rows + reach])
+        result[:, :, start : start + rows] = strip[:, :, start - first : start - first + rows]
+    return result
+
+
+def _bits(likelihoods: Tensor) -> Tensor:
+    return -torch.log2(likelihoods).flatten(1).sum(dim=1)
+
+
+def _start_from_hadamard(g_a: nn.Sequential, g_s: nn.Sequential) -> None:
+    """Sets the strided layers to a Walsh-Hadamard packet transform and its inverse, the rest to nearly nothing."""
+    down = [layer for layer in g_a if isinstance(layer, nn.Conv2d)]
+    up = [layer for layer in g_s if isinstance(layer, nn.ConvTranspose2d)]
+    used = 1
+    for analysis, synthesis in zip(down, reversed(up), strict=True):
+        kernel, used = _hadamard_stage(analysis.weight, used)
+        with torch.no_grad():
+            analysis.weight.mul_(0.05).add_(kernel)
+            synthesis.weight.mul_(0.05).add_(kernel)
+            nn.init.zeros_(analysis.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(synthesis.bias)  # type: ignore[arg-type]
+    for module in [*g_a.modules(), *g_s.modules()]:
+        _silence(module)
+
+
+@torch.no_grad()
+def _silence(module: nn.Module) -> None:
+    """A residual branch adds next to nothing at first, and a divisive normalization hardly divides."""
+    match module:
+        case ResidualBottleneckBlock():
+            module.conv3.weight.mul_(0.05)
+            module.conv3.bias.zero_()
+        case AttentionBlock():
+            module.conv_b[-1].weight.mul_(0.05)
+            module.conv_b[-1].bias.fill_(-4.0)
+        case GDN():
+            module.gamma.copy_(module.gamma_reparam.init(0.01 * torch.eye(len(module.beta))))
+
+
+def _hadamard_stage(weight: Tensor, used: int) -> tuple[Tensor, int]:
+    """[out, in, 5, 5] with orthonormal rows: 2 x 2 Hadamard of each used channel; how many outputs that used.
+
+    The kernel's taps (2, 2) to (3, 3) lie on the 2 x 2 pixels of an output: stride 2, padding 2.
+    """
+    kernel = torch.zeros_like(weight)
+    signs = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2.0
+    outputs = 0
+    for band in range(4):  # every channel's mean first, so that narrow networks keep what matters
+        for channel in range(used):
+            if outputs < len(weight):
+                kernel[outputs, channel, 2:4, 2:4] = signs[band].reshape(2, 2)
+                outputs += 1
+    return kernel, outputs

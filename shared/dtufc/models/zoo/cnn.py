@@ -1,0 +1,139 @@
+"""A convolutional classifier in stages, of which each side builds its own.
+
+No forward pass is copied: a stage is some of the model's modules in their order, and a part is a run of stages. Stages
+are numbered from 1, and the last ends before the pooling: 4 of a ResNet, 8 of an EfficientNet (seven of blocks, one for
+the convolution behind them). An EfficientNet without squeeze and excitation (`squeeze_expansion_ratio` 0) is a Lite.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import ceil
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageClassification
+
+from dtufc.errors import InputError
+from dtufc.models.zoo.tensors import fill, read_tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What of a picture a model sees: `preprocessor_config.json` of its folder, as transformers writes it.
+
+    Attributes:
+        side: of the square.
+        resized: the shorter edge before the square is cut out of the middle.
+        mean: of each colour, in [0, 1].
+        std: of each colour.
+    """
+
+    side: int
+    resized: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.side <= self.resized:
+            raise ValueError(f"a square of {self.side} out of {self.resized} pixels")
+
+    @classmethod
+    def read(cls, folder: Path) -> "View":
+        """Raises InputError for a folder without the file, or with one that says too little."""
+        try:
+            config = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+            size = config["size"] if isinstance(config["size"], dict) else {"shortest_edge": config["size"]}
+            shortest = size.get("shortest_edge")
+            side = resized = int(shortest or size["height"])
+            if config.get("do_center_crop", True) and config.get("crop_size"):
+                side = int(config["crop_size"]["height"])
+            elif shortest:  # the square is a share of what was resized
+                resized = int(side / float(config.get("crop_pct") or 0.875))
+            return cls(side=side, resized=resized, mean=tuple(config["image_mean"]), std=tuple(config["image_std"]))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            problem = f"{folder}: no preprocessor_config.json that says how to prepare pictures: {error}"
+            raise InputError(field="weights", problem=problem, remedy="Restore the file") from error
+
+
+def read_stages(
+    folder: Path, first: int, end: int | None, *, classifies: bool, device: torch.device, dtype: torch.dtype
+) -> nn.Sequential:
+    """Stages first ... end - 1, counted from 0, and where it classifies, pooling and classifier behind them.
+
+    Raises:
+        InputError: a folder of another model, or fewer stages than `end`.
+    """
+    model = empty_model(folder)
+    body, stages = _body_and_stages(model, end or first)
+    behind = [body.pooler, nn.Flatten(), model.classifier] if classifies else []
+    part = nn.Sequential(*stages[first:end], *behind)
+    stored = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+    names = {name: stored[id(tensor)] for name, tensor in part.state_dict(keep_vars=True).items()}
+    counts = {name: torch.tensor(0) for name in names if name.endswith("num_batches_tracked")}  # for training alone
+    wanted = {name: their for name, their in names.items() if name not in counts}
+    fill(part, counts | read_tensors(folder, wanted, dtype), device)
+    return part
+
+
+def features_shape(folder: Path, split: int) -> tuple[int, int, int]:
+    """(C, h, w) of the features behind stage `split`. Raises InputError as `read_stages` and `View.read` do."""
+    _, stages = _body_and_stages(empty_model(folder), split)
+    side = View.read(folder).side
+    shape = nn.Sequential(*stages[:split]).eval()(torch.empty(1, 3, side, side, device="meta")).shape
+    return shape[1], shape[2], shape[3]
+
+
+def empty_model(folder: Path) -> Any:
+    """The whole model of a folder, without weights."""
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type not in _STAGES:
+        known = " or ".join(_STAGES)
+        raise InputError(field="model", problem=f"{folder} holds a {config.model_type}", remedy=f"Give a {known}")
+    with torch.device("meta"):
+        model = AutoModelForImageClassification.from_config(config)
+        drop_excitation(model)
+    return model
+
+
+def drop_excitation(model: nn.Module) -> None:
+    """Makes an EfficientNet a Lite one, where its config has no squeeze and excitation."""
+    config: Any = model.config
+    if getattr(config, "squeeze_expansion_ratio", None) == 0:
+        blocks: Any = model.get_submodule("efficientnet.encoder.blocks")
+        for block in blocks:
+            block.squeeze_excite = nn.Identity()
+
+
+def _body_and_stages(model: Any, split: int) -> tuple[Any, list[nn.Sequential]]:
+    """The model without its classifier, and the stages of it. Raises InputError where there are fewer than `split`."""
+    body = getattr(model, model.config.model_type)
+    stages = _STAGES[model.config.model_type](body)
+    if split > len(stages):
+        problem = f"{len(stages)} stages, split after {split}"
+        raise InputError(field="num_layers", problem=problem, remedy=f"Give {len(stages)}")
+    return body, stages
+
+
+def _efficientnet_stages(body: Any) -> list[nn.Sequential]:
+    config, encoder = body.config, body.encoder
+    repeats = (ceil(config.depth_coefficient * count) for count in config.num_block_repeats)
+    cuts = list(pairwise(accumulate(repeats, initial=0)))
+    stages = [nn.Sequential(*encoder.blocks[start:end]) for start, end in cuts]
+    stages[0].insert(0, body.embeddings)
+    return [*stages, nn.Sequential(encoder.top_conv, encoder.top_bn, encoder.top_activation)]
+
+
+def _resnet_stages(body: Any) -> list[nn.Sequential]:
+    first, *others = (nn.Sequential(stage) for stage in body.encoder.stages)
+    first.insert(0, body.embedder)
+    return [first, *others]
+
+
+_STAGES: Final[Mapping[str, Callable[[Any], list[nn.Sequential]]]] = {
+    "efficientnet": _efficientnet_stages,
+    "resnet": _resnet_stages,
+}

@@ -1,0 +1,76 @@
+"""A decoder of the learned codecs, written from the norm, agrees with the product."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from dtufc.coding.arrays import Array
+from tests.coding import contract, reference_learned
+from tests.coding.test_golden import SHAPES
+from tests.coding.test_golden_learned import (
+    CASES,
+    GOLDEN,
+    QUALITIES,
+    TOLERANCE,
+    codec_of,
+    klt_of,
+    layout_of,
+    network_path,
+)
+
+
+def decoded(name: str, family: str, payload: bytes, symbol_crc: int, shape: tuple[int, ...]) -> Array:
+    return reference_learned.decode(
+        reference_learned.Network.load(network_path(name)),
+        load_file(GOLDEN / f"{family}.{name}.safetensors"),
+        payload,
+        symbol_crc,
+        shape,
+        layout_of(family),
+        klt_of(family) if name == "kltprior" else None,
+    )
+
+
+def assert_alike(found: Array, expected: Array) -> None:
+    """Within what float arithmetic leaves open."""
+    is_apart = np.abs(expected) >= 1e5
+    np.testing.assert_allclose(found[is_apart], expected[is_apart], rtol=1e-5)
+    tolerance = max(TOLERANCE * float(np.std(expected[~is_apart])), 1e-6 * float(np.abs(expected).max()))
+    np.testing.assert_allclose(found[~is_apart], expected[~is_apart], atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("family", sorted(SHAPES))
+def test_a_decoder_written_from_the_norm_reads_the_golden_payloads(family: str, name: str, quality: float) -> None:
+    """Its symbols have the CRC that was sent, else it raises Desync."""
+    kept: dict[str, Any] = json.loads((GOLDEN / "payloads.json").read_text(encoding="utf-8"))[
+        f"{family}.{name}.{quality}"
+    ]
+    expected = np.array(kept["features"]).reshape(SHAPES[family])
+    found = decoded(name, family, bytes.fromhex(kept["payload"]), kept["symbol_crc"], expected.shape)
+    assert_alike(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "drawn", "shape"),
+    [
+        ("llm", (53, 40, 24), (1, 2120, 24)),
+        ("vit", (3, 13, 24), (3, 13, 24)),
+        ("cnn", (24, 20, 31), (1, 24, 20, 31)),
+    ],
+    ids=["two tiles", "tokens without a grid", "a latent of more than 4 x 4"],
+)
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_it_agrees_with_the_product_on_other_shapes(
+    family: str, drawn: tuple[int, ...], shape: tuple[int, ...], name: str
+) -> None:
+    codec = codec_of(name, family)
+    sent = contract.features(np.random.default_rng(2), drawn).reshape(shape)
+    sent.flat[sent.size // 2] = 1e6
+    payload = codec.encoder(sent)(0.6)
+    expected = codec.decode(payload, shape, np.dtype(np.float32))
+    assert_alike(decoded(name, family, payload.data, payload.symbol_crc, shape), expected)

@@ -1,0 +1,174 @@
+"""A user's own Stable Diffusion 3, as its pipeline is saved, drawn by the pair as by the whole."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from PIL import Image
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
+
+from dtufc.coding.feature_codec import Rate
+from dtufc.errors import InputError
+from dtufc.models.profile import Profile, load_profile
+from dtufc.models.zoo import weights_folder
+from dtufc.serving.telemetry import Request
+from dtufc_cloud.pipeline import CloudPipeline
+from dtufc_edge.backbones.sd3 import Wish
+from dtufc_edge.pipeline import EdgePipeline
+
+CPU = torch.device("cpu")
+WISH = Wish(prompt="a cat", seed=5, steps=3, guidance=4.0, width=64, height=32)
+
+
+def text_encoder(width: int) -> CLIPTextModelWithProjection:
+    config = CLIPTextConfig(
+        vocab_size=8,
+        hidden_size=width,
+        intermediate_size=32,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return CLIPTextModelWithProjection(config)
+
+
+@pytest.fixture(params=["three text encoders", "two text encoders"])
+def sd3_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A random Stable Diffusion 3 with an autoencoder that halves three times, as `save_pretrained` writes it."""
+    torch.manual_seed(3)
+    words = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2, "c": 3, "a": 4, "t</w>": 5}
+    tokenizer = CLIPTokenizer(words, [], model_max_length=12)
+    third: dict[str, object] = {"text_encoder_3": None, "tokenizer_3": None}
+    if request.param == "three text encoders":
+        pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\N{LOWER ONE EIGHTH BLOCK}a", -1.0), ("c", -2.0)]
+        config = T5Config(vocab_size=128, d_model=48, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        third = {"text_encoder_3": T5EncoderModel(config), "tokenizer_3": T5TokenizerFast(pieces, extra_ids=0)}
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        caption_projection_dim=16,
+        pooled_projection_dim=40,
+        pos_embed_max_size=8,
+    )
+    autoencoder = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        norm_num_groups=4,
+        latent_channels=16,
+        scaling_factor=1.5,
+        shift_factor=0.06,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder,
+        text_encoder=text_encoder(16),
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder(24),
+        tokenizer_2=tokenizer,
+        **third,
+    ).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def third_encoder(folder: Path) -> dict[str, None]:
+    """What `from_pretrained` wants to be told of a pipeline without one."""
+    return {} if (folder / "text_encoder_3").exists() else {"text_encoder_3": None, "tokenizer_3": None}
+
+
+def profile_of(folder: Path) -> Profile:
+    spec = {
+        "name": "own",
+        "model": "sd3",
+        "layout": {"family": "latent", "channels": 16},
+        "num_layers": 1,
+        "split": 1,
+        "source": {"folder": str(folder)},
+        "tasks": ["imagine"],
+    }
+    home = folder.parent / "profile"
+    home.mkdir(exist_ok=True)
+    (home / "profile.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    return load_profile(home)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pipeline_of_ones_own_draws_split_as_it_draws_whole(sd3_folder: Path, dtype: torch.dtype) -> None:
+    profile = profile_of(sd3_folder)
+    edge, cloud = EdgePipeline(profile, CPU, dtype), CloudPipeline(profile, CPU, dtype)
+    done: list[int] = []
+    edge.sd3.check(WISH, max_steps=3)
+    latent = edge.imagine(WISH, done.append, Request("imagine"))
+    assert latent.shape == (16, 4, 8)
+    assert latent.dtype == dtype
+    assert done == [1, 2, 3]
+    frame = edge.encode(latent, "raw", Rate(), Request("imagine"))
+    received = cloud.decode(frame, Request("imagine"))
+    assert torch.equal(received, latent)
+    whole = StableDiffusion3Pipeline.from_pretrained(sd3_folder, dtype=dtype, **third_encoder(sd3_folder))
+    whole.set_progress_bar_config(disable=True)
+    expected = whole(
+        WISH.prompt,
+        generator=torch.Generator().manual_seed(WISH.seed),
+        num_inference_steps=WISH.steps,
+        guidance_scale=WISH.guidance,
+        width=WISH.width,
+        height=WISH.height,
+        output_type="np",
+    ).images[0]
+    picture = np.asarray(Image.open(io.BytesIO(cloud.picture(frame, Request("imagine")))))
+    assert picture.shape == (WISH.height, WISH.width, 3)
+    tolerance = 0.51 / 255 if dtype == torch.float32 else 2 / 255  # rounding to 8 bits; the whole rounds twice
+    assert np.abs(picture / 255 - expected).max() <= tolerance
+
+
+def test_a_latent_on_which_the_decoder_overflows_gives_no_picture(sd3_folder: Path) -> None:
+    cloud = CloudPipeline(profile_of(sd3_folder), CPU, torch.float32)
+    frame = cloud.codec.encode(np.full((16, 8, 8), 3e38, np.float32), codec="raw")
+    with pytest.raises(InputError, match="overflow"):
+        cloud.picture(frame, Request("imagine"))
+
+
+def test_the_size_is_of_whole_patches_and_within_the_position_table(sd3_folder: Path) -> None:
+    edge = EdgePipeline(profile_of(sd3_folder), CPU, torch.float32)
+    assert (edge.sd3.step_pixels, edge.sd3.max_pixels, edge.sd3.default_pixels) == (16, 128, 64)
+
+
+def test_other_weights_are_another_profile(sd3_folder: Path) -> None:
+    before = profile_of(sd3_folder)
+    weights = sd3_folder / "vae" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert profile_of(sd3_folder).digest != before.digest
+
+
+def test_the_shipped_checkpoint_is_one_of_the_pipelines_own() -> None:
+    """Nothing but diffusers and transformers is needed to draw with it."""
+    profile = load_profile("sd3-emoji")
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        weights_folder(profile.spec), text_encoder_3=None, tokenizer_3=None
+    )
+    assert pipeline.transformer.config.in_channels == pipeline.vae.config.latent_channels == 16
+    assert all((path.stat().st_mode & 0o044) == 0o044 for path in weights_folder(profile.spec).rglob("*"))

@@ -1,0 +1,40 @@
+"""What learned codecs are held against: the float network's ideal code length, and no network at all."""
+
+import numpy as np
+import pytest
+
+from dtufc.coding.codecs.learned import shipped_network
+from dtufc.coding.codecs.learned.network_file import load_network
+from dtufc_research.paper.exactness import rate_overhead
+from dtufc_research.paper.scalar import ScalarCodec
+from dtufc_research.training.plane_transforms import Kind, prepare
+from tests.coding.contract import SAMPLES, features, fitted
+
+
+@pytest.mark.parametrize("name", ["hyperprior", "elic"])
+def test_streams_are_within_a_percent_of_the_float_networks_ideal(name: str, rng: np.random.Generator) -> None:
+    walk = np.cumsum(rng.standard_normal((512, 256)), axis=0)
+    plane = np.clip(127.5 + 6 * walk, 0, 255).astype(np.float32)
+    trained = load_network(shipped_network(name))
+    for quality in (0.4, 0.7, 1.0):
+        cost = rate_overhead(trained, [plane], quality)
+        assert cost.share < 0.01  # below zero: the tables have wider tails than normal
+        assert 0 < cost.end_bytes < 12  # two words, and how many bytes of escapes there are
+
+
+@pytest.mark.parametrize("kind", ["paper", "truncate"])
+def test_a_scalar_codec_gives_back_what_its_step_keeps(kind: Kind, rng: np.random.Generator) -> None:
+    samples = [features(rng, SAMPLES["llm"]) for _ in range(10)]
+    preparation = prepare(kind, fitted("llm").profile, samples)
+    errors, sizes = [], []
+    for step in (2.0, 8.0, 32.0):
+        codec = ScalarCodec(preparation, samples, step)
+        data = codec.encode(samples[0])
+        sizes.append(len(data))
+        plane, again = (
+            preparation.to_plane(values)[0] for values in (samples[0], codec.decode(data, samples[0].shape))
+        )
+        errors.append(np.abs(again - plane).max())
+    assert sizes == sorted(sizes, reverse=True)
+    assert errors[0] <= 3
+    assert errors == sorted(errors)

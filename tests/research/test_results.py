@@ -1,0 +1,472 @@
+"""Tables and figures: what is computed from points that were measured elsewhere."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dtufc.coding.transform import PeakyToBalanced
+from dtufc.models.profile import load_profile
+from dtufc_research.data.sources import Question, questions
+from dtufc_research.paper import answers, paper
+from dtufc_research.paper.compare import (
+    accuracy_within,
+    bd_rate,
+    improving,
+    is_monotone,
+    mean_gain,
+    reaches,
+)
+from dtufc_research.paper.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
+from dtufc_research.paper.histograms import TaskValues, companding_cost, entropy, kl_divergence, transformed_divergences
+from dtufc_research.paper.measure import PROFILES, is_trained, measure, of_one_network, points_path
+from dtufc_research.paper.points import Point, load_points, save_points, tasks_of
+from dtufc_research.paper.report import save_distributions, trainings_of
+from dtufc_research.paper.rows import point_table
+from dtufc_research.paper.tables import (
+    figure2_note,
+    figure3_note,
+    results_page,
+    table1,
+    table2,
+    table4,
+    table6,
+)
+from dtufc_research.paper.verdicts import (
+    aligned,
+    balanced,
+    cheaper,
+    generalizes,
+    livelier,
+    reached,
+    transfers,
+    truncation_endured,
+)
+
+RATES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def point(curve: str, task: str, rate: float | None, bpfp: float, accuracy: float) -> Point:
+    return Point(
+        curve=curve,
+        task=task,
+        rate=rate,
+        bpfp_payload=bpfp,
+        bpfp_wire=1.05 * bpfp,
+        accuracy=accuracy,
+        mse=1 / bpfp,
+        encode_ms=40.0,
+        decode_ms=60.0,
+    )
+
+
+def curve(name: str, task: str = "llm", *, times: float = 1.0, top: float = 0.99) -> list[Point]:
+    """Six points; `times` as many bits as the plain curve, accuracy up to about `top`."""
+    return [
+        point(name, task, rate, times * 0.1 * 25**rate, top * (1 - float(np.exp(-1.0 - 4.0 * rate)))) for rate in RATES
+    ]
+
+
+def measured() -> list[Point]:
+    """All curves on both tasks, ours cheaper than the baselines, and single points."""
+    networks = {"hyperprior-hybrid": 1.0, "hyperprior-llm": 0.9, "hyperprior-vit": 1.1, "elic-hybrid": 0.8}
+    others = {"baseline-hybrid": 2.0, "baseline-llm": 1.8, "baseline-vit": 2.2, "klt": 1.2}
+    changes = {
+        "hyperprior-hybrid, floor": 1.1,
+        "affine-hybrid": 0.9,
+        "baseline-hybrid, transformed features": 1.5,
+        "hyperprior-hybrid, truncated features": 1.9,
+    }
+    found = [point(name, task, None, bpfp, 0.999) for task in ("llm", "vit") for name, bpfp in SINGLE.items()]
+    for task in ("llm", "vit"):
+        for name, times in (networks | others | changes).items():
+            found += curve(name, task, times=times)
+    return found + curve("hyperprior-hybrid", "llm-16", times=1.3)
+
+
+SINGLE = {"levels": 5.5, "blockwise 8 bit, zstd": 7.1}
+
+
+def values(task: str, scale: float, seed: int) -> TaskValues:
+    rng = np.random.default_rng(seed)
+    drawn = (scale * rng.laplace(size=20_000)).astype(np.float32)
+    drawn[:20] *= 30
+    transform = PeakyToBalanced.fit(drawn)
+    return TaskValues(
+        task=task,
+        values=drawn,
+        transform=transform,
+        near=np.ones(256),
+        near_transform=transform,
+        channelwise=np.ones(256),
+        arranged=np.ones(256),
+    )
+
+
+def test_even_levels_cost_nothing_and_those_of_a_normal_distribution_what_theory_says() -> None:
+    even = PeakyToBalanced(np.linspace(-4, 4, 256, dtype=np.float32))
+    assert companding_cost(np.ones(256), even) == pytest.approx(0, abs=1e-4)
+    drawn = np.random.default_rng(0).standard_normal(1_000_000).astype(np.float32)
+    fitted = PeakyToBalanced.fit(drawn)
+    counts = np.bincount(fitted.forward(drawn), minlength=256)
+    theory = np.log2((2 * np.pi) ** (1 / 3) * 3 ** (1 / 2)) / 2 - np.log2(2 * np.pi * np.e) / 6  # steps as p^(-1/3)
+    assert companding_cost(counts, fitted) == pytest.approx(theory, abs=0.04)  # of infinitely many levels
+
+
+def test_points_come_back_from_json_rounded_to_six_digits(tmp_path: Path) -> None:
+    points = [*measured(), point("klt", "llm", 0.123, 1 / 3, 2 / 3)]
+    save_points(points, tmp_path / "points.json")
+    loaded = load_points(tmp_path / "points.json")
+    assert len(loaded) == len(points)
+    (one,) = (p for p in loaded if p.rate == 0.123)
+    assert one.bpfp_payload == 0.333333
+    assert one.accuracy == 0.666667
+    save_points(loaded, tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "points.json").read_bytes()
+
+
+def test_json_is_the_same_whatever_the_order_of_measurement(tmp_path: Path) -> None:
+    save_points(measured(), tmp_path / "a.json")
+    save_points(measured()[::-1], tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+    assert list(json.loads((tmp_path / "a.json").read_text())["klt"]["llm"])[:2] == ["0", "0.2"]
+
+
+def test_two_points_at_one_place_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two points of 'levels'"):
+        save_points([point("levels", "llm", None, 5.0, 1.0)] * 2, tmp_path / "points.json")
+
+
+def test_tasks_come_in_the_tables_order_and_unknown_ones_last() -> None:
+    assert tasks_of(curve("a", "zzz") + curve("a", "vit") + curve("a", "llm")) == ["llm", "vit", "zzz"]
+
+
+def test_bd_rate_of_a_curve_against_itself_is_nought() -> None:
+    found = bd_rate(curve("a"), curve("a"))
+    assert found.percent == pytest.approx(0)
+    assert found.span == pytest.approx(1)
+
+
+def test_bd_rate_at_twice_the_bits_is_a_hundred_percent_more() -> None:
+    assert bd_rate(curve("a"), curve("a", times=2)).percent == pytest.approx(100)
+    assert bd_rate(curve("a", times=2), curve("a")).percent == pytest.approx(-50)
+
+
+def test_a_point_that_costs_more_for_less_does_not_move_the_bd_rate() -> None:
+    bad = point("a", "llm", 0.9, 2.0, 0.3)
+    assert bad not in improving([*curve("a"), bad])
+    assert bd_rate(curve("a"), [*curve("a"), bad]).percent == pytest.approx(0)
+
+
+def test_no_bd_rate_without_four_points_in_a_wide_enough_common_range() -> None:
+    narrow = bd_rate(curve("a"), curve("a", top=0.65))
+    assert narrow.percent is None
+    assert narrow.reason is not None
+    assert bd_rate(curve("a"), curve("a")[:3]).percent is None
+    apart = bd_rate([replace(p, accuracy=p.accuracy / 10) for p in curve("a")], curve("b"))
+    assert apart.reason == "the common accuracy range is 0% of both curves' range"
+    assert bd_rate([], curve("a")).reason == "a curve was not measured"
+    assert bd_rate(curve("a")[:1], curve("a")[:1]).percent is None
+
+
+def test_accuracy_within_a_rate_never_falls_and_is_open_below_the_cheapest_point() -> None:
+    points = curve("a")
+    assert accuracy_within(points, 0.05) is None
+    assert accuracy_within(points, points[2].bpfp_payload) == pytest.approx(points[2].accuracy)
+    assert accuracy_within(points, 1000) == pytest.approx(points[-1].accuracy)
+    assert accuracy_within([], 1.0) is None
+
+
+def test_gain_at_equal_rate_has_a_sign_and_needs_a_common_rate() -> None:
+    assert mean_gain(curve("a", top=0.8), curve("a")) == pytest.approx(0.19 * 0.86, abs=0.05)
+    assert mean_gain(curve("a"), curve("a")) == pytest.approx(0)
+    assert mean_gain(curve("a"), curve("a", times=1000)) is None
+    assert mean_gain(curve("a"), curve("a")[:1]) is None
+
+
+def test_a_curve_is_monotone_until_it_falls_by_more_than_noise() -> None:
+    points = curve("a")
+    assert is_monotone(points)
+    assert is_monotone(points[::-1])
+    assert is_monotone([*points[:-1], replace(points[-1], accuracy=points[-2].accuracy - 0.009)])
+    assert not is_monotone([*points[:-1], replace(points[-1], accuracy=points[-2].accuracy - 0.011)])
+    assert not is_monotone([*points[:-1], replace(points[-1], bpfp_payload=0.01)])
+
+
+def test_many_small_falls_are_no_noise() -> None:
+    falling = [replace(p, accuracy=0.9 - 0.008 * i) for i, p in enumerate(curve("a"))]
+    assert not is_monotone(falling)
+
+
+def test_a_useful_curve_reaches_ninety_percent_of_the_best() -> None:
+    assert reaches(curve("a"), 0.99)
+    assert not reaches(curve("a", top=0.8), 0.99)
+
+
+def test_equal_histograms_are_at_no_distance() -> None:
+    counts = np.array([1.0, 0.0, 7.0, 2.0])
+    assert kl_divergence(counts, counts) == 0
+    assert kl_divergence(counts, 3 * counts) == pytest.approx(0)
+
+
+def test_the_divergence_is_in_nats() -> None:
+    assert kl_divergence(np.array([1.0, 0.0]), np.array([1.0, 1.0])) == pytest.approx(np.log(2))
+
+
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=50))
+def test_a_divergence_is_finite_and_not_negative(counts: list[int]) -> None:
+    p = np.array([*counts, 1], float)
+    assert 0 <= kl_divergence(p, p[::-1]) < 25
+
+
+def test_the_transform_brings_scaled_copies_together() -> None:
+    found = transformed_divergences([values("llm", 1.0, 0), values("vit", 50.0, 0)])
+    assert found["llm", "vit"] < 0.1
+
+
+def test_alignment_flips_with_the_numbers() -> None:
+    far, near = {("a", "b"): 3.0, ("b", "a"): 2.0}, {("a", "b"): 0.5, ("b", "a"): 0.6}
+    assert aligned("x", far, near).agrees
+    flipped = aligned("x", far, near | {("b", "a"): 2.5})
+    assert flipped.agrees is False
+    assert str(flipped).startswith(
+        "The paper: x. Ours: does not agree, because b from a 2.00 -> 2.50. These agree: a from"
+    )
+
+
+def test_cheaper_flips_with_the_numbers_and_stays_open_without() -> None:
+    points, pairs = [*curve("a"), *curve("b", times=2)], [("llm", "a", "b")]
+    assert "Ours: agrees, because `a` against `b` on llm: BD-rate -50.0 %" in str(cheaper("x", points, pairs))
+    assert cheaper("x", points, [("llm", "b", "a")]).agrees is False
+    assert cheaper("x", points, [("vit", "a", "b")]).agrees is None
+    assert "nothing of it was measured" in str(cheaper("x", points, []))
+
+
+def test_where_accuracies_do_not_overlap_equal_rates_decide() -> None:
+    low = [replace(p, curve="low", accuracy=p.accuracy / 10) for p in curve("a")]
+    verdict = cheaper("x", [*curve("a"), *low], [("llm", "a", "low")])
+    assert verdict.agrees
+    assert "mean accuracy +" in verdict.because
+    assert cheaper("x", [*curve("a"), *low], [("llm", "low", "a")]).agrees is False
+
+
+def test_what_was_reached_flips_with_the_numbers() -> None:
+    fact = {"llm": paper.Reached(bpfp=1.5, share=0.95, source="")}
+    assert reached("x", curve("a"), "a", fact).agrees
+    assert reached("x", curve("a", top=0.9), "a", fact).agrees is False
+    assert reached("x", curve("a", times=100), "a", fact).agrees is None
+
+
+def test_transfer_flips_when_one_curve_falls_short() -> None:
+    assert transfers("x", measured(), "hyperprior").agrees
+    short = [
+        replace(p, accuracy=p.accuracy * 0.8) if (p.curve, p.task) == ("hyperprior-llm", "vit") else p
+        for p in measured()
+    ]
+    verdict = transfers("x", short, "hyperprior")
+    assert verdict.agrees is False
+    assert "`hyperprior-llm` on vit stays below 90 %" in verdict.because
+
+
+def test_truncation_needs_the_papers_gain_on_text() -> None:
+    base, ours = curve("base", top=0.4), curve("ours")
+    assert truncation_endured("x", [*base, *ours], "ours", "base").agrees
+    assert truncation_endured("x", [*curve("base"), *ours], "ours", "base").agrees is False
+    pictures = [*curve("base", "vit"), *curve("ours", "vit", top=0.985)]
+    assert truncation_endured("x", pictures, "ours", "base").agrees
+    assert truncation_endured("x", [*pictures[:6], *curve("ours", "vit", top=0.9)], "ours", "base").agrees is False
+
+
+def test_generalization_needs_a_falling_error() -> None:
+    points = curve("a", "cnn", times=0.1, top=1.0)
+    fact = paper.Reached(bpfp=0.43, share=0.98, source="")
+    assert generalizes("x", points, "a", ["cnn"], fact).agrees
+    assert generalizes("x", [replace(p, mse=1 / p.mse) for p in points], "a", ["cnn"], fact).agrees is False
+    assert generalizes("x", points, "a", ["tti"], fact).agrees is None
+
+
+def test_an_even_distribution_is_the_balanced_one() -> None:
+    assert entropy(np.array([5.0, 5.0, 5.0, 5.0, 0.0])) == pytest.approx(2.0)
+    assert balanced("x", {"llm": 3.0, "vit": 5.0}, {"llm": 7.0, "vit": 5.1}).agrees
+    assert balanced("x", {"llm": 3.0, "vit": 5.0}, {"llm": 7.0, "vit": 4.9}).agrees is False
+    assert "Ours: agrees, because llm" in figure2_note([values("llm", 1.0, 0)])
+
+
+def test_distributions_are_kept_as_they_are_shown(tmp_path: Path) -> None:
+    tasks = [values("llm", 1.0, 0), values("vit", 9.0, 1)]
+    path = tmp_path / "distributions.json"
+    save_distributions(tasks, [Activation(curve="a", mean_abs=np.array([0.5, 2.0]))], path)
+    found = json.loads(path.read_text())
+    transformed = transformed_divergences(tasks)
+    kept = found["table 1"]["Transformed, 256 levels, as the paper does"]
+    assert kept["vit from llm"] == pytest.approx(transformed["vit", "llm"], rel=1e-5)
+    assert found["figure 2"]["vit"]["levels"]["values"] == pytest.approx(tasks[1].transform.centroids, rel=1e-5)
+    assert sum(found["figure 2"]["llm"]["features"]["counts"]) == tasks[0].values.size
+    assert found["figure 3"] == {"a": [0.5, 2.0]}
+
+
+def test_idle_channels_flip() -> None:
+    idle, busy = np.array([0.01, 0.01, 1.0, 2.0]), np.array([0.01, 0.5, 1.0, 2.0])
+    assert livelier("x", idle, busy).agrees
+    assert livelier("x", busy, idle).agrees is False
+    assert "Ours: agrees, because 25% of the channels" in figure3_note(idle, busy)
+
+
+def test_the_page_has_all_tables_and_a_verdict_in_each_section() -> None:
+    page = results_page(measured(), [values("llm", 1.0, 0), values("vit", 9.0, 1)])
+    sections = page.split("\n## ")[1:]
+    assert len(sections) == 12
+    ours = ("Without a network", "What uneven levels cost", "All codecs")
+    assert all(("The paper: " in section) != section.startswith(ours) for section in sections)
+    assert sections[-1].startswith("All codecs")
+    assert "not there yet: TTI of SD3, classification of ResNet-50" in page
+    assert "`vit` (dinov2-small after layer 12) for the paper's Seg of DINOv2" in page
+    assert "`llm-16` is smollm2-135m after layer 16" in page
+
+
+def test_tables_of_nothing_say_so() -> None:
+    page = results_page([], [])
+    assert "None of the paper's tasks was measured" in page
+    assert page.count("Nothing of this was measured") >= 4
+
+
+def test_rows_of_every_table_have_as_many_cells_as_its_head() -> None:
+    lines = results_page(measured(), [values("llm", 1.0, 0), values("vit", 9.0, 1)]).splitlines()
+    for above, below in pairwise(lines):
+        if above.startswith("|") and below.startswith("|"):
+            assert above.count("|") == below.count("|")
+
+
+def test_later_tasks_need_no_change() -> None:
+    points = [
+        *measured(),
+        *curve("hyperprior-hybrid", "tti"),
+        *curve("hyperprior-tti", "llm"),
+        *curve("hyperprior-hybrid", "cnn"),
+        *curve("kltprior", "cnn"),
+    ]
+    assert "tti" in table2(points)
+    assert "hyperprior-tti" in table4(points)
+    assert table6(points).count("| cnn | hyperprior-hybrid |") == table6(points).count("| cnn | kltprior |") == 6
+
+
+def test_points_are_printed_task_by_task_and_curve_by_curve() -> None:
+    lines = point_table([*curve("klt", "cnn"), *curve("klt", "vit"), point("raw", "cnn", None, 32.0, 1.0)]).splitlines()
+    assert [line.split("|")[1:3] for line in lines[2::6]] == [
+        [" vit ", " klt "],
+        [" cnn ", " klt "],
+        [" cnn ", " raw "],
+    ]
+
+
+def test_points_that_are_kept_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))  # the setting that a user has for it
+    (tmp_path / "results").mkdir()
+    paths = [points_path("klt", task) for task in ("vit", "cnn")]
+    for task, path in zip(("vit", "cnn"), paths, strict=True):
+        save_points(curve("klt", task), path)
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert {p.task for p in measure("klt", ["cnn", "vit"])} == {"cnn", "vit"}
+    assert [p.task for p in measure("klt", ["cnn"])] == ["cnn"] * 6
+    assert [path.stat().st_mtime_ns for path in paths] == before
+
+
+def test_a_shipped_network_needs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
+    names = ("klt", "elic-hybrid", "hyperprior-hybrid, floor", "hyperprior-hybrid, fitted tables", "baseline-hybrid")
+    assert [is_trained(name) for name in names] == [True, True, True, False, False]
+
+
+def test_a_network_that_is_trained_again_renews_all_its_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
+    assert of_one_network(["hyperprior-hybrid", "klt"]) == ["hyperprior-hybrid", "klt"]  # as shipped
+    run = tmp_path / "runs" / "baseline-hybrid"
+    run.mkdir(parents=True)
+    (run / "best.ckpt").touch()
+    renewed = of_one_network(["baseline-hybrid", "klt"])
+    assert renewed == ["baseline-hybrid", "baseline-hybrid, transformed features", "klt"]
+
+
+def test_points_of_another_network_are_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
+    before = points_path("hyperprior-hybrid", "llm")
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"another network")
+    monkeypatch.setattr("dtufc_research.paper.measure.shipped_network", lambda _: other)
+    assert points_path("hyperprior-hybrid", "llm") != before
+    with pytest.raises(FileNotFoundError):
+        points_path("baseline-hybrid", "llm")
+
+
+def test_how_a_network_was_trained_is_kept_where_it_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
+    kept = {"baseline-hybrid": {"steps": 4000, "validation_loss": 1.5}}
+    path = tmp_path / "networks.json"
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    run = tmp_path / "runs" / "hyperprior-llm"
+    run.mkdir(parents=True)
+    best = {"best_model_score": torch.tensor(2.25)}
+    state = {"global_step": 1500, "state_dict": {}, "callbacks": {"ModelCheckpoint{'monitor': 'val/loss'}": best}}
+    torch.save(state, run / "best.ckpt")
+    found = trainings_of([*curve("hyperprior-llm"), *curve("elic-hybrid")], path)
+    assert found == {**kept, "hyperprior-llm": {"steps": 1500, "validation_loss": 2.25}}
+    assert json.loads(path.read_text(encoding="utf-8")) == found
+
+
+def test_points_of_another_fit_are_kept_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [points_path(name, "tti") for name in ("klt", "hyperprior-hybrid", "kltprior")]
+    profile = load_profile(*PROFILES["tti"])
+    refitted = replace(profile, calibration={**profile.calibration, "klt.step": np.ones(1, np.float32)})
+    monkeypatch.setattr("dtufc_research.paper.measure.load_profile", lambda *_: refitted)
+    after = [points_path(name, "tti") for name in ("klt", "hyperprior-hybrid", "kltprior")]
+    assert after[0] != before[0]
+    assert after[1] == before[1]  # its network and its preparation are of their own
+    assert after[2] != before[2]  # its preparation is the profile's
+
+
+def test_table_1_is_zero_on_its_diagonal() -> None:
+    text = table1([values("llm", 1.0, 0), values("vit", 9.0, 1)])
+    assert text.count("| llm | 0 |") == 6  # one table for each way to look at them
+    assert "natural logarithm" in text
+
+
+def test_every_figure_is_drawn_about_1200_pixels_wide(tmp_path: Path) -> None:
+    points, noise = measured(), np.random.default_rng(0).exponential(size=192)
+    figure2([values("llm", 1.0, 0), values("vit", 9.0, 1)], tmp_path / "2.png")
+    transformed = Activation(curve="hyperprior-hybrid", mean_abs=noise)
+    figure3(Activation(curve="baseline-hybrid", mean_abs=noise**3 / 10), transformed, tmp_path / "3.png")
+    figure4(points, tmp_path / "4.png")
+    figure5(points, tmp_path / "5.png")
+    codec_figure(points, "llm", tmp_path / "6.png")
+    for path in tmp_path.glob("*.png"):
+        assert int.from_bytes(path.read_bytes()[16:20], "big") == 1200
+    assert len(list(tmp_path.glob("*.png"))) == 5
+
+
+def test_answers_are_compared_letter_by_letter_and_by_their_probabilities() -> None:
+    asked = [Question(text="?", choices=("a", "b", "c", "d"), right=right) for right in (0, 2)]
+    originals = np.array([[0.7, 0.1, 0.1, 0.1], [0.4, 0.3, 0.2, 0.1]])
+    decoded = np.array([[0.6, 0.2, 0.1, 0.1], [0.1, 0.2, 0.4, 0.3]])
+    row = answers.row_of("klt", 0.5, 1.0, asked, originals, decoded)
+    assert (row.same, row.right) == (0.5, 2)
+    assert row.distance == pytest.approx((0.1 + 0.4) / 2)
+    page = answers.page([row], asked, originals)
+    assert "right in 1 of them, and says A in 2" in page
+    assert "| klt | 0.5 | 1.000 | 0.500 | 0.250 | 2 |" in page
+
+
+def test_a_question_has_one_right_choice_among_four() -> None:
+    asked = questions()
+    assert len(asked) == 64
+    assert all(len(set(question.choices)) == 4 for question in asked)
+    assert {question.right for question in asked} == {0, 1, 2, 3}
+    france = next(question for question in asked if "France" in question.text)
+    assert france.choices[france.right] == "Paris"
