@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Final, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import numpy as np
 
@@ -89,6 +89,10 @@ class CodingProfile(Protocol):
         """The codecs' arrays by "codec.array"."""
 
     @property
+    def digest(self) -> bytes:
+        """SHA-256 of all that both sides must agree on."""
+
+    @property
     def short_digest(self) -> bytes:
         """Names the profile in every frame; DIGEST_BYTES long."""
 
@@ -96,9 +100,6 @@ class CodingProfile(Protocol):
         """The arrays of one codec, by their own names. Raises InputError where it was not fitted."""
 
     def save(self, folder: Path) -> None: ...
-
-
-P = TypeVar("P", bound=CodingProfile)
 
 
 class EncodedFrame(bytes):
@@ -114,10 +115,10 @@ class EncodedFrame(bytes):
         return encoded
 
 
-class FeatureCodec(Generic[P]):
+class FeatureCodec:
     """Encodes and decodes the features of one profile. Safe to use from several threads."""
 
-    def __init__(self, profile: P) -> None:
+    def __init__(self, profile: CodingProfile) -> None:
         self.profile = profile
         self._codecs: dict[str, Codec] = {"raw": RawCodec()}
         self._loading = Lock()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LATENT_PATCH: Final = 2  # as the denoiser's own: the sides of its latents are even
 
 
-def load(profile: str | Path, *, split: int | None = None) -> FeatureCodec[Profile]:
+def load(profile: str | Path, *, split: int | None = None) -> FeatureCodec:
     """The feature codec of a shipped profile, or of a profile in a folder.
 
     Args:
@@ -40,7 +40,7 @@ def fit(
     prefix: int = 0,
     gradients: "Sequence[Array | torch.Tensor] | None" = None,
     profile: Profile | None = None,
-) -> FeatureCodec[Profile]:
+) -> FeatureCodec:
     """A feature codec for any model, from about ten of its features, in seconds.
 
     Args:

@@ -153,7 +153,7 @@ def _mute(module: nn.Module, forward: Callable[..., Any]) -> None:
         each._parameters.clear()
         each._buffers.clear()
         each.__dict__.update(sizeless)  # models ask modules for the dtype of their weight
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
 
 
 def _leave(hidden_states: Tensor, *_: Any, **__: Any) -> None:
@@ -348,7 +348,7 @@ def _load(folder: Path, config: Any, mute: Callable[[Any], None], dtype: torch.d
         whole.__init__(self, config, *args, **kwargs)
         mute(self)
 
-    part = type(whole.__name__, (whole,), {"__init__": init, "__module__": whole.__module__})
+    part: Any = type(whole.__name__, (whole,), {"__init__": init, "__module__": whole.__module__})
     with _quiet():
         model, report = part.from_pretrained(
             folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True

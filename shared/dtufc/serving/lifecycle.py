@@ -50,7 +50,7 @@ async def serve(settings: ServiceSettings, telemetry: Telemetry, register: Regis
     address = await server.start([service])
     _log.info("serving", extra={"fields": {"address": address, "metrics": settings.metrics_listen}})
     await server.serve_until_signal(settings.drain_s)
-    worker.close()
+    await worker.close(settings.drain_s)
     metrics.shutdown()
     _log.info("stopped")
 
