@@ -28,21 +28,20 @@ from dtufc.errors import DtufcError
 from dtufc.models.profile import load_profile, shipped_profiles
 from dtufc.models.zoo import weights_folder
 from dtufc.v1 import inference_pb2, inference_pb2_grpc
-from dtufc_research.evaluation.agreement import mean_iou
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path("demo-output")
 PROMPT = "What is the capital of France? Answer in one word."
 QUESTION = "Water is made of hydrogen and which other element?"
 CHOICES = ["gold", "oxygen", "helium", "iron"]
-WISHES = ["red apple", "grinning cat", "rocket"]
+IMAGE_PROMPTS = ["red apple", "grinning cat", "rocket"]
 _SEED = 1
-_SHOWN = 192  # pixels of a drawn picture
+_SHOWN = 192  # pixels of a generated image, as shown
 _START_S = 120.0
 _STOP_S = 15.0
 _CALL_S = 120.0
 _STAGES = {
-    "edge.prepare": "prepare",
+    "edge.preprocess": "preprocess",
     "edge.backbone": "backbone",
     "edge.encode": "encode",
     "cloud.parse": "parse",
@@ -97,9 +96,9 @@ def main() -> int:
         _show_text(stub, report, console)
         _show_masks(stub, report)
         _show_labels(stub, report, console)
-        _show_pictures(stub, report, console)
+        _show_images(stub, report, console)
     report.print(console)
-    console.print(f"masks laid over the photographs: {OUTPUT}/*.png; drawn, raw and coded: {OUTPUT}/drawn.png")
+    console.print(f"masks laid over the photographs: {OUTPUT}/*.png; generated, raw and coded: {OUTPUT}/generated.png")
     console.print("both processes have stopped")
     return 0
 
@@ -146,7 +145,7 @@ def _show_masks(stub: inference_pb2_grpc.InferenceServiceStub, report: Report) -
         overlay = _overlay(Image.open(path), masks["klt"])
         overlay.save(OUTPUT / f"{path.stem}.png")
         overlays.append(overlay.resize((400, 300)))
-        agreement = mean_iou(masks["raw"] > 0, masks["klt"] > 0)
+        agreement = _mean_iou(masks["raw"] > 0, masks["klt"] > 0)
         report.add(f"segment {path.name}", replies["klt"].cost, f"mean IoU {agreement:.3f}")
     sheet = Image.new("RGB", (400 * len(overlays), 300))
     for index, overlay in enumerate(overlays):
@@ -171,34 +170,34 @@ def _show_labels(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, 
         report.add(f"classify {path.name}", coded.cost, agreement)
 
 
-def _show_pictures(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, console: Console) -> None:
-    sheet = Image.new("RGB", (2 * _SHOWN * len(WISHES), _SHOWN))
-    for index, prompt in enumerate(WISHES):
+def _show_images(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, console: Console) -> None:
+    sheet = Image.new("RGB", (2 * _SHOWN * len(IMAGE_PROMPTS), _SHOWN))
+    for index, prompt in enumerate(IMAGE_PROMPTS):
         raw, coded = (
             list(
-                stub.Imagine(
-                    inference_pb2.ImagineRequest(coding=inference_pb2.Coding(codec=codec), prompt=prompt, seed=_SEED),
+                stub.GenerateImage(
+                    inference_pb2.GenerateImageRequest(coding=inference_pb2.Coding(codec=codec), prompt=prompt, seed=_SEED),
                     timeout=_CALL_S,
                 )
             )[-1]
             for codec in ("raw", "klt")
         )
-        pictures = [Image.open(io.BytesIO(reply.picture_png)) for reply in (raw, coded)]
+        pictures = [Image.open(io.BytesIO(reply.image_png)) for reply in (raw, coded)]
         for place, picture in enumerate(pictures):
             large = picture.resize((_SHOWN, _SHOWN), Image.Resampling.LANCZOS)
             sheet.paste(large, ((2 * index + place) * _SHOWN, 0))
         error = np.mean((np.asarray(pictures[0]).astype(float) - np.asarray(pictures[1])) ** 2)
         if index == 0:
-            same = np.abs(np.asarray(pictures[0]).astype(int) - _drawn_whole(prompt)).max() <= 1
+            same = np.abs(np.asarray(pictures[0]).astype(int) - _generated_whole(prompt)).max() <= 1
             console.print(
-                f"{prompt}, raw, beside the whole pipeline's picture: {'the same' if same else 'not the same'}"
+                f"{prompt}, raw, beside the whole pipeline's image: {'the same' if same else 'not the same'}"
             )
-        report.add(f"imagine {prompt}", coded.cost, f"PSNR {10 * np.log10(255**2 / max(error, 1e-9)):.1f} dB")
-    sheet.save(OUTPUT / "drawn.png")
+        report.add(f"generate {prompt}", coded.cost, f"PSNR {10 * np.log10(255**2 / max(error, 1e-9)):.1f} dB")
+    sheet.save(OUTPUT / "generated.png")
 
 
-def _drawn_whole(prompt: str) -> Array:
-    """The picture of diffusers' own pipeline, not split."""
+def _generated_whole(prompt: str) -> Array:
+    """The image of diffusers' own pipeline, not split."""
     from diffusers import StableDiffusion3Pipeline
     from diffusers.utils import logging
     from transformers.utils import logging as logging_of_parts
@@ -212,11 +211,16 @@ def _drawn_whole(prompt: str) -> Array:
     made = pipeline(
         prompt,
         generator=torch.Generator().manual_seed(_SEED),
-        num_inference_steps=spec.imagine.steps,
-        guidance_scale=spec.imagine.guidance,
-        max_sequence_length=spec.imagine.text_length,
+        num_inference_steps=spec.generation.steps,
+        guidance_scale=spec.generation.guidance,
+        max_sequence_length=spec.generation.text_length,
     )
     return np.asarray(made.images[0]).astype(int)
+
+
+def _mean_iou(a: Array, b: Array) -> float:
+    """Mean intersection over union of foreground and of background, of boolean masks that have both."""
+    return float(np.mean([np.count_nonzero(x & y) / np.count_nonzero(x | y) for x, y in ((a, b), (~a, ~b))]))
 
 
 def _table(caption: str, columns: list[str]) -> Table:

@@ -4,6 +4,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import grpc_tools
 from grpc_tools import protoc
 
 ROOT = Path(__file__).parents[1]
@@ -14,7 +15,8 @@ def generate(output: Path) -> None:
     """Writes the generated modules below `output`."""
     protos = sorted(str(path) for path in (ROOT / "proto").rglob("*.proto"))
     flags = [f"--{kind}={output}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
-    if protoc.main(["protoc", f"-I{ROOT / 'proto'}", *flags, *protos]):
+    common = Path(grpc_tools.__file__).parent / "_proto"  # google.protobuf.Any and its like
+    if protoc.main(["protoc", f"-I{ROOT / 'proto'}", f"-I{common}", *flags, *protos]):
         raise SystemExit("protoc failed")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Sequence
 
 from dtufc.models.device import pick_device, pick_dtype
 from dtufc.serving.lifecycle import run, serve, served_profiles
@@ -17,7 +18,7 @@ from dtufc_cloud.settings import CloudSettings
 async def start(settings: CloudSettings) -> None:
     """Runs the cloud until it is told to stop."""
 
-    async def register(server: Server, worker: Worker, telemetry: Telemetry) -> str:
+    async def register(server: Server, worker: Worker, telemetry: Telemetry) -> Sequence[str]:
         device, dtype = pick_device(settings.device), pick_dtype(settings.dtype)
         pipelines = {
             profile.name: await asyncio.to_thread(CloudPipeline, profile, device, dtype, settings.max_tokens)
@@ -25,7 +26,7 @@ async def start(settings: CloudSettings) -> None:
         }
         service = HeadService(pipelines, worker, telemetry, settings)
         head_pb2_grpc.add_HeadServiceServicer_to_server(service, server.grpc)
-        return head_pb2.DESCRIPTOR.services_by_name["HeadService"].full_name
+        return [head_pb2.DESCRIPTOR.services_by_name["HeadService"].full_name]
 
     await serve(settings, Telemetry("cloud"), register)
 

@@ -1,25 +1,24 @@
-"""HeadService over gRPC: wire messages to the pipeline's calls and back. Nothing else is decided here."""
+"""HeadService over gRPC: finds the task of each request, and wraps every task alike.
 
+request --> admission, deadline --> frame --> features --> task: head --> result
+"""
+
+import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 
 from dtufc.errors import InputError, ProfileMismatch
-from dtufc.serving.limits import MAX_LABELS
-from dtufc.serving.status import profile_info, reporting
-from dtufc.serving.telemetry import Request, Telemetry
+from dtufc.models import plugins
+from dtufc.serving.calls import Calls
+from dtufc.serving.describe import profile_info
+from dtufc.serving.telemetry import Record, Telemetry
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2, head_pb2_grpc
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.settings import CloudSettings
-
-_TASKS = {
-    "answer": "answer",
-    "next_token": "complete",
-    "segment": "segment",
-    "classify": "classify",
-    "imagine": "imagine",
-}
+from dtufc_cloud.tasks import Task
 
 
 class HeadService(head_pb2_grpc.HeadServiceServicer):
@@ -30,55 +29,63 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
     ) -> None:
         self._pipelines = pipelines
         self._worker = worker
-        self._telemetry = telemetry
         self._settings = settings
+        self._calls = Calls(
+            worker, telemetry, service="the cloud", address=settings.listen, timeout_s=settings.timeout_s
+        )
+        installed = (plugins.load(plugins.CLOUD_TASKS, name)() for name in plugins.names(plugins.CLOUD_TASKS))
+        self._tasks: dict[str, Task] = {task.request.DESCRIPTOR.full_name: task for task in installed}
+        self._check_tasks()
+        self._infos = [profile_info(p.profile, p.codec, p.head.num_layers) for p in pipelines.values()]
 
-    async def Describe(
-        self, message: head_pb2.DescribeRequest, context: grpc.aio.ServicerContext
-    ) -> head_pb2.DescribeReply:
-        return head_pb2.DescribeReply(profiles=[profile_info(pipeline.codec) for pipeline in self._pipelines.values()])
+    async def Describe(self, _: head_pb2.DescribeRequest, __: grpc.aio.ServicerContext) -> head_pb2.DescribeReply:
+        return head_pb2.DescribeReply(profiles=self._infos)
 
     async def Run(self, message: head_pb2.RunRequest, context: grpc.aio.ServicerContext) -> head_pb2.RunReply:
-        async with reporting(context):
-            kind = message.WhichOneof("task")
-            with self._telemetry.request(_TASKS.get(kind or "", "unknown")) as request, self._worker.admit():
-                pipeline = self._pipeline(message.profile)
-                request.model = pipeline.profile.name
-                reply = await self._worker.run(self._run, pipeline, message, request)
-            for stage, seconds in request.stages.seconds.items():
-                reply.stages.add(name=stage, seconds=seconds)
-            return reply
-        raise AssertionError("reporting aborts the call")
+        task = self._tasks.get(message.task.TypeName())
+        async with self._calls.admit(task.name if task else "unknown", context) as admitted:
+            record = admitted.record
+            pipeline = self._pipeline(message.profile)
+            record.model = pipeline.profile.name
+            if task is None or task.name not in pipeline.profile.spec.tasks:
+                problem = f"{pipeline.profile.name} has no task {message.task.TypeName() or '(none is set)'}"
+                remedy = f"Set one of {', '.join(pipeline.profile.spec.tasks)}"
+                raise InputError(field="task", problem=problem, remedy=remedy)
+            arguments = task.request()
+            message.task.Unpack(arguments)
+            task.check(arguments, self._settings)
+            frame = await self._worker.run(pipeline.parse, message.frame, record)
+            if not pipeline.codec.is_loaded(frame.codec.name):
+                # A network takes seconds to load: not in the worker, where other calls would wait for it.
+                await asyncio.to_thread(pipeline.codec.prepare, frame.codec.name)
 
-    def _run(self, pipeline: CloudPipeline, message: head_pb2.RunRequest, request: Request) -> head_pb2.RunReply:
-        match message.WhichOneof("task"):
-            case "answer":
-                values = pipeline.answer(message.frame, message.answer.token_ids, request)
-                return head_pb2.RunReply(probabilities=head_pb2.Probabilities(values=values))
-            case "next_token":
-                return head_pb2.RunReply(token_id=pipeline.next_token(message.frame, request))
-            case "segment":
-                task = message.segment
-                if not 0 < task.width * task.height <= self._settings.max_image_pixels:
-                    limit = self._settings.max_image_pixels
-                    problem = f"{task.width} x {task.height} pixels"
-                    raise InputError(field="size", problem=problem, remedy=f"Ask for 1 to {limit} pixels")
-                box = (task.left, task.top, task.right, task.bottom)
-                png = pipeline.label_map(message.frame, box, (task.height, task.width), request)
-                return head_pb2.RunReply(label_map_png=png)
-            case "classify":
-                if not 0 < message.classify.top_k <= MAX_LABELS:
-                    problem = f"{message.classify.top_k} labels"
-                    raise InputError(field="top_k", problem=problem, remedy=f"Ask for 1 to {MAX_LABELS}")
-                found = pipeline.labels(message.frame, message.classify.top_k, request)
-                labels = [head_pb2.Label(index=x.index, name=x.name, probability=x.probability) for x in found]
-                return head_pb2.RunReply(labels=head_pb2.Labels(labels=labels))
-            case "imagine":
-                return head_pb2.RunReply(picture_png=pipeline.picture(message.frame, request))
-            case _:
-                raise InputError(field="task", problem="none is set", remedy=f"Set one of {', '.join(_TASKS)}")
+            def run() -> Any:
+                features = pipeline.decode(frame, len(message.frame), record)
+                return task.run(pipeline.head, features, arguments, record)
+
+            reply = head_pb2.RunReply()
+            reply.result.Pack(await self._worker.run(run))
+            _add_stages(reply, record)
+            return reply
+        raise AssertionError("a call that fails is aborted")
 
     def _pipeline(self, name: str) -> CloudPipeline:
         if name not in self._pipelines:
             raise ProfileMismatch(profile=name, expected="not served", found="asked for")
         return self._pipelines[name]
+
+    def _check_tasks(self) -> None:
+        """Raises InputError where a profile lists a task that is not installed, or that its head cannot do."""
+        by_name = {task.name: task for task in self._tasks.values()}
+        for pipeline in self._pipelines.values():
+            for name in pipeline.profile.spec.tasks:
+                task = by_name.get(name) or plugins.load(plugins.CLOUD_TASKS, name)()
+                if not isinstance(pipeline.head, task.needs):
+                    family = pipeline.profile.spec.family
+                    problem = f"{pipeline.profile.name} lists {name}, and family {family} has no {task.needs.__name__}"
+                    raise InputError(field="tasks", problem=problem, remedy="List tasks that the family can do")
+
+
+def _add_stages(reply: head_pb2.RunReply, record: Record) -> None:
+    for stage, seconds in record.stages.seconds.items():
+        reply.stages.add(name=stage, seconds=seconds)

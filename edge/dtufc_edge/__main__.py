@@ -2,13 +2,13 @@
 
 import asyncio
 import sys
+from collections.abc import Sequence
 
 from dtufc.models.device import pick_device, pick_dtype
 from dtufc.serving.lifecycle import run, serve, served_profiles
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server, channel
 from dtufc.serving.worker import Worker
-from dtufc.v1 import inference_pb2, inference_pb2_grpc
 from dtufc_edge.cloud import Cloud
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.service import InferenceService
@@ -19,7 +19,7 @@ async def start(settings: EdgeSettings) -> None:
     """Runs the edge until it is told to stop."""
     async with channel(settings.cloud, settings.cloud_tls, settings.max_message_bytes) as to_cloud:
 
-        async def register(server: Server, worker: Worker, telemetry: Telemetry) -> str:
+        async def register(server: Server, worker: Worker, telemetry: Telemetry) -> Sequence[str]:
             device, dtype = pick_device(settings.device), pick_dtype(settings.dtype)
             pipelines = {
                 profile.name: await asyncio.to_thread(EdgePipeline, profile, device, dtype)
@@ -29,8 +29,7 @@ async def start(settings: EdgeSettings) -> None:
                 telemetry.expect(name, pipeline.codec.codecs)
             cloud = Cloud(to_cloud, settings.cloud, {name: p.profile.digest for name, p in pipelines.items()})
             service = InferenceService(pipelines, cloud, worker, telemetry, settings)
-            inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server.grpc)
-            return inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+            return service.add_to(server.grpc)
 
         await serve(settings, Telemetry("edge"), register)
 

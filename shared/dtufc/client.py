@@ -72,7 +72,7 @@ class EdgeClient:
         message = inference_pb2.CompleteRequest(
             coding=_coding(profile, codec, rate), prompt=prompt, max_tokens=max_tokens, plain=plain
         )
-        return self._streamed(self._stub.Complete(message, timeout=self._timeout_s))
+        return self._streamed(self._stub.Complete, message)
 
     def segment(
         self, image: bytes | Path, *, profile: str = "", codec: str = "", rate: Rate | None = None
@@ -93,7 +93,7 @@ class EdgeClient:
         message = inference_pb2.ClassifyRequest(coding=_coding(profile, codec, rate), image=data, top_k=top_k)
         return self._reported(lambda: self._stub.Classify(message, timeout=self._timeout_s))
 
-    def imagine(
+    def generate_image(
         self,
         prompt: str,
         *,
@@ -105,8 +105,8 @@ class EdgeClient:
         profile: str = "",
         codec: str = "",
         rate: Rate | None = None,
-    ) -> Iterator[inference_pb2.ImagineReply]:
-        """A prompt's picture: a reply for each step that is done; the last has the picture as PNG, and the cost.
+    ) -> Iterator[inference_pb2.GenerateImageReply]:
+        """An image of a prompt: a reply for each step that is done; the last has the image as PNG, and the cost.
 
         Steps, guidance and size are the profile's where they are None. Closing the iterator ends the work.
         """
@@ -114,7 +114,7 @@ class EdgeClient:
             least, most = (0, (1 << 64) - 1) if field == "seed" else (1, (1 << 32) - 1)
             if number is not None and not least <= number <= most:
                 raise InputError(field=field, problem=f"{number}", remedy=f"Give {least} to {most}")
-        message = inference_pb2.ImagineRequest(
+        message = inference_pb2.GenerateImageRequest(
             coding=_coding(profile, codec, rate),
             prompt=prompt,
             seed=seed,
@@ -123,10 +123,11 @@ class EdgeClient:
             width=width,
             height=height,
         )
-        return self._streamed(self._stub.Imagine(message, timeout=self._timeout_s))
+        return self._streamed(self._stub.GenerateImage, message)
 
-    def _streamed(self, stream: "grpc.Call") -> Iterator[Any]:
-        """The replies of a stream; a reader that leaves ends the call."""
+    def _streamed(self, method: Callable[..., Any], message: Any) -> Iterator[Any]:
+        """The replies of a stream, which starts with the first that is asked for; a reader that leaves ends it."""
+        stream = method(message, timeout=self._timeout_s)
         try:
             while True:
                 try:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from dtufc_cloud.heads.dinov2 import Dinov2Head
+from dtufc_cloud.heads.llama import LlamaHead
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -30,14 +32,12 @@ from transformers import (
 
 from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError, ProfileMismatch
+from dtufc.models.cnn import View
 from dtufc.models.fitting import fit
 from dtufc.models.profile import Profile, fingerprint, load_profile
 from dtufc.models.zoo import fetch_package, is_fetched, weights_folder
-from dtufc.models.zoo.cnn import View
 from dtufc.serving.telemetry import Request
 from dtufc_cloud.heads.cnn import CnnHead
-from dtufc_cloud.heads.dinov2 import Dinov2Head
-from dtufc_cloud.heads.llama import LlamaHead
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_edge.pipeline import EdgePipeline
 

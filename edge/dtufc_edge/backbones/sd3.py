@@ -1,4 +1,4 @@
-"""Text encoders and denoiser of a Stable Diffusion 3: a prompt -> the latent of a picture.
+"""Text encoders and denoiser of a Stable Diffusion 3: a prompt -> the latent of an image.
 
 No forward pass is copied: the edge runs `StableDiffusion3Pipeline` without its autoencoder, of which it reads the
 config alone.
@@ -6,7 +6,6 @@ config alone.
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +16,23 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from dtufc.errors import InputError
-from dtufc.models.profile import ImagineSpec
+from dtufc.models.profile import GenerationSpec, Profile
 from dtufc.serving.limits import MAX_LATENT_POSITIONS
+from dtufc_edge.backbones import Generation
 
-_LARGEST_SEED = (1 << 63) - 1
-_STRONGEST = 30.0
-_MOST_CHARACTERS = 2000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What to draw.
-
-    Attributes:
-        steps: of the denoiser.
-        guidance: how far the prompt leads away from what no prompt would give; up to 1 there is none.
-    """
-
-    prompt: str
-    seed: int
-    steps: int
-    guidance: float
-    width: int
-    height: int
+_MAX_SEED = (1 << 63) - 1
+_MAX_GUIDANCE = 30.0
+_MAX_CHARACTERS = 2000
 
 
 class Sd3Backbone:
-    """All of a pipeline but its autoencoder."""
+    """All of a pipeline but its autoencoder: the one place where it is cut."""
 
-    def __init__(self, folder: Path, split: int, device: torch.device, dtype: torch.dtype) -> None:
+    num_layers = 1
+
+    def __init__(self, folder: Path, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
+        if profile.split != 1:
+            raise InputError(field="split", problem=f"{profile.split} of 1", remedy="Give 1: it has one place to cut")
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
             library.set_verbosity_error()  # a warning would have the caller's words in the log
@@ -59,34 +46,34 @@ class Sd3Backbone:
         self.max_pixels = config.pos_embed_max_size * self.step_pixels
         self.default_pixels = config.sample_size << self._num_halvings
 
-    def check(self, wish: Wish, max_steps: int) -> None:
-        """Raises InputError for what cannot be drawn."""
-        if not wish.prompt.strip() or len(wish.prompt) > _MOST_CHARACTERS:
-            problem, remedy = f"{len(wish.prompt)} characters", f"Write something, in at most {_MOST_CHARACTERS}"
+    def check(self, generation: Generation, max_steps: int) -> None:
+        """Raises InputError for what cannot be generated."""
+        if not generation.prompt.strip() or len(generation.prompt) > _MAX_CHARACTERS:
+            problem, remedy = f"{len(generation.prompt)} characters", f"Write something, in at most {_MAX_CHARACTERS}"
             raise InputError(field="prompt", problem=problem, remedy=remedy)
-        if not 1 <= wish.steps <= max_steps:
-            raise InputError(field="steps", problem=f"{wish.steps}", remedy=f"Ask for 1 to {max_steps}")
-        if not 0.0 <= wish.guidance <= _STRONGEST:  # no NaN either
-            raise InputError(field="guidance", problem=f"{wish.guidance}", remedy=f"Give 0 to {_STRONGEST:g}")
-        if not 0 <= wish.seed <= _LARGEST_SEED:
-            raise InputError(field="seed", problem=f"{wish.seed}", remedy=f"Give 0 to {_LARGEST_SEED}")
-        for field, pixels in (("width", wish.width), ("height", wish.height)):
+        if not 1 <= generation.steps <= max_steps:
+            raise InputError(field="steps", problem=f"{generation.steps}", remedy=f"Ask for 1 to {max_steps}")
+        if not 0.0 <= generation.guidance <= _MAX_GUIDANCE:  # no NaN either
+            raise InputError(field="guidance", problem=f"{generation.guidance}", remedy=f"Give 0 to {_MAX_GUIDANCE:g}")
+        if not 0 <= generation.seed <= _MAX_SEED:
+            raise InputError(field="seed", problem=f"{generation.seed}", remedy=f"Give 0 to {_MAX_SEED}")
+        for field, pixels in (("width", generation.width), ("height", generation.height)):
             if not 0 < pixels <= self.max_pixels or pixels % self.step_pixels:
                 remedy = f"Give a multiple of {self.step_pixels}, at most {self.max_pixels}"
                 raise InputError(field=field, problem=f"{pixels}", remedy=remedy)
         most = MAX_LATENT_POSITIONS << 2 * self._num_halvings
-        if wish.width * wish.height > most:
-            problem, remedy = f"{wish.width} x {wish.height} pixels", f"Ask for at most {most} pixels"
+        if generation.width * generation.height > most:
+            problem, remedy = f"{generation.width} x {generation.height} pixels", f"Ask for at most {most} pixels"
             raise InputError(field="size", problem=problem, remedy=remedy)
 
     @torch.inference_mode()
-    def latent(self, wish: Wish, spec: ImagineSpec, on_step: Callable[[int], None]) -> Tensor:
-        """The latent of a picture, [16, h, w] on the CPU; the same one for the same wish.
+    def latent(self, generation: Generation, spec: GenerationSpec, on_step: Callable[[int], None]) -> Tensor:
+        """The latent of an image, [16, h, w] on the CPU; the same one for the same parameters.
 
         Args:
-            wish: as `check` lets it pass.
+            generation: as `check` lets it pass.
             spec: what the profile says of its model.
-            on_step: called with the number of each step that is done; what it raises ends the drawing.
+            on_step: called with the number of each step that is done; what it raises ends the work.
         """
         pipeline = self._pipeline()
 
@@ -95,12 +82,12 @@ class Sd3Backbone:
             return tensors
 
         made = pipeline(
-            wish.prompt,
-            num_inference_steps=wish.steps,
-            guidance_scale=wish.guidance,
-            width=wish.width,
-            height=wish.height,
-            generator=torch.Generator().manual_seed(wish.seed),
+            generation.prompt,
+            num_inference_steps=generation.steps,
+            guidance_scale=generation.guidance,
+            width=generation.width,
+            height=generation.height,
+            generator=torch.Generator().manual_seed(generation.seed),
             max_sequence_length=spec.text_length,
             output_type="latent",
             callback_on_step_end=after,
@@ -109,7 +96,7 @@ class Sd3Backbone:
         return latent.cpu()
 
     def _pipeline(self) -> StableDiffusion3Pipeline:
-        """A pipeline for one drawing: it and its scheduler keep their place in the steps, a tokenizer its padding."""
+        """A pipeline for one image: it and its scheduler keep their place in the steps, a tokenizer its padding."""
         own = {
             name: deepcopy(part) for name, part in self._parts.items() if name.startswith(("scheduler", "tokenizer"))
         }

@@ -208,6 +208,10 @@ class FeatureCodec:
     def decode_frame(self, frame: Frame) -> Array:
         """`decode`, of a frame that has been parsed."""
         self.check_frame(frame)
+        return self.decode_checked(frame)
+
+    def decode_checked(self, frame: Frame) -> Array:
+        """`decode`, of a frame that `check_frame` let pass."""
         payload = Payload(data=frame.payload, symbol_crc=frame.symbol_crc)
         return self._codec(frame.codec.name).decode(payload, frame.shape, NUMPY_DTYPES[frame.dtype])
 

@@ -139,6 +139,15 @@ class Layout:
         down, across = mosaic(shape[-3])
         return down * shape[-2], across * shape[-1]
 
+    @property
+    def is_map(self) -> bool:
+        """Whether positions are a map [channels, height, width], not rows [tokens, channels]."""
+        return self.family in (Family.latent, Family.cnn)
+
+    def single(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one input's features: without the leading 1 that some models have."""
+        return shape[-self._ranks()[0] :]
+
     def _ranks(self) -> tuple[int, int]:
         return (2, 3) if self.family in (Family.llm, Family.vit) else (3, 4)
 

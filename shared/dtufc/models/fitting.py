@@ -71,7 +71,7 @@ def _profile_for(shape: tuple[int, ...], layout: str, name: str, prefix: int) ->
     try:
         patch = _LATENT_PATCH if family == Family.latent and not any(side % _LATENT_PATCH for side in shape[-2:]) else 1
         sizes = LayoutSpec(family=family, channels=channels, prefix=prefix, patch=patch)
-        spec = ProfileSpec(name=name, model="features", layout=sizes)
+        spec = ProfileSpec(name=name, layout=sizes)
     except ValidationError as error:
         remedy = "Name it in lower-case letters, digits, dots and dashes"
         raise InputError(field="name", problem=repr(name), remedy=remedy) from error

@@ -8,9 +8,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Final
 
 import numpy as np
 import yaml
@@ -24,9 +25,7 @@ from dtufc.coding.bitstream import DIGEST_BYTES
 from dtufc.coding.layout import Family, Layout
 from dtufc.errors import InputError
 
-Task = Literal["answer", "complete", "segment", "classify", "imagine"]
-
-
+NO_MODEL: Final = "features"  # the family of a profile that encodes and decodes, and names no model
 _PACKAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]*$"  # nothing that pip could take for an option or a place
 
 
@@ -78,12 +77,12 @@ class LayoutSpec(_Schema):
         return self
 
 
-class ImagineSpec(_Schema):
-    """How a text-to-image model is asked where the request does not say; by default as its pipeline would be.
+class GenerationSpec(_Schema):
+    """Generation parameters of a text-to-image model where a request names none; by default its pipeline's own.
 
     Attributes:
         steps: of the denoiser.
-        guidance: how far the prompt leads.
+        guidance: weight of the prompt (classifier-free guidance).
         text_length: tokens of the third text encoder; without one, zeros that stand for them.
     """
 
@@ -96,29 +95,24 @@ class ProfileSpec(_Schema):
     """The YAML file of a profile."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.\-]{0,62}$")
-    model: Literal["llama", "dinov2", "cnn", "sd3", "features"]
+    family: str = Field(default=NO_MODEL, pattern=r"^[a-z0-9][a-z0-9\-]{0,62}$")
     layout: LayoutSpec
-    num_layers: int = Field(default=0, ge=0)
     split: int = Field(default=0, ge=0)
     source: Source = None
-    tasks: tuple[Task, ...] = ()
-    imagine: ImagineSpec = ImagineSpec()
+    tasks: tuple[str, ...] = ()
+    generation: GenerationSpec = GenerationSpec()
     calibrations: Mapping[int, str] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> "ProfileSpec":
-        if self.model != "features" and (self.source is None or self.num_layers < 1):
-            raise ValueError("a model needs a source and its num_layers")
-        if self.model == "features" and self.source is not None:
-            raise ValueError("features have no source: name the model")
-        if self.model == "sd3" and isinstance(self.source, PackageSource):
-            raise ValueError("sd3 comes from a folder or a hub")
-        if self.num_layers and not 1 <= self.split <= self.num_layers:
-            raise ValueError(f"split must be from 1 to {self.num_layers}")
+        if self.family != NO_MODEL and (self.source is None or self.split < 1):
+            raise ValueError("a model needs a source and a split")
+        if self.family == NO_MODEL and self.source is not None:
+            raise ValueError("features have no source: name the model's family")
         return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """One model at one split.
 
@@ -141,10 +135,10 @@ class Profile:
         layout = self.spec.layout
         return Layout(family=layout.family, channels=layout.channels, prefix=layout.prefix, patch=layout.patch)
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
-        """SHA-256 over name, model, layout, layer count, source, split and every array of the calibration."""
-        spec = self.spec.model_dump(mode="json", include={"name", "model", "layout", "num_layers", "source"})
+        """SHA-256 over name, family, layout, source, split and every array of the calibration."""
+        spec = self.spec.model_dump(mode="json", include={"name", "family", "layout", "source"})
         if spec["layout"]["patch"] == 1:  # as before there were others
             del spec["layout"]["patch"]
         source = spec["source"] or {}
@@ -230,10 +224,10 @@ def load_profile(name: str | Path, split: int | None = None) -> Profile:
         spec = ProfileSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(field="profile", problem=f"{path}: {problems}", remedy="Mend the file") from error
+        raise InputError(field="profile", problem=f"{path}: {problems}", remedy="Fix the file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = f"{path}: {' '.join(str(error).split())}"
-        raise InputError(field="profile", problem=problem, remedy="Mend the file") from error
+        raise InputError(field="profile", problem=problem, remedy="Fix the file") from error
     spec = spec.model_copy(update={"source": _located(spec.source, home)})
     return _at_split(spec, home, spec.split if split is None else split)
 
@@ -264,10 +258,8 @@ def fingerprint(folder: Path) -> str:
 
 
 def _at_split(spec: ProfileSpec, home: Path, split: int) -> Profile:
-    if spec.num_layers and not 1 <= split <= spec.num_layers:
-        raise InputError(
-            field="split", problem=f"{split} of {spec.num_layers} layers", remedy=f"Give 1 to {spec.num_layers}"
-        )
+    if split < (spec.family != NO_MODEL):
+        raise InputError(field="split", problem=f"{split}", remedy="Give the number of layers on the edge, 1 or more")
     calibration: dict[str, Array] = {}
     if split in spec.calibrations:
         path = home / spec.calibrations[split]

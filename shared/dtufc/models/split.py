@@ -169,7 +169,9 @@ class _Part:
         config: the model's own.
     """
 
-    def __init__(self, folder: Path, config: Any, split: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, config: Any, split: int, device: torch.device, dtype: torch.dtype, *, cls: Any = None
+    ) -> None:
         """Reads this part's weights, and no others.
 
         Args:
@@ -178,17 +180,19 @@ class _Part:
             split: layers of the front, 1 ... L.
             device: to run on.
             dtype: to run in.
+            cls: the model's class; by default the one that the checkpoint names.
 
         Raises:
             InputError: a split beyond the layers, a class that cannot be cut, or weights that lack a tensor.
         """
+        cls = cls or model_class(config)
         with torch.device("meta"):
-            self.anatomy = Anatomy.of(model_class(config)(config), config)
+            self.anatomy = Anatomy.of(cls(config), config)
         if not 1 <= split <= self.anatomy.num_layers:
             problem = f"{split} of {self.anatomy.num_layers} layers"
             raise InputError(field="split", problem=problem, remedy=f"Give 1 to {self.anatomy.num_layers}")
         self.split, self.device, self.dtype = split, device, dtype
-        self.model: Any = _load(folder, config, self._mute_others, dtype).to(device)
+        self.model: Any = _load(folder, config, cls, self._mute_others, dtype).to(device)
         self.config: Any = self.model.config
 
     @property
@@ -226,10 +230,12 @@ class _Part:
 class Front(_Part):
     """Embeddings and layers 1 ... split: inputs -> features."""
 
-    def __init__(self, folder: Path, config: Any, split: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, config: Any, split: int, device: torch.device, dtype: torch.dtype, *, cls: Any = None
+    ) -> None:
         config = copy.deepcopy(config)
         config.tie_word_embeddings = False  # the output matrix is the back's
-        super().__init__(folder, config, split, device, dtype)
+        super().__init__(folder, config, split, device, dtype, cls=cls)
 
     @torch.inference_mode()
     def features(self, cache: DynamicCache | None = None, **inputs: Tensor) -> Tensor:
@@ -263,12 +269,14 @@ class Front(_Part):
 class Back(_Part):
     """Layers split + 1 ... L, and what follows them: features -> the model's own output."""
 
-    def __init__(self, folder: Path, config: Any, split: int, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(folder, config, split, device, dtype)
+    def __init__(
+        self, folder: Path, config: Any, split: int, device: torch.device, dtype: torch.dtype, *, cls: Any = None
+    ) -> None:
+        super().__init__(folder, config, split, device, dtype, cls=cls)
         self._given = threading.local()
         self._stages(self.model)[split].register_forward_pre_hook(self._enter, with_kwargs=True)
 
-    def output(self, features: Tensor, cache: DynamicCache | None = None, **inputs: Tensor) -> Any:
+    def output(self, features: Tensor, cache: DynamicCache | None = None, **inputs: Any) -> Any:
         """What the whole model's forward would return.
 
         Args:
@@ -276,7 +284,9 @@ class Back(_Part):
             cache: of the sequence that the features continue; it takes them in.
             inputs: as the model's forward takes them; of the model's own inputs only the shape matters.
         """
-        arguments: dict[str, Any] = {name: value.to(self.device) for name, value in inputs.items()}
+        arguments = {
+            name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in inputs.items()
+        }
         if cache is not None:
             arguments |= {"past_key_values": cache, "use_cache": True}
         self._given.features = features.to(self.device, self.dtype)[None]
@@ -294,6 +304,7 @@ class Back(_Part):
             in_front = [module for module in in_front if module is not model.get_input_embeddings()]
         for module in (*layers, *in_front):
             _mute(module, self._pass)
+        _mute_pooling(model)
 
     def _pass(self, *_: Any, **__: Any) -> Tensor:
         features: Tensor = self._given.features
@@ -304,6 +315,15 @@ class Back(_Part):
         if args:
             return (self._given.features, *args[1:]), kwargs
         return args, {**kwargs, next(iter(kwargs)): self._given.features}
+
+
+def _mute_pooling(model: Any) -> None:
+    """Mutes what makes one vector of all tokens of a base model: nothing here reads it, and checkpoints may lack it."""
+    if isinstance(model, MODEL_MAPPING.get(type(model.config), ())):
+        for name in _POOLING:
+            module = getattr(model, name, None)
+            if isinstance(module, nn.Module):
+                _mute(module, lambda *_, **__: None)
 
 
 def _beside(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
@@ -335,14 +355,13 @@ def _in_front(model: Any, anatomy: Anatomy) -> list[nn.Module]:
     return [module for module in _beside(model, anatomy) if module in inside and module not in last]
 
 
-def load_whole(folder: Path, config: Any, dtype: torch.dtype) -> Any:
+def load_whole(folder: Path, config: Any, dtype: torch.dtype, *, cls: Any = None) -> Any:
     """The model that was not cut, on the CPU. Raises InputError as a part does."""
-    return _load(folder, config, lambda _: None, dtype)
+    return _load(folder, config, cls or model_class(config), _mute_pooling, dtype)
 
 
-def _load(folder: Path, config: Any, mute: Callable[[Any], None], dtype: torch.dtype) -> Any:
+def _load(folder: Path, config: Any, whole: Any, mute: Callable[[Any], None], dtype: torch.dtype) -> Any:
     """`from_pretrained` of a subclass that mutes modules as soon as they are built, on the meta device."""
-    whole = model_class(config)
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         whole.__init__(self, config, *args, **kwargs)

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 from wsgiref.simple_server import WSGIServer
 
@@ -17,8 +18,9 @@ from dtufc.serving.transport import Server
 from dtufc.serving.worker import Worker
 
 _log = logging.getLogger(__name__)
+_LAST_WORK_S = 0.5  # for work that is running once calls have been drained
 S = TypeVar("S", bound=ServiceSettings)
-Register = Callable[[Server, Worker, Telemetry], Awaitable[str]]
+Register = Callable[[Server, Worker, Telemetry], Awaitable[Sequence[str]]]
 
 
 def served_profiles(settings: ServiceSettings) -> list[Profile]:
@@ -39,20 +41,33 @@ async def serve(settings: ServiceSettings, telemetry: Telemetry, register: Regis
     Args:
         settings: of this side.
         telemetry: of this side.
-        register: loads the models, adds the service to the server, and returns the service's name.
+        register: loads the models, adds the services to the server, and returns the services' names.
     """
+    share_cores(settings.threads)
     host, _, port = settings.metrics_listen.rpartition(":")
     metrics = _metrics(host, int(port), telemetry)
     worker = Worker(threads=settings.threads, queue_limit=settings.queue_limit)
     telemetry.watch_queue(lambda: worker.admitted, worker.slots)
     server = Server(settings.listen, settings.server_tls, settings.max_message_bytes)
-    service = await register(server, worker, telemetry)
-    address = await server.start([service])
+    address = await server.start(await register(server, worker, telemetry))
     _log.info("serving", extra={"fields": {"address": address, "metrics": settings.metrics_listen}})
     await server.serve_until_signal(settings.drain_s)
-    await worker.close(settings.drain_s)
+    ended = await worker.close(_LAST_WORK_S)
     metrics.shutdown()
     _log.info("stopped")
+    if not ended:  # a thread that computes cannot be stopped, and Python would wait for it
+        logging.shutdown()
+        os._exit(0)
+
+
+def share_cores(threads: int) -> None:
+    """Gives each of the worker's threads its share of the cores: more of them would take turns on the same ones."""
+    import torch
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // threads))
+    most = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+    threadpool_limits(max(1, most // threads), user_api="blas")
 
 
 def run(settings_class: type[S], start: Callable[[S], Coroutine[Any, Any, None]]) -> int:

@@ -1,6 +1,7 @@
 """What both services can be told: flags over environment over a YAML file over defaults."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -21,6 +22,10 @@ from dtufc.serving.transport import Tls
 
 _PREFIXES = ("DTUFC_EDGE_", "DTUFC_CLOUD_")
 _OTHERS = {"DTUFC_CACHE"}
+# Kubernetes sets these beside a Service named dtufc-edge or dtufc-cloud, or one whose name starts so.
+_OF_KUBERNETES = re.compile(
+    r"DTUFC_(EDGE|CLOUD)(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
 
 
 class ServiceSettings(BaseSettings):
@@ -40,14 +45,16 @@ class ServiceSettings(BaseSettings):
     metrics_listen: str
     profiles: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("smollm2-135m", "dinov2-small", "efficientnet-lite0", "sd3-emoji"),
-        description="Profiles to serve, separated by commas: shipped names, or folders with a profile.yaml. "
-        "NAME@K splits the model after layer K.",
+        description="Profiles to serve, separated by commas: names that `dtufc models` lists, or folders with a "
+        "profile.yaml. NAME@K splits the model after layer K.",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N. auto takes CUDA where there is one.")
     dtype: Literal["float32", "float16", "bfloat16"] = Field(default="float32", description="What the model runs in.")
     threads: int = Field(default=1, ge=1, le=64, description="Requests whose model or codec work runs at a time.")
-    queue_limit: int = Field(default=32, ge=0, le=4096, description="Requests that may wait before refusal.")
-    timeout_s: float = Field(default=60.0, gt=0, description="Deadline of a call that brings none.")
+    queue_limit: int = Field(default=32, ge=0, le=4096, description="Requests that may wait; one more is rejected.")
+    timeout_s: float = Field(
+        default=60.0, gt=0, description="Deadline of a call that brings none: waiting and work together."
+    )
     drain_s: float = Field(default=5.0, ge=0, description="How long running calls may take once a stop is asked for.")
     max_message_bytes: int = Field(default=MAX_MESSAGE_BYTES, ge=1 << 16, le=1 << 30, description="Both ways.")
     tls_certificate: Path | None = Field(default=None, description="PEM file of this service's certificate.")
@@ -82,7 +89,7 @@ class ServiceSettings(BaseSettings):
         Raises:
             InputError: a value that cannot be, or a DTUFC_ variable that no side knows.
         """
-        _refuse_unknown_variables(cls)
+        _reject_unknown_variables(cls)
         try:
             return cls(_cli_parse_args=True, _cli_prog_name=cls.prefix.lower().rstrip("_"))  # type: ignore[call-arg]
         except ValidationError as error:
@@ -109,9 +116,11 @@ class ServiceSettings(BaseSettings):
         return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=config)
 
 
-def _refuse_unknown_variables(cls: type[ServiceSettings]) -> None:
+def _reject_unknown_variables(cls: type[ServiceSettings]) -> None:
     own = {f"{cls.prefix}{name.upper()}" for name in cls.model_fields} | {f"{cls.prefix}CONFIG"} | _OTHERS
     other_sides = tuple(prefix for prefix in _PREFIXES if prefix != cls.prefix)
     for name in sorted(os.environ):
+        if _OF_KUBERNETES.fullmatch(name):
+            continue
         if name.startswith("DTUFC_") and name not in own and not name.startswith(other_sides):
             raise InputError(field=name, problem="no such setting", remedy="See --help for the settings' names")

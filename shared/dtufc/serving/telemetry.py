@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
@@ -17,6 +18,11 @@ from dtufc.errors import DtufcError, Internal
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BPFP = (0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0)
+_STAGES: Final = frozenset(
+    {"edge.preprocess", "edge.backbone", "edge.encode", "round_trip"}
+    | {"cloud.parse", "cloud.decode", "cloud.head", "cloud.png"}
+)
+_OTHER: Final = "other"  # stages that only a plug-in knows, or that a peer made up
 _log = logging.getLogger("dtufc.request")
 
 
@@ -40,8 +46,8 @@ class Stages:
 
 
 @dataclass(slots=True)
-class Request:
-    """What is known of one request by its end."""
+class Record:
+    """What is known of one request by its end, for metrics, the log line and the reply's cost."""
 
     task: str
     model: str = "unknown"
@@ -113,13 +119,13 @@ class Telemetry:
             self.desyncs.labels(model, codec)
 
     @contextmanager
-    def request(self, task: str) -> Iterator[Request]:
+    def request(self, task: str) -> Iterator[Record]:
         """Counts and logs one request, however it ends."""
-        request = Request(task)
+        record = Record(task)
         start = time.perf_counter()
         reason = "CANCELLED"  # what is left where no other end was reached
         try:
-            yield request
+            yield record
             reason = ""
         except DtufcError as error:
             reason = error.code
@@ -128,33 +134,33 @@ class Telemetry:
             reason = Internal.code
             raise
         finally:
-            self._record(request, reason, time.perf_counter() - start)
+            self._count(record, reason, time.perf_counter() - start)
 
-    def _record(self, request: Request, reason: str, seconds: float) -> None:
-        labels = (request.model, request.codec)
-        self._requests.labels(request.task, *labels).inc()
-        self._seconds.labels(request.task, *labels).observe(seconds)
-        stages = dict(request.stages.seconds)  # a cancelled call's thread may still add to it
+    def _count(self, record: Record, reason: str, seconds: float) -> None:
+        labels = (record.model, record.codec)
+        self._requests.labels(record.task, *labels).inc()
+        self._seconds.labels(record.task, *labels).observe(seconds)
+        stages = dict(record.stages.seconds)  # a cancelled call's thread may still add to it
         for stage, taken in stages.items():
-            self._stage.labels(stage, *labels).observe(taken)
+            self._stage.labels(stage if stage in _STAGES else _OTHER, *labels).observe(taken)
         if reason:
-            self._errors.labels(request.task, reason, *labels).inc()
-        if request.num_values:
-            self._raw.labels(*labels).inc(request.raw_bytes)
-            self._coded.labels(*labels).inc(request.wire_bytes)
-            self._values.labels(*labels).inc(request.num_values)
-            self._bpfp.labels(*labels, request.quality).observe(request.bpfp_wire)
+            self._errors.labels(record.task, reason, *labels).inc()
+        if record.num_values:
+            self._raw.labels(*labels).inc(record.raw_bytes)
+            self._coded.labels(*labels).inc(record.wire_bytes)
+            self._values.labels(*labels).inc(record.num_values)
+            self._bpfp.labels(*labels, record.quality).observe(record.bpfp_wire)
         line = {
-            "task": request.task,
-            "model": request.model,
-            "codec": request.codec,
-            "quality": request.quality,
+            "task": record.task,
+            "model": record.model,
+            "codec": record.codec,
+            "quality": record.quality,
             "outcome": reason or "OK",
             "seconds": round(seconds, 6),
-            "frames": request.num_frames,
-            "raw_bytes": request.raw_bytes,
-            "wire_bytes": request.wire_bytes,
-            "bpfp": round(request.bpfp_wire, 4),
+            "frames": record.num_frames,
+            "raw_bytes": record.raw_bytes,
+            "wire_bytes": record.wire_bytes,
+            "bpfp": round(record.bpfp_wire, 4),
             "stages": {stage: round(taken, 6) for stage, taken in stages.items()},
         }
         _log.info("request", extra={"fields": line})

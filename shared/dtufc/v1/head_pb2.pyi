@@ -1,3 +1,4 @@
+from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -17,40 +18,40 @@ class DescribeReply(_message.Message):
     def __init__(self, profiles: _Optional[_Iterable[_Union[ProfileInfo, _Mapping]]] = ...) -> None: ...
 
 class ProfileInfo(_message.Message):
-    __slots__ = ("name", "model", "split", "num_layers", "digest", "codecs", "tasks")
+    __slots__ = ("name", "family", "split", "num_layers", "digest", "codecs", "tasks")
     NAME_FIELD_NUMBER: _ClassVar[int]
-    MODEL_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     NUM_LAYERS_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     CODECS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     name: str
-    model: str
+    family: str
     split: int
     num_layers: int
     digest: bytes
     codecs: _containers.RepeatedScalarFieldContainer[str]
     tasks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., split: _Optional[int] = ..., num_layers: _Optional[int] = ..., digest: _Optional[bytes] = ..., codecs: _Optional[_Iterable[str]] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., split: _Optional[int] = ..., num_layers: _Optional[int] = ..., digest: _Optional[bytes] = ..., codecs: _Optional[_Iterable[str]] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RunRequest(_message.Message):
-    __slots__ = ("profile", "frame", "answer", "next_token", "segment", "classify", "imagine")
+    __slots__ = ("profile", "frame", "task")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
-    ANSWER_FIELD_NUMBER: _ClassVar[int]
-    NEXT_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    SEGMENT_FIELD_NUMBER: _ClassVar[int]
-    CLASSIFY_FIELD_NUMBER: _ClassVar[int]
-    IMAGINE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     profile: str
     frame: bytes
-    answer: AnswerTask
-    next_token: NextTokenTask
-    segment: SegmentTask
-    classify: ClassifyTask
-    imagine: ImagineTask
-    def __init__(self, profile: _Optional[str] = ..., frame: _Optional[bytes] = ..., answer: _Optional[_Union[AnswerTask, _Mapping]] = ..., next_token: _Optional[_Union[NextTokenTask, _Mapping]] = ..., segment: _Optional[_Union[SegmentTask, _Mapping]] = ..., classify: _Optional[_Union[ClassifyTask, _Mapping]] = ..., imagine: _Optional[_Union[ImagineTask, _Mapping]] = ...) -> None: ...
+    task: _any_pb2.Any
+    def __init__(self, profile: _Optional[str] = ..., frame: _Optional[bytes] = ..., task: _Optional[_Union[_any_pb2.Any, _Mapping]] = ...) -> None: ...
+
+class RunReply(_message.Message):
+    __slots__ = ("result", "stages")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    result: _any_pb2.Any
+    stages: _containers.RepeatedCompositeFieldContainer[Stage]
+    def __init__(self, result: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
 
 class AnswerTask(_message.Message):
     __slots__ = ("token_ids",)
@@ -58,9 +59,21 @@ class AnswerTask(_message.Message):
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class AnswerResult(_message.Message):
+    __slots__ = ("probabilities",)
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    probabilities: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, probabilities: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class NextTokenTask(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class NextTokenResult(_message.Message):
+    __slots__ = ("token_id",)
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    token_id: int
+    def __init__(self, token_id: _Optional[int] = ...) -> None: ...
 
 class SegmentTask(_message.Message):
     __slots__ = ("left", "top", "right", "bottom", "width", "height")
@@ -78,33 +91,19 @@ class SegmentTask(_message.Message):
     height: int
     def __init__(self, left: _Optional[int] = ..., top: _Optional[int] = ..., right: _Optional[int] = ..., bottom: _Optional[int] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
+class SegmentResult(_message.Message):
+    __slots__ = ("label_map_png",)
+    LABEL_MAP_PNG_FIELD_NUMBER: _ClassVar[int]
+    label_map_png: bytes
+    def __init__(self, label_map_png: _Optional[bytes] = ...) -> None: ...
+
 class ClassifyTask(_message.Message):
     __slots__ = ("top_k",)
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     top_k: int
     def __init__(self, top_k: _Optional[int] = ...) -> None: ...
 
-class ImagineTask(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class RunReply(_message.Message):
-    __slots__ = ("probabilities", "token_id", "label_map_png", "labels", "picture_png", "stages")
-    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
-    LABEL_MAP_PNG_FIELD_NUMBER: _ClassVar[int]
-    LABELS_FIELD_NUMBER: _ClassVar[int]
-    PICTURE_PNG_FIELD_NUMBER: _ClassVar[int]
-    STAGES_FIELD_NUMBER: _ClassVar[int]
-    probabilities: Probabilities
-    token_id: int
-    label_map_png: bytes
-    labels: Labels
-    picture_png: bytes
-    stages: _containers.RepeatedCompositeFieldContainer[Stage]
-    def __init__(self, probabilities: _Optional[_Union[Probabilities, _Mapping]] = ..., token_id: _Optional[int] = ..., label_map_png: _Optional[bytes] = ..., labels: _Optional[_Union[Labels, _Mapping]] = ..., picture_png: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
-
-class Labels(_message.Message):
+class ClassifyResult(_message.Message):
     __slots__ = ("labels",)
     LABELS_FIELD_NUMBER: _ClassVar[int]
     labels: _containers.RepeatedCompositeFieldContainer[Label]
@@ -120,11 +119,15 @@ class Label(_message.Message):
     probability: float
     def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
 
-class Probabilities(_message.Message):
-    __slots__ = ("values",)
-    VALUES_FIELD_NUMBER: _ClassVar[int]
-    values: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
+class DecodeImageTask(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DecodeImageResult(_message.Message):
+    __slots__ = ("image_png",)
+    IMAGE_PNG_FIELD_NUMBER: _ClassVar[int]
+    image_png: bytes
+    def __init__(self, image_png: _Optional[bytes] = ...) -> None: ...
 
 class Stage(_message.Message):
     __slots__ = ("name", "seconds")

@@ -139,7 +139,7 @@ class ClassifyReply(_message.Message):
     cost: Cost
     def __init__(self, labels: _Optional[_Iterable[_Union[_head_pb2.Label, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
 
-class ImagineRequest(_message.Message):
+class GenerateImageRequest(_message.Message):
     __slots__ = ("coding", "prompt", "seed", "steps", "guidance", "width", "height")
     CODING_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -157,18 +157,18 @@ class ImagineRequest(_message.Message):
     height: int
     def __init__(self, coding: _Optional[_Union[Coding, _Mapping]] = ..., prompt: _Optional[str] = ..., seed: _Optional[int] = ..., steps: _Optional[int] = ..., guidance: _Optional[float] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
-class ImagineReply(_message.Message):
-    __slots__ = ("step", "num_steps", "picture_png", "width", "height", "cost")
+class GenerateImageReply(_message.Message):
+    __slots__ = ("step", "num_steps", "image_png", "width", "height", "cost")
     STEP_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
-    PICTURE_PNG_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_PNG_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     step: int
     num_steps: int
-    picture_png: bytes
+    image_png: bytes
     width: int
     height: int
     cost: Cost
-    def __init__(self, step: _Optional[int] = ..., num_steps: _Optional[int] = ..., picture_png: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
+    def __init__(self, step: _Optional[int] = ..., num_steps: _Optional[int] = ..., image_png: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...

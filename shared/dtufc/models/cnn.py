@@ -5,9 +5,7 @@ are numbered from 1, and the last ends before the pooling: 4 of a ResNet, 8 of a
 the convolution behind them). An EfficientNet without squeeze and excitation (`squeeze_expansion_ratio` 0) is a Lite.
 """
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import ceil
 from pathlib import Path
@@ -18,45 +16,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from dtufc.errors import InputError
+from dtufc.models.preprocess import View
 from dtufc.models.zoo.tensors import fill, read_tensors
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """What of a picture a model sees: `preprocessor_config.json` of its folder, as transformers writes it.
-
-    Attributes:
-        side: of the square.
-        resized: the shorter edge before the square is cut out of the middle.
-        mean: of each colour, in [0, 1].
-        std: of each colour.
-    """
-
-    side: int
-    resized: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not 0 < self.side <= self.resized:
-            raise ValueError(f"a square of {self.side} out of {self.resized} pixels")
-
-    @classmethod
-    def read(cls, folder: Path) -> "View":
-        """Raises InputError for a folder without the file, or with one that says too little."""
-        try:
-            config = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-            size = config["size"] if isinstance(config["size"], dict) else {"shortest_edge": config["size"]}
-            shortest = size.get("shortest_edge")
-            side = resized = int(shortest or size["height"])
-            if config.get("do_center_crop", True) and config.get("crop_size"):
-                side = int(config["crop_size"]["height"])
-            elif shortest:  # the square is a share of what was resized
-                resized = int(side / float(config.get("crop_pct") or 0.875))
-            return cls(side=side, resized=resized, mean=tuple(config["image_mean"]), std=tuple(config["image_std"]))
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            problem = f"{folder}: no preprocessor_config.json that says how to prepare pictures: {error}"
-            raise InputError(field="weights", problem=problem, remedy="Restore the file") from error
 
 
 def read_stages(
@@ -108,13 +69,18 @@ def drop_excitation(model: nn.Module) -> None:
             block.squeeze_excite = nn.Identity()
 
 
+def num_stages(folder: Path) -> int:
+    """How many stages the whole model has. Raises InputError for a folder of another model."""
+    return len(_body_and_stages(empty_model(folder), 0)[1])
+
+
 def _body_and_stages(model: Any, split: int) -> tuple[Any, list[nn.Sequential]]:
     """The model without its classifier, and the stages of it. Raises InputError where there are fewer than `split`."""
     body = getattr(model, model.config.model_type)
     stages = _STAGES[model.config.model_type](body)
     if split > len(stages):
         problem = f"{len(stages)} stages, split after {split}"
-        raise InputError(field="num_layers", problem=problem, remedy=f"Give {len(stages)}")
+        raise InputError(field="split", problem=problem, remedy=f"Give 1 to {len(stages)}")
     return body, stages
 
 

@@ -1,0 +1,65 @@
+"""The last layers of a language model of transformers: features -> logits.
+
+Of any class whose layers are one list.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dtufc.errors import InputError
+from dtufc.models.decoder import max_tokens_of, proof_steps
+from dtufc.models.profile import Profile
+from dtufc.models.proof import require
+from dtufc.models.split import Back, read_config
+from dtufc_cloud.heads import check_finite
+
+
+class DecoderHead:
+    """Layers split + 1 ... L, final norm and output matrix."""
+
+    def __init__(self, folder: Path, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
+        config = read_config(folder)
+        require(folder, config, profile.split, lambda: proof_steps(config))
+        self._back = Back(folder, config, profile.split, device, dtype)
+        self.num_layers = self._back.num_layers
+        self._channels = int(config.hidden_size)
+        self._max_tokens = max_tokens_of(config)
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """[tokens, d], no more tokens than the model's context."""
+        if len(shape) != 2 or shape[1] != self._channels or shape[0] > (self._max_tokens or shape[0]):
+            most = f", at most {self._max_tokens} tokens" if self._max_tokens else ""
+            remedy = f"Send [tokens, {self._channels}]{most}"
+            raise InputError(field="frame", problem=f"features of shape {shape}", remedy=remedy)
+
+    def forward(self, features: Tensor, last: int = 0) -> Tensor:
+        """`logits`, differentiable by the features."""
+        blank = torch.zeros(1, len(features), dtype=torch.long)
+        logits = self._back.output(features, input_ids=blank, logits_to_keep=last).logits
+        return logits[0, -last:].float().cpu()
+
+    @torch.inference_mode()
+    def logits(self, features: Tensor, last: int = 0) -> Tensor:
+        """Features [tokens, d] -> logits [tokens, vocabulary], float32; of the `last` tokens alone, if given."""
+        return check_finite(self.forward(features, last))
+
+    def answer(self, features: Tensor, token_ids: Sequence[int]) -> list[float]:
+        """The probability of each of these tokens to come next, among them alone.
+
+        Raises:
+            InputError: a token that the model does not have.
+        """
+        logits = self.logits(features, last=1)[0]
+        if max(token_ids) >= len(logits):
+            raise InputError(
+                field="token_ids", problem=f"{list(token_ids)}", remedy=f"Give ids from 0 to {len(logits) - 1}"
+            )
+        chosen = logits[list(token_ids)].double()
+        return [float(p) for p in torch.softmax(chosen, dim=0)]
+
+    def next_token(self, features: Tensor) -> int:
+        """The most probable next token."""
+        return int(self.logits(features, last=1)[0].argmax())

@@ -1,0 +1,103 @@
+"""The first layers of a language model of transformers: token ids -> features.
+
+Of any class whose layers are one list.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, GenerationConfig
+
+from dtufc.errors import InputError
+from dtufc.models.decoder import max_tokens_of, proof_steps
+from dtufc.models.profile import Profile
+from dtufc.models.proof import prove, require
+from dtufc.models.split import Front, read_config
+
+
+class DecoderBackbone:
+    """Embeddings, layers 1 ... split, and the tokenizer."""
+
+    def __init__(self, folder: Path, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
+        config = read_config(folder)
+        require(folder, config, profile.split, lambda: proof_steps(config))
+        self._front = Front(folder, config, profile.split, device, dtype)
+        self.num_layers = self._front.num_layers
+        self.max_tokens = max_tokens_of(config)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._ends = _ends(folder, config, self.tokenizer)
+
+    @staticmethod
+    def prove(folder: Path, profile: Profile) -> None:
+        """Compares the cut model with the whole, whatever its size. Raises InputError where they differ."""
+        config = read_config(folder)
+        prove(folder, config, profile.split, proof_steps(config))
+
+    def chat_ids(self, prompt: str) -> list[int]:
+        """Token ids of one user turn in the model's chat template, up to where the reply starts.
+
+        Where the tokenizer has no template, those of the prompt itself.
+        """
+        if not self.tokenizer.chat_template:
+            return self.plain_ids(prompt)
+        turn = [{"role": "user", "content": prompt}]
+        encoded = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)
+        return list(encoded["input_ids"])
+
+    def plain_ids(self, prompt: str) -> list[int]:
+        """Token ids of the prompt as it stands."""
+        return list(self.tokenizer(prompt)["input_ids"])
+
+    def token_id(self, text: str) -> int:
+        """The token that `text` starts with."""
+        return int(self.tokenizer(text, add_special_tokens=False)["input_ids"][0])
+
+    def is_end(self, token_id: int) -> bool:
+        """Whether this token ends a reply."""
+        return token_id in self._ends
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of tokens."""
+        return str(self.tokenizer.decode(token_ids))
+
+    def start(self) -> "DecoderSession":
+        """A new sequence: its features of earlier tokens are kept, not computed again."""
+        return DecoderSession(self._front, self.max_tokens)
+
+
+class DecoderSession:
+    """One sequence on its way through the edge's layers."""
+
+    def __init__(self, front: Front, max_tokens: int | None) -> None:
+        self._front = front
+        self._max_tokens = max_tokens
+        self._cache = front.new_cache()
+        self.num_tokens = 0
+
+    def features(self, token_ids: list[int]) -> Tensor:
+        """Features of these tokens, which follow those given before.
+
+        Returns:
+            [tokens, d] on the CPU.
+
+        Raises:
+            InputError: the sequence would be longer than the model's context.
+        """
+        self.num_tokens += len(token_ids)
+        if self._max_tokens is not None and self.num_tokens > self._max_tokens:
+            raise InputError(
+                field="prompt",
+                problem=f"{self.num_tokens} tokens, prompt and reply together",
+                remedy=f"Stay within the model's {self._max_tokens}",
+            )
+        return self._front.features(self._cache, input_ids=torch.tensor([token_ids])).cpu()
+
+
+def _ends(folder: Path, config: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end a reply: those of tokenizer, configuration, and generation config if there is one."""
+    named = [tokenizer.eos_token_id, config.eos_token_id]
+    if (folder / "generation_config.json").is_file():
+        named.append(GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id)
+    return {end for ends in named if ends is not None for end in (ends if isinstance(ends, list) else [ends])}

@@ -1,0 +1,73 @@
+"""The first layers of a transformer for images (DINOv2, DINOv3, ViT, SigLIP's tower): pixels -> features of patches."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dtufc.coding.layout import Family
+from dtufc.errors import InputError
+from dtufc.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, View, cropped, to_tensor
+from dtufc.models.profile import Profile
+from dtufc.models.proof import prove, require
+from dtufc.models.split import Front
+from dtufc.models.vit import classifies, dense_class, prefix_tokens, proof_steps, read_vit_config
+from dtufc_edge.backbones import Box
+
+
+class VitBackbone:
+    """Embeddings and layers 1 ... split, and the image's preprocessing."""
+
+    def __init__(self, folder: Path, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
+        config = read_vit_config(folder)
+        prefix = prefix_tokens(config)
+        if profile.layout.family != Family.vit or profile.layout.prefix != prefix:
+            problem = f"{profile.layout.family} with a prefix of {profile.layout.prefix}, and the model has {prefix}"
+            raise InputError(field="layout", problem=problem, remedy=f"Write {{family: vit, prefix: {prefix}}}")
+        cls = None if classifies(config) else dense_class(config)
+        require(folder, config, profile.split, lambda: proof_steps(config), cls=cls)
+        self._front = Front(folder, config, profile.split, device, dtype, cls=cls)
+        self.num_layers = self._front.num_layers
+        self._side = int(config.image_size)
+        has_view = (folder / "preprocessor_config.json").is_file()
+        self._view = View.read(folder) if has_view else None
+
+    @staticmethod
+    def prove(folder: Path, profile: Profile) -> None:
+        """Compares the cut model with the whole, whatever its size. Raises InputError where they differ."""
+        config = read_vit_config(folder)
+        cls = None if classifies(config) else dense_class(config)
+        prove(folder, config, profile.split, proof_steps(config), cls=cls)
+
+    def fit(self, image: Image.Image) -> tuple[Tensor, Box]:
+        """Fits the image into the model's square, centred on black.
+
+        Returns:
+            Pixels [1, 3, side, side], float32, normalised; and where the image lies in them.
+        """
+        scale = self._side / max(image.size)
+        width, height = (max(1, round(size * scale)) for size in image.size)
+        left, top = (self._side - width) // 2, (self._side - height) // 2
+        resample = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+        canvas = Image.new("RGB", (self._side, self._side))
+        canvas.paste(image.convert("RGB").resize((width, height), resample), (left, top))
+        mean, std = (self._view.mean, self._view.std) if self._view else (IMAGENET_MEAN, IMAGENET_STD)
+        pixels = to_tensor(np.asarray(canvas), mean, std)
+        return pixels, Box(left=left, top=top, right=left + width, bottom=top + height)
+
+    def crop(self, image: Image.Image) -> Tensor:
+        """The square in the middle of an image, [1, 3, side, side], float32, normalised.
+
+        Raises:
+            InputError: the model's folder does not say how it wants images, or wants another size than it has.
+        """
+        if self._view is None or self._view.side != self._side:
+            problem = f"its preprocessor_config.json is missing, or not for {self._side} x {self._side} pixels"
+            raise InputError(field="profile", problem=problem, remedy="Restore the file in the model's folder")
+        return cropped(image, self._view)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels [1, 3, side, side] -> features [prefix + patches, d] on the CPU."""
+        return self._front.features(pixel_values=pixels.to(self._front.dtype)).cpu()

@@ -1,0 +1,85 @@
+"""How one call's features reach the cloud, and the result comes back."""
+
+import asyncio
+from typing import Any, TypeVar
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from torch import Tensor
+
+from dtufc.coding.feature_codec import Rate
+from dtufc.errors import Desync, Rejected
+from dtufc.serving.calls import Admitted
+from dtufc.serving.telemetry import Telemetry
+from dtufc.serving.worker import Worker
+from dtufc.v1 import head_pb2
+from dtufc_edge.cloud import Cloud
+from dtufc_edge.pipeline import EdgePipeline
+
+M = TypeVar("M", bound=Message)
+
+
+class Exchange:
+    """Encodes features, sends them with their task, and books what the cloud says of its stages.
+
+    Features that desync go again in `raw`, which cannot, where the call's rate allows as many bytes; so do those that
+    follow in the same call.
+    """
+
+    def __init__(
+        self,
+        pipeline: EdgePipeline,
+        cloud: Cloud,
+        worker: Worker,
+        telemetry: Telemetry,
+        admitted: Admitted,
+        *,
+        codec: str,
+        rate: Rate,
+    ) -> None:
+        self._pipeline = pipeline
+        self._cloud = cloud
+        self._worker = worker
+        self._telemetry = telemetry
+        self._admitted = admitted
+        self._codec, self._rate = codec, rate
+
+    async def send(self, features: Tensor, task: Message, result: type[M]) -> M:
+        """Features [...] and a task of the cloud, to that task's result.
+
+        Raises:
+            DtufcError: whatever encoding, the way or the cloud raised.
+        """
+        record = self._admitted.record
+        if not self._pipeline.codec.is_loaded(self._codec):
+            # A network takes seconds to load: not in the worker, where other calls would wait for it.
+            await asyncio.to_thread(self._pipeline.codec.prepare, self._codec)
+        request = head_pb2.RunRequest(profile=self._pipeline.profile.name)
+        request.task.Pack(task)
+        request.frame = await self._encode(features)
+        with record.stages.measure("round_trip"):
+            try:
+                reply = await self._cloud.run(request, self._admitted.remaining_s)
+            except Desync:
+                self._telemetry.desyncs.labels(record.model, self._codec).inc()
+                limit = self._rate.byte_limit(features.numel())
+                if limit is not None and features.nbytes > limit:
+                    raise
+                self._codec = record.codec = "raw"
+                self._rate = Rate()
+                request.frame = await self._encode(features)
+                reply = await self._cloud.run(request, self._admitted.remaining_s)
+        for stage in reply.stages:
+            record.stages.add(stage.name, stage.seconds)
+        return self._unpacked(reply.result, result)
+
+    async def _encode(self, features: Tensor) -> bytes:
+        data = await self._worker.run(self._pipeline.encode, features, self._codec, self._rate, self._admitted.record)
+        return bytes(data)
+
+    def _unpacked(self, given: AnyMessage, result: Any) -> Any:
+        message = result()
+        if not given.Unpack(message):
+            problem = f"it answered with {given.TypeName()}, not {result.DESCRIPTOR.full_name}"
+            raise Rejected(peer="the cloud", address=self._cloud.address, problem=problem)
+        return message

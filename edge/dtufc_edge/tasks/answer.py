@@ -1,0 +1,44 @@
+"""A question with choices: the letter of one, and every choice's probability."""
+
+from collections.abc import AsyncIterator, Sequence
+from string import ascii_uppercase
+from typing import ClassVar
+
+from dtufc.errors import InputError
+from dtufc.v1 import head_pb2, inference_pb2
+from dtufc_edge.backbones import TokenFeatures
+from dtufc_edge.tasks import Call, Method
+from dtufc_edge.tasks.text import prompt_ids
+
+
+class Answer:
+    name: ClassVar = "answer"
+    method: ClassVar = Method(
+        service="dtufc.v1.InferenceService",
+        name="Answer",
+        request=inference_pb2.AnswerRequest,
+        reply=inference_pb2.AnswerReply,
+    )
+    needs: ClassVar = TokenFeatures
+
+    async def run(self, call: Call, request: inference_pb2.AnswerRequest) -> AsyncIterator[inference_pb2.AnswerReply]:
+        backbone: TokenFeatures = call.backbone
+        letters = ascii_uppercase[: len(request.choices)]
+        if not request.question.strip():
+            raise InputError(field="question", problem="it is empty", remedy="Ask something")
+        if not 2 <= len(request.choices) <= len(ascii_uppercase) or not all(c.strip() for c in request.choices):
+            raise InputError(field="choices", problem="not two to 26 texts", remedy="Give two to 26 that say something")
+        token_ids = await prompt_ids(call, backbone.chat_ids, choice_prompt(request.question, request.choices))
+        features = await call.in_backbone(backbone.start().features, token_ids)
+        task = head_pb2.AnswerTask(token_ids=[backbone.token_id(letter) for letter in letters])
+        result = await call.send(features, task, head_pb2.AnswerResult)
+        choice = max(range(len(letters)), key=result.probabilities.__getitem__)
+        yield inference_pb2.AnswerReply(
+            letter=letters[choice], choice=choice, probabilities=result.probabilities, cost=call.cost()
+        )
+
+
+def choice_prompt(question: str, choices: Sequence[str]) -> str:
+    """A question with its choices by letter, for `chat_ids`: the next token is the letter."""
+    lettered = [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, choices, strict=False)]
+    return "\n".join([question, *lettered, "Answer with the letter alone."])

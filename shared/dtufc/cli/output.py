@@ -1,0 +1,73 @@
+"""What every command shares: one line for an error, facts as text or JSON."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import typer
+
+from dtufc.coding.arrays import Array
+from dtufc.errors import DtufcError, InputError
+
+if TYPE_CHECKING:
+    from dtufc.v1 import inference_pb2
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """An error of ours is one line and exit status 1, not a trace."""
+    try:
+        yield
+    except DtufcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except UnicodeEncodeError as error:
+        print(f"error: {error.object!r} is not Unicode text. Give it in UTF-8.", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except OSError as error:
+        print(f"error: {error}. Choose a path that can be written.", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+def show(facts: Mapping[str, Any], as_json: bool) -> None:
+    """Prints named facts, a line each, or one JSON object."""
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' '):16} {round(value, 4) if isinstance(value, float) else value}")
+
+
+def cost_facts(cost: "inference_pb2.Cost") -> dict[str, Any]:
+    """A reply's cost, flat: sizes, BPFP, and the milliseconds of each stage."""
+    return {
+        "profile": cost.profile,
+        "codec": cost.codec,
+        "frames": cost.num_frames,
+        "raw_bytes": cost.raw_bytes,
+        "payload_bytes": cost.payload_bytes,
+        "wire_bytes": cost.wire_bytes,
+        "bpfp_payload": cost.bpfp_payload,
+        "bpfp_wire": cost.bpfp_wire,
+        **{f"{stage.name}_ms": round(1000 * stage.seconds, 3) for stage in cost.stages},
+    }
+
+
+def load_features(path: Path) -> Array:
+    """A .npy file of one array. Raises InputError for anything else."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(field=str(path), problem=str(error), remedy="Give a .npy file of one array") from error
+
+
+def read_frame(path: Path) -> bytes:
+    """A file's bytes. Raises InputError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(field="frame", problem=str(error), remedy="Name a readable file") from error

@@ -1,0 +1,79 @@
+"""Profiles and their weights: models, fetch, prove."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dtufc.cli.options import Json, Split
+from dtufc.cli.output import errors, show
+from dtufc.errors import InputError
+from dtufc.models import plugins
+from dtufc.models.profile import load_profile, shipped_profiles
+from dtufc.models.zoo import is_fetched, weights_folder
+
+app = typer.Typer()
+_console = Console()
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """Lists the profiles that come with the package, and the families and tasks that are installed."""
+    rows: list[dict[str, Any]] = []
+    for name in shipped_profiles():
+        profile = load_profile(name)
+        rows.append(
+            {
+                "profile": name,
+                "family": profile.spec.family,
+                "tasks": list(profile.spec.tasks),
+                "split": profile.split,
+                "fitted_splits": sorted(profile.spec.calibrations),
+                "fetched": is_fetched(profile.spec),
+                "digest": profile.digest.hex(),
+            }
+        )
+    if as_json:
+        print(json.dumps(rows))
+        return
+    table = Table("profile", "family", "tasks", "split", "fitted at", "weights", "digest")
+    for row in rows:
+        fetched = "here" if row["fetched"] else "not fetched yet"
+        fitted = ", ".join(map(str, row["fitted_splits"])) or "none"
+        cells = (row["family"], ", ".join(row["tasks"]), str(row["split"]), fitted, fetched, row["digest"][:16])
+        table.add_row(row["profile"], *cells)
+    _console.print(table)
+    for group, what in ((plugins.BACKBONES, "families"), (plugins.EDGE_TASKS, "tasks")):
+        print(f"{what}: {', '.join(plugins.names(group))}")
+    print("decoder is any language model of transformers whose layers are one list; vit: transformers for images;")
+    print("cnn: ResNet and EfficientNet; sd3: Stable Diffusion 3. A service serves no cut that differs from the whole.")
+
+
+@app.command()
+def fetch(
+    profiles: Annotated[list[str] | None, typer.Argument(help="Default: all that come with the package.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetches the weights of profiles and checks them, so that services start without a network."""
+    with errors():
+        folders = {name: str(weights_folder(load_profile(name).spec)) for name in profiles or shipped_profiles()}
+        show(folders, as_json)
+
+
+@app.command()
+def prove(
+    profile: Annotated[str, typer.Argument(help="A name that `dtufc models` lists, or a folder with a profile.yaml.")],
+    split: Split = None,
+    as_json: Json = False,
+) -> None:
+    """Compares a model cut in two with the whole, as a service does before it serves the model; of any size."""
+    with errors():
+        loaded = load_profile(profile, split)
+        family = plugins.load(plugins.BACKBONES, loaded.spec.family)
+        if not hasattr(family, "prove"):
+            problem = f"{loaded.spec.family} is cut between modules that run one after the other: nothing to prove"
+            raise InputError(field="family", problem=problem, remedy="Serve it as it is")
+        family.prove(weights_folder(loaded.spec), loaded)
+        show({"profile": loaded.name, "split": loaded.split, "split_equals_whole": True}, as_json)

@@ -1,0 +1,48 @@
+"""Families and tasks, found through entry points: a package of somebody else's adds one without a line changed here.
+
+| group | what an entry names |
+|---|---|
+| dtufc.backbones | a class of `dtufc_edge.backbones`: how the edge runs a family of models |
+| dtufc.heads | a class of `dtufc_cloud.heads`: how the cloud runs it |
+| dtufc.edge_tasks | a class of `dtufc_edge.tasks`: what a client can ask |
+| dtufc.cloud_tasks | a class of `dtufc_cloud.tasks`: what the cloud makes of the features |
+"""
+
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from dtufc.errors import InputError
+
+BACKBONES = "dtufc.backbones"
+HEADS = "dtufc.heads"
+EDGE_TASKS = "dtufc.edge_tasks"
+CLOUD_TASKS = "dtufc.cloud_tasks"
+
+
+def names(group: str) -> list[str]:
+    """What is installed of a group."""
+    return sorted(_entries(group))
+
+
+def load(group: str, name: str) -> Any:
+    """The object that an entry names.
+
+    Raises:
+        InputError: no package that is installed has such an entry, or it cannot be imported.
+    """
+    entry = _entries(group).get(name)
+    what = group.removeprefix("dtufc.").replace("_", " ").removesuffix("s")
+    if entry is None:
+        remedy = f"Use one of {', '.join(names(group))}, or install the package that has it"
+        raise InputError(field=what, problem=f"no {what} {name} is installed", remedy=remedy)
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        problem = f"{entry.value} cannot be imported: {error}"
+        raise InputError(field=f"{what} {name}", problem=problem, remedy="Install its package anew") from error
+
+
+@lru_cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}

@@ -1,0 +1,122 @@
+"""Split equals whole, proven before a model is served.
+
+A class of models that nobody has seen may do between its layers what a cut does not carry over. So each model, at
+each split, is compared once with the whole: the same inputs, and the outputs must be equal bit for bit. The result is
+kept in the cache, beside the weights, under everything that it depends on.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+from torch import Tensor
+
+from dtufc.errors import InputError
+from dtufc.models.profile import fingerprint
+from dtufc.models.split import Back, Front, load_whole, model_class
+from dtufc.models.zoo import cache_folder
+
+MAX_BYTES_AT_START: Final = 4 << 30  # of weights; a larger model takes minutes and memory that an edge may not have
+_CPU: Final = torch.device("cpu")
+
+Steps = list[dict[str, Tensor]]  # what the model's forward takes, call by call
+
+
+def require(folder: Path, config: Any, split: int, steps: Callable[[], Steps], *, cls: Any = None) -> None:
+    """Proves a cut, unless it has been proven before.
+
+    Args:
+        folder: of the checkpoint.
+        config: as `Front` and `Back` take it.
+        split: layers of the front.
+        steps: makes the inputs; several steps share a cache of keys and values.
+        cls: the model's class; by default the one that the checkpoint names.
+
+    Raises:
+        InputError: split and whole differ, or the model is too large to compare them while a service starts.
+    """
+    record = _record(folder, config, split, cls)
+    with _locked(record.parent):
+        if record.is_file():
+            return
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        if size > MAX_BYTES_AT_START:
+            problem = f"{size >> 20} MiB of weights, whose cut after layer {split} has not been proven"
+            remedy = f"Run `dtufc prove` on a machine that holds the whole model, and copy {record} to this one"
+            raise InputError(field="model", problem=problem, remedy=remedy)
+        prove(folder, config, split, steps(), cls=cls)
+
+
+def prove(folder: Path, config: Any, split: int, steps: Steps, *, cls: Any = None) -> None:
+    """Compares split with whole, on the CPU, in the type that the checkpoint has, and keeps that they are equal.
+
+    One of the three models is loaded at a time.
+
+    Raises:
+        InputError: they differ. It names class and cut.
+    """
+    dtype = config.dtype or torch.float32
+    whole = load_whole(folder, config, dtype, cls=cls)
+    with torch.inference_mode():
+        expected = _outputs(whole, steps)
+    del whole
+    front = Front(folder, config, split, _CPU, dtype, cls=cls)
+    cache = front.new_cache() if len(steps) > 1 else None
+    features = [front.features(cache, **step) for step in steps]
+    num_layers = front.num_layers
+    del front
+    back = Back(folder, config, split, _CPU, dtype, cls=cls)
+    cache = back.new_cache() if len(steps) > 1 else None
+    with torch.inference_mode():
+        for step, given, output in zip(steps, features, expected, strict=True):
+            blank = {name: torch.zeros_like(value) for name, value in step.items()}
+            if not torch.equal(_result(back.output(given, cache, **blank)), output):
+                name = (cls or model_class(config)).__name__
+                problem = f"{name} cut after layer {split} of {num_layers} answers otherwise than the whole model"
+                raise InputError(
+                    field="model", problem=problem, remedy="Use another split, or a model of another class"
+                )
+    record = _record(folder, config, split, cls)
+    with suppress(OSError):  # a read-only cache: proven again at the next start
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(
+            json.dumps({"class": (cls or model_class(config)).__name__, "split": split}), encoding="utf-8"
+        )
+
+
+def _outputs(whole: Any, steps: Steps) -> list[Tensor]:
+    if len(steps) == 1:
+        return [_result(whole(**steps[0]))]
+    cache = transformers.DynamicCache(config=whole.config)
+    return [_result(whole(**step, past_key_values=cache, use_cache=True)) for step in steps]
+
+
+def _result(output: Any) -> Tensor:
+    result: Tensor = output.logits if hasattr(output, "logits") else output.last_hidden_state
+    return result
+
+
+def _record(folder: Path, config: Any, split: int, cls: Any) -> Path:
+    name = (cls or model_class(config)).__name__
+    facts = [fingerprint(folder), name, split, transformers.__version__, torch.__version__]
+    return cache_folder() / "proofs" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.json"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process proves at a time; where the cache is read-only, each for itself."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError:
+        yield
+        return
+    with lock:
+        flock(lock, LOCK_EX)
+        yield
