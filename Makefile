@@ -1,8 +1,14 @@
 # Every target sets up what it needs; `make help` lists them.
+#
+#   PYTHON=python3.12     another Python than python3
+#   TORCH_CPU_INDEX=URL   takes torch from there, before the index that pip is set to: a build for CPUs is a tenth of
+#                         the size of the one for CUDA (https://download.pytorch.org/whl/cpu has them)
+#   MODEL=NAME            demo: the language part alone, on this profile
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar on \
+	$(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) -c requirements.lock
 
 .DEFAULT_GOAL := help
 .PHONY: help install research demo up down images test check format proto dashboards bench networks results profiles golden lock clean
@@ -15,13 +21,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python's venv module is missing (Debian: apt install python3-venv)" >&2; exit 1; }
 
 $(VENV)/.runtime: pyproject.toml requirements.lock | $(BIN)/python
-	@echo "installing the edge and the cloud into $(VENV) (the first time takes minutes: on Linux, torch brings gigabytes)"
-	$(PIP) install -c requirements.lock -e '.[edge,cloud]'
+	@echo "installing the edge and the cloud into $(VENV): on Linux, torch brings gigabytes; TORCH_CPU_INDEX chooses a smaller one"
+	$(PIP_INSTALL) -e '.[edge,cloud]'
 	@touch $@
 
 $(VENV)/.research: $(VENV)/.runtime
 	@echo "installing the research and test tools into $(VENV)"
-	$(PIP) install -c requirements.lock -e '.[research,dev]'
+	$(PIP_INSTALL) -e '.[research,dev]'
 	@touch $@
 
 install: $(VENV)/.runtime ## The edge, the cloud and the command line into .venv
@@ -29,7 +35,7 @@ install: $(VENV)/.runtime ## The edge, the cloud and the command line into .venv
 research: $(VENV)/.research ## And what trains, measures and tests them
 
 demo: $(VENV)/.runtime ## Starts cloud and edge, sends a prompt and photographs, prints what came back and what it cost
-	$(BIN)/python -m examples.demo
+	$(BIN)/python -m examples.demo $(if $(MODEL),--model $(MODEL))
 
 up: ## The pair, Prometheus and Grafana in containers: docker compose up, and waits until all are well
 	docker compose up --build --wait

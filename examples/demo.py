@@ -176,7 +176,9 @@ def _show_images(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, 
         raw, coded = (
             list(
                 stub.GenerateImage(
-                    inference_pb2.GenerateImageRequest(coding=inference_pb2.Coding(codec=codec), prompt=prompt, seed=_SEED),
+                    inference_pb2.GenerateImageRequest(
+                        coding=inference_pb2.Coding(codec=codec), prompt=prompt, seed=_SEED
+                    ),
                     timeout=_CALL_S,
                 )
             )[-1]
@@ -189,9 +191,7 @@ def _show_images(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, 
         error = np.mean((np.asarray(pictures[0]).astype(float) - np.asarray(pictures[1])) ** 2)
         if index == 0:
             same = np.abs(np.asarray(pictures[0]).astype(int) - _generated_whole(prompt)).max() <= 1
-            console.print(
-                f"{prompt}, raw, beside the whole pipeline's image: {'the same' if same else 'not the same'}"
-            )
+            console.print(f"{prompt}, raw, beside the whole pipeline's image: {'the same' if same else 'not the same'}")
         report.add(f"generate {prompt}", coded.cost, f"PSNR {10 * np.log10(255**2 / max(error, 1e-9)):.1f} dB")
     sheet.save(OUTPUT / "generated.png")
 

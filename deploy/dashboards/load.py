@@ -47,7 +47,7 @@ def steps() -> list[Step]:
 
 
 def _draw(client: EdgeClient, prompt: str) -> None:
-    for _ in client.imagine(prompt, steps=12):
+    for _ in client.generate_image(prompt, steps=12):
         pass
 
 

@@ -11,5 +11,5 @@ EXAMPLES: dict[str, Callable[[EdgeClient], inference_pb2.Cost]] = {
     "complete": lambda client: list(client.complete("One, two,", max_tokens=3, plain=True))[-1].cost,
     "segment": lambda client: client.segment(SAMPLES / "chelsea.jpg").cost,
     "classify": lambda client: client.classify(SAMPLES / "chelsea.jpg").cost,
-    "imagine": lambda client: list(client.imagine("red apple", steps=4))[-1].cost,
+    "generate-image": lambda client: list(client.generate_image("red apple", steps=4))[-1].cost,
 }

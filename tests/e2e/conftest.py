@@ -6,7 +6,6 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
-from dtufc_cloud.heads.dinov2 import SaliencyHead
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Dinov2Model, EfficientNetForImageClassification, LlamaForCausalLM
 
@@ -14,6 +13,7 @@ from dtufc.client import EdgeClient
 from dtufc.models.cnn import drop_excitation
 from dtufc.models.profile import load_profile
 from dtufc.models.zoo import weights_folder
+from dtufc_cloud.heads.vit import SaliencyHead
 from tests.e2e.services import SAMPLES, Service, start, stop_all
 
 SMALL_LIMITS = ("--max-image-bytes", "200000", "--max-image-pixels", "4000000", "--max-prompt-tokens", "200")

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from dtufc.v1 import head_pb2_grpc, inference_pb2_grpc
+from dtufc.v1 import head_pb2, head_pb2_grpc, inference_pb2_grpc
 
 START_S = 120.0  # two busy cores and a cold disk
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -114,7 +115,7 @@ def start(
 
 
 def run_to_end(side: str, *flags: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
-    """Starts a side that is expected to refuse its settings; `communicate` gives its output."""
+    """Starts a side that is expected to reject its settings; `communicate` gives its output."""
     command = [sys.executable, "-m", f"dtufc_{side}", *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(env))
 
@@ -133,6 +134,14 @@ def inference_stub(channel: grpc.Channel) -> inference_pb2_grpc.InferenceService
 
 def head_stub(channel: grpc.Channel) -> head_pb2_grpc.HeadServiceStub:
     return head_pb2_grpc.HeadServiceStub(channel)  # type: ignore[no-untyped-call]
+
+
+def run_request(profile: str, frame: bytes, task: Message | None = None) -> head_pb2.RunRequest:
+    """A frame and what to do with it, as the edge sends them to the cloud."""
+    request = head_pb2.RunRequest(profile=profile, frame=frame)
+    if task is not None:
+        request.task.Pack(task)
+    return request
 
 
 def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:

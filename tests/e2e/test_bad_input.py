@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError
 from dtufc.models.fitting import load
 from dtufc.v1 import head_pb2, inference_pb2
-from tests.e2e.services import Service, error_info, head_stub, inference_stub
+from tests.e2e.services import Service, error_info, head_stub, inference_stub, run_request
 
 Call = Callable[[EdgeClient, bytes], object]
 TWO = ["yes", "no"]
@@ -115,7 +116,7 @@ def test_a_bad_request_is_an_input_error_that_names_the_field_and_the_remedy(
         ({"max_bytes": 0}, "max_bytes"),
     ],
 )
-def test_a_rate_that_cannot_be_is_refused_though_our_client_would_not_send_it(
+def test_a_rate_that_cannot_be_is_rejected_though_our_client_would_not_send_it(
     rate: dict[str, float], field: str, edge_channel: grpc.Channel
 ) -> None:
     coding = inference_pb2.Coding(**rate)  # type: ignore[arg-type]
@@ -127,14 +128,14 @@ def test_a_rate_that_cannot_be_is_refused_though_our_client_would_not_send_it(
 
 
 @pytest.mark.parametrize("top_k", [0, -1, 101])
-def test_our_client_refuses_a_number_of_labels_that_cannot_be(top_k: int, client: EdgeClient, jpeg: bytes) -> None:
+def test_our_client_rejects_a_number_of_labels_that_cannot_be(top_k: int, client: EdgeClient, jpeg: bytes) -> None:
     with pytest.raises(InputError) as caught:
         client.classify(jpeg, top_k=top_k)
     assert caught.value.context["field"] == "top_k"
 
 
 @pytest.mark.parametrize("top_k", [101, 2**32 - 1])
-def test_more_labels_than_there_may_be_are_refused_by_the_edge(
+def test_more_labels_than_there_may_be_are_rejected_by_the_edge(
     top_k: int, edge_channel: grpc.Channel, jpeg: bytes
 ) -> None:
     request = inference_pb2.ClassifyRequest(image=jpeg, top_k=top_k)
@@ -144,7 +145,7 @@ def test_more_labels_than_there_may_be_are_refused_by_the_edge(
     assert error_info(caught.value).metadata["field"] == "top_k"
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(edge: Service, client: EdgeClient) -> None:
+def test_a_bomb_is_rejected_before_it_is_unpacked(edge: Service, client: EdgeClient) -> None:
     data = bomb()
     assert len(data) < 200_000
     start = time.monotonic()
@@ -153,7 +154,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(edge: Service, client: EdgeClie
     assert time.monotonic() - start < 3
 
 
-def test_a_very_long_name_is_refused_like_a_short_one(client: EdgeClient) -> None:
+def test_a_very_long_name_is_rejected_like_a_short_one(client: EdgeClient) -> None:
     with pytest.raises(InputError) as caught:
         client.answer("Why?", TWO, profile="x" * 100_000)
     assert caught.value.context["field"] == "profile"
@@ -162,7 +163,7 @@ def test_a_very_long_name_is_refused_like_a_short_one(client: EdgeClient) -> Non
     assert caught.value.context["field"] == "codec"
 
 
-def test_a_prompt_of_megabytes_is_refused_and_holds_nobody_up(edge: Service, edge_channel: grpc.Channel) -> None:
+def test_a_prompt_of_megabytes_is_rejected_and_holds_nobody_up(edge: Service, edge_channel: grpc.Channel) -> None:
     request = inference_pb2.AnswerRequest(question="hello world and more " * 600_000, choices=TWO)
     call = inference_stub(edge_channel).Answer.future(request, timeout=120)
     slowest = 0.0
@@ -184,55 +185,57 @@ def features() -> NDArray[np.float32]:
     return np.random.default_rng(7).normal(size=(5, 576)).astype(np.float32)
 
 
-def refused(channel: grpc.Channel, **fields: object) -> grpc.RpcError:
-    request = head_pb2.RunRequest(**fields)  # type: ignore[arg-type]
+NEXT = head_pb2.NextTokenTask()
+
+
+def rejection(channel: grpc.Channel, profile: str, frame: bytes, task: Message | None = None) -> grpc.RpcError:
     with pytest.raises(grpc.RpcError) as caught:
-        head_stub(channel).Run(request, timeout=60)
+        head_stub(channel).Run(run_request(profile, frame, task), timeout=60)
     return caught.value
 
 
 @pytest.mark.parametrize("codec", ["raw", "levels", "klt"])
-def test_a_frame_with_a_bit_flipped_anywhere_is_refused_as_a_bad_frame(cloud_channel: grpc.Channel, codec: str) -> None:
+def test_a_frame_with_a_bit_flipped_anywhere_is_rejected_as_bad(cloud_channel: grpc.Channel, codec: str) -> None:
     frame = load("smollm2-135m").encode(features(), codec=codec)
     for position in [*range(16), len(frame) // 2, len(frame) - 1]:
         bad = bytearray(frame)
         bad[position] ^= 0x10
-        error = refused(cloud_channel, profile="smollm2-135m", frame=bytes(bad), next_token={})
+        error = rejection(cloud_channel, "smollm2-135m", bytes(bad), NEXT)
         assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert error_info(error).reason in {"BAD_MAGIC", "UNSUPPORTED_VERSION", "CORRUPT", "TRUNCATED"}
 
 
 @pytest.mark.parametrize(("length", "reason"), [(0, "TRUNCATED"), (3, "TRUNCATED"), (40, "TRUNCATED")])
-def test_a_frame_that_is_cut_is_refused_as_truncated(cloud_channel: grpc.Channel, length: int, reason: str) -> None:
+def test_a_frame_that_is_cut_is_rejected_as_truncated(cloud_channel: grpc.Channel, length: int, reason: str) -> None:
     frame = load("smollm2-135m").encode(features(), codec="klt")[:length]
-    error = refused(cloud_channel, profile="smollm2-135m", frame=frame, next_token={})
+    error = rejection(cloud_channel, "smollm2-135m", frame, NEXT)
     assert (error.code(), error_info(error).reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
 
 
-def test_a_frame_of_the_same_model_at_another_split_is_refused_by_name(cloud_channel: grpc.Channel) -> None:
+def test_a_frame_of_the_same_model_at_another_split_is_rejected_by_name(cloud_channel: grpc.Channel) -> None:
     frame = load("smollm2-135m", split=30).encode(features(), codec="klt")
-    error = refused(cloud_channel, profile="smollm2-135m", frame=frame, next_token={})
+    error = rejection(cloud_channel, "smollm2-135m", frame, NEXT)
     assert (error.code(), error_info(error).reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PROFILE_MISMATCH")
     assert "smollm2-135m" in error.details()
 
 
-def test_a_frame_of_another_model_is_refused_by_name(cloud_channel: grpc.Channel) -> None:
+def test_a_frame_of_another_model_is_rejected_by_name(cloud_channel: grpc.Channel) -> None:
     other = np.random.default_rng(7).normal(size=(1370, 384)).astype(np.float32)
     frame = load("dinov2-small").encode(other, codec="raw")
-    error = refused(cloud_channel, profile="smollm2-135m", frame=frame, next_token={})
+    error = rejection(cloud_channel, "smollm2-135m", frame, NEXT)
     assert (error.code(), error_info(error).reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PROFILE_MISMATCH")
     assert "smollm2-135m" in error.details()
 
 
-def test_a_profile_that_the_cloud_does_not_serve_is_refused_by_name(cloud_channel: grpc.Channel) -> None:
-    error = refused(cloud_channel, profile="gpt-9", frame=b"", next_token={})
+def test_a_profile_that_the_cloud_does_not_serve_is_rejected_by_name(cloud_channel: grpc.Channel) -> None:
+    error = rejection(cloud_channel, "gpt-9", b"", NEXT)
     assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert "gpt-9" in error.details()
 
 
 def test_a_frame_without_a_task_is_an_input_error(cloud_channel: grpc.Channel) -> None:
     frame = load("smollm2-135m").encode(features(), codec="raw")
-    error = refused(cloud_channel, profile="smollm2-135m", frame=frame)
+    error = rejection(cloud_channel, "smollm2-135m", frame)
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert error_info(error).metadata["field"] == "task"
 
@@ -240,14 +243,14 @@ def test_a_frame_without_a_task_is_an_input_error(cloud_channel: grpc.Channel) -
 def test_a_task_that_the_model_cannot_do_is_an_input_error(cloud_channel: grpc.Channel) -> None:
     frame = load("smollm2-135m").encode(features(), codec="raw")
     segment = {"right": 10, "bottom": 10, "width": 10, "height": 10}
-    error = refused(cloud_channel, profile="smollm2-135m", frame=frame, segment=segment)
+    error = rejection(cloud_channel, "smollm2-135m", frame, head_pb2.SegmentTask(**segment))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert error_info(error).metadata["field"] == "profile"
+    assert error_info(error).metadata["field"] == "task"
 
 
 def test_more_tokens_than_the_cloud_takes_are_an_input_error(cloud_channel: grpc.Channel) -> None:
     frame = load("smollm2-135m").encode(np.zeros((2049, 576), np.float16), codec="raw")
-    error = refused(cloud_channel, profile="smollm2-135m", frame=frame, next_token={})
+    error = rejection(cloud_channel, "smollm2-135m", frame, NEXT)
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert "2048" in error.details()
 
@@ -257,7 +260,7 @@ def test_tokens_that_the_model_does_not_have_are_an_input_error(
     cloud_channel: grpc.Channel, token_ids: list[int]
 ) -> None:
     frame = load("smollm2-135m").encode(features(), codec="raw")
-    error = refused(cloud_channel, profile="smollm2-135m", frame=frame, answer={"token_ids": token_ids})
+    error = rejection(cloud_channel, "smollm2-135m", frame, head_pb2.AnswerTask(token_ids=token_ids))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert error_info(error).metadata["field"] == "token_ids"
 
@@ -277,7 +280,7 @@ def test_an_absurd_size_or_box_is_an_input_error(
     cloud_channel: grpc.Channel, segment: dict[str, int], field: str
 ) -> None:
     frame = load("dinov2-small").encode(np.zeros((1370, 384), np.float32), codec="raw")
-    error = refused(cloud_channel, profile="dinov2-small", frame=frame, segment=segment)
+    error = rejection(cloud_channel, "dinov2-small", frame, head_pb2.SegmentTask(**segment))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert error_info(error).metadata["field"] == field
 
@@ -286,17 +289,17 @@ def test_an_absurd_size_or_box_is_an_input_error(
 def test_patches_that_are_no_square_are_an_input_error(cloud_channel: grpc.Channel, patches: int) -> None:
     frame = load("dinov2-small").encode(np.zeros((1 + patches, 384), np.float32), codec="raw")
     segment = {"right": 518, "bottom": 518, "width": 10, "height": 10}
-    error = refused(cloud_channel, profile="dinov2-small", frame=frame, segment=segment)
+    error = rejection(cloud_channel, "dinov2-small", frame, head_pb2.SegmentTask(**segment))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_several_crops_in_one_frame_are_an_input_error(cloud_channel: grpc.Channel) -> None:
     frame = load("dinov2-small").encode(np.zeros((2, 325, 384), np.float32), codec="raw")  # 2 * 325 - 1 is no square
     segment = {"right": 518, "bottom": 518, "width": 10, "height": 10}
-    error = refused(cloud_channel, profile="dinov2-small", frame=frame, segment=segment)
+    error = rejection(cloud_channel, "dinov2-small", frame, head_pb2.SegmentTask(**segment))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     frame = load("dinov2-small").encode(np.zeros((2, 5, 384), np.float32), codec="raw")  # 2 * 5 - 1 is
-    error = refused(cloud_channel, profile="dinov2-small", frame=frame, segment=segment)
+    error = rejection(cloud_channel, "dinov2-small", frame, head_pb2.SegmentTask(**segment))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -305,7 +308,7 @@ def test_feature_maps_that_the_edge_does_not_make_are_an_input_error(
     cloud_channel: grpc.Channel, shape: tuple[int, ...]
 ) -> None:
     frame = load("efficientnet-lite0").encode(np.zeros(shape, np.float32), codec="raw")
-    error = refused(cloud_channel, profile="efficientnet-lite0", frame=frame, classify={"top_k": 1})
+    error = rejection(cloud_channel, "efficientnet-lite0", frame, head_pb2.ClassifyTask(top_k=1))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert error_info(error).metadata["field"] == "frame"
     assert "(1280, 7, 7)" in error.details()
@@ -314,7 +317,7 @@ def test_feature_maps_that_the_edge_does_not_make_are_an_input_error(
 @pytest.mark.parametrize("top_k", [0, 101, 2**32 - 1])
 def test_a_number_of_labels_that_cannot_be_is_an_input_error(cloud_channel: grpc.Channel, top_k: int) -> None:
     frame = load("efficientnet-lite0").encode(np.zeros((1280, 7, 7), np.float32))
-    error = refused(cloud_channel, profile="efficientnet-lite0", frame=frame, classify={"top_k": top_k})
+    error = rejection(cloud_channel, "efficientnet-lite0", frame, head_pb2.ClassifyTask(top_k=top_k))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert error_info(error).metadata["field"] == "top_k"
 

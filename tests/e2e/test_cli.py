@@ -15,8 +15,8 @@ from dtufc.models.fitting import load
 from dtufc.models.profile import load_profile
 from tests.e2e.services import SAMPLES, Service, environment, free_port
 
-OF_FILES = ["models", "fetch", "fit", "encode", "decode", "inspect"]
-OF_SERVICES = ["answer", "complete", "segment", "classify", "imagine", "health"]
+OF_FILES = ["models", "fetch", "prove", "fit", "encode", "decode", "inspect"]
+OF_SERVICES = ["answer", "complete", "segment", "classify", "generate-image", "health"]
 COMMANDS = [*OF_FILES, *OF_SERVICES]
 DTUFC = Path(sys.executable).with_name("dtufc")
 
@@ -79,7 +79,7 @@ def test_models_lists_the_shipped_profiles() -> None:
     rows = {row["profile"]: row for row in parsed("models")}
     assert set(rows) == {"dinov2-small", "efficientnet-lite0", "sd3-emoji", "smollm2-135m"}
     llama = rows["smollm2-135m"]
-    assert (llama["split"], llama["layers"], llama["fitted_splits"]) == (16, 30, [16, 30])
+    assert (llama["family"], llama["split"], llama["fitted_splits"]) == ("decoder", 16, [16, 30])
     assert llama["fetched"] is True
     assert llama["digest"] == load_profile("smollm2-135m").digest.hex()
 

@@ -144,7 +144,7 @@ def narrow(cloud: Service, logs: Path) -> Iterator[Service]:
         stop_all([edge])
 
 
-def test_a_full_queue_refuses_at_once_and_serves_the_others(narrow: Service) -> None:
+def test_a_full_queue_rejects_at_once_and_serves_the_others(narrow: Service) -> None:
     def one(_: int) -> tuple[str, float]:
         with EdgeClient(narrow.address) as client:
             barrier.wait()
@@ -152,26 +152,26 @@ def test_a_full_queue_refuses_at_once_and_serves_the_others(narrow: Service) -> 
             try:
                 client.answer("Is it? " * 60, TWO, codec="klt")
             except Overloaded as error:
-                refusals.append(error)
-                return "refused", time.monotonic() - start
+                rejections.append(error)
+                return "rejected", time.monotonic() - start
             return "answered", time.monotonic() - start
 
-    refusals: list[Overloaded] = []
+    rejections: list[Overloaded] = []
     barrier = threading.Barrier(8)
     with ThreadPoolExecutor(8) as threads:
         ends = list(threads.map(one, range(8)))
     answered = [taken for end, taken in ends if end == "answered"]
-    refused = [taken for end, taken in ends if end == "refused"]
-    assert refused, "nobody was refused: the queue has no end"
-    assert answered, "nobody was answered: a refusal must not push out who came first"
-    assert min(refused) < max(answered)
-    assert {code_of(error) for error in refusals} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-    assert "again" in str(refusals[0])
+    rejected = [taken for end, taken in ends if end == "rejected"]
+    assert rejected, "nobody was rejected: the queue has no end"
+    assert answered, "nobody was answered: a rejection must not push out who came first"
+    assert min(rejected) < max(answered)
+    assert {code_of(error) for error in rejections} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert "again" in str(rejections[0])
     with EdgeClient(narrow.address) as client:
         assert client.answer("Is it?", TWO).letter in "AB"
 
 
-def test_an_oversized_message_is_refused_with_a_remedy_and_the_edge_goes_on(narrow: Service) -> None:
+def test_an_oversized_message_is_rejected_with_a_remedy_and_the_edge_goes_on(narrow: Service) -> None:
     with EdgeClient(narrow.address) as client:
         with pytest.raises(InputError) as caught:
             client.segment(bytes(300_000))
@@ -180,7 +180,7 @@ def test_an_oversized_message_is_refused_with_a_remedy_and_the_edge_goes_on(narr
         assert client.answer("Is it?", TWO).letter in "AB"
 
 
-def test_features_too_large_for_a_message_are_refused_and_smaller_ones_go_through(narrow: Service, jpeg: bytes) -> None:
+def test_features_too_large_for_a_message_are_rejected_and_smaller_ones_pass(narrow: Service, jpeg: bytes) -> None:
     with EdgeClient(narrow.address) as client:
         with pytest.raises(InputError) as caught:
             client.segment(jpeg, codec="raw")  # 2 MB of features

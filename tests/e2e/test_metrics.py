@@ -11,7 +11,7 @@ from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError
 from dtufc.models.fitting import load
 from dtufc.v1 import head_pb2
-from tests.e2e.services import Service, head_stub
+from tests.e2e.services import Service, head_stub, run_request
 
 TWO = ["yes", "no"]
 LABELS = {"model": "smollm2-135m", "codec": "klt"}
@@ -116,9 +116,7 @@ def test_errors_are_counted_by_reason_on_the_side_where_they_arise(
     frame = load("smollm2-135m", split=30).encode(zeros(), codec="raw")
     for data, reason in ((frame[:20], "TRUNCATED"), (frame, "PROFILE_MISMATCH")):
         with pytest.raises(grpc.RpcError):
-            head_stub(cloud_channel).Run(
-                head_pb2.RunRequest(profile="smollm2-135m", frame=data, next_token=head_pb2.NextTokenTask()), timeout=60
-            )
+            head_stub(cloud_channel).Run(run_request("smollm2-135m", data, head_pb2.NextTokenTask()), timeout=60)
         assert at_cloud.by("dtufc_cloud_errors_total", task="complete", reason=reason) == 1
 
 

@@ -19,16 +19,13 @@ from dtufc.coding.bitstream import parse
 from dtufc.coding.codecs.learned import VARIANTS, can_run
 from dtufc.coding.feature_codec import Rate
 from dtufc.models.profile import load_profile
-from dtufc.models.zoo import weights_folder
-from dtufc.serving.telemetry import Request
-from dtufc.v1 import inference_pb2
-from dtufc_cloud.heads.cnn import CnnHead
-from dtufc_cloud.heads.dinov2 import Dinov2Head, SaliencyHead
-from dtufc_cloud.heads.llama import LlamaHead
+from dtufc.serving.telemetry import Record
+from dtufc.v1 import head_pb2, inference_pb2
+from dtufc_cloud.heads.vit import SaliencyHead
 from dtufc_cloud.pipeline import CloudPipeline
-from dtufc_edge.backbones.dinov2 import Dinov2Backbone
 from dtufc_edge.pipeline import EdgePipeline
 from tests.e2e.services import SAMPLES, inference_stub
+from tests.models.pairs import decoded, result
 
 CPU = torch.device("cpu")
 LEARNED = tuple(VARIANTS) if can_run() else ()
@@ -165,16 +162,14 @@ def test_a_cnn_split_after_any_stage_has_the_whole_models_logits(
 ) -> None:
     profile = load_profile("efficientnet-lite0", split)
     edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
-    request = Request("classify")
     with Image.open(SAMPLES / "chelsea.jpg") as image:
-        pixels = edge.cnn.prepare(image)
-        features = edge.look(image, request)
+        pixels = edge.backbone.crop(image)
     with torch.inference_mode():
         expected = whole_cnn(pixel_values=pixels).logits[0]
-    frame = edge.encode(features, "raw", Rate(), request)
-    head = CnnHead(weights_folder(profile.spec), split, CPU, torch.float32)
-    torch.testing.assert_close(head.logits(cloud.decode(frame, request)), expected, atol=1e-4, rtol=1e-5)
-    assert cloud.labels(frame, 1, request)[0].index == int(expected.argmax())
+    frame = edge.encode(edge.backbone.features(pixels), "raw", Rate(), Record("classify"))
+    torch.testing.assert_close(cloud.head.logits(decoded(cloud, frame)), expected, atol=1e-4, rtol=1e-5)
+    found = result(cloud, frame, "classify", head_pb2.ClassifyTask(top_k=1))
+    assert found.labels[0].index == int(expected.argmax())
 
 
 @pytest.mark.parametrize("split", [1, 15, 30])
@@ -184,27 +179,27 @@ def test_a_llama_split_anywhere_has_the_whole_models_logits(
     profile = load_profile("smollm2-135m", split)
     edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
     token_ids = list(tokenizer("Rivers run to the sea because")["input_ids"])
-    session, request = edge.llama.start(), Request("complete")
-    parts = [edge.read(session, part, request) for part in (token_ids[:3], token_ids[3:4], token_ids[4:])]
-    frame = edge.encode(torch.cat(parts), "raw", Rate(), request)
-    features = cloud.decode(frame, request)
-    head = LlamaHead(weights_folder(profile.spec), split, CPU, torch.float32)
+    session = edge.backbone.start()
+    parts = [session.features(part) for part in (token_ids[:3], token_ids[3:4], token_ids[4:])]
+    frame = edge.encode(torch.cat(parts), "raw", Rate(), Record("complete"))
+    features = decoded(cloud, frame)
     with torch.inference_mode():
         expected = whole_llama(torch.tensor([token_ids])).logits[0]
-    torch.testing.assert_close(head.logits(features), expected, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(head.logits(features, last=1), expected[-1:], atol=1e-4, rtol=1e-5)
-    assert cloud.next_token(frame, request) == int(expected[-1].argmax())
+    torch.testing.assert_close(cloud.head.logits(features), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(cloud.head.logits(features, last=1), expected[-1:], atol=1e-4, rtol=1e-5)
+    assert result(cloud, frame, "complete", head_pb2.NextTokenTask()).token_id == int(expected[-1].argmax())
 
 
 @pytest.mark.parametrize("split", [1, 6, 12])
 def test_a_dinov2_split_anywhere_has_the_whole_models_logits(
     split: int, whole_dinov2: Dinov2Model, saliency_head: SaliencyHead
 ) -> None:
-    folder = weights_folder(load_profile("dinov2-small").spec)
+    profile = load_profile("dinov2-small", split)
+    edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
     with Image.open(SAMPLES / "rocket.jpg") as image:
         pixels, _ = prepared(image.convert("RGB"), 518)
-    features = Dinov2Backbone(folder, split, CPU, torch.float32).features(pixels)
-    logits = Dinov2Head(folder, split, CPU, torch.float32).logits(features)
+    features = edge.backbone.features(pixels)
+    logits = cloud.head.logits(features)
     with torch.inference_mode():
         tokens = whole_dinov2(pixel_values=pixels).last_hidden_state[:, 1:]
         dense = saliency_head(tokens.transpose(1, 2).unflatten(2, (37, 37)))
@@ -331,22 +326,22 @@ def test_the_edge_lists_what_it_serves(client: EdgeClient) -> None:
     models = {info.name: info for info in client.models()}
     assert set(models) == {"smollm2-135m", "dinov2-small", "efficientnet-lite0", "sd3-emoji"}
     llama = models["smollm2-135m"]
-    assert (llama.model, llama.split, llama.num_layers) == ("llama", 16, 30)
+    assert (llama.family, llama.split, llama.num_layers) == ("decoder", 16, 30)
     assert list(llama.codecs) == ["raw", "levels", "klt", *LEARNED]
     assert list(llama.tasks) == ["answer", "complete"]
     assert llama.digest == load_profile("smollm2-135m").digest
     cnn = models["efficientnet-lite0"]
-    assert (cnn.model, cnn.split, cnn.num_layers, list(cnn.tasks)) == ("cnn", 8, 8, ["classify"])
+    assert (cnn.family, cnn.split, cnn.num_layers, list(cnn.tasks)) == ("cnn", 8, 8, ["classify"])
     assert list(cnn.codecs) == ["raw", "levels", "klt", *LEARNED]
 
 
 def test_a_frame_that_the_edge_pipeline_makes_is_one_the_library_parses() -> None:
     profile = load_profile("smollm2-135m", 1)
-    edge, request = EdgePipeline(profile, CPU, torch.float32), Request("answer")
-    features = edge.read(edge.llama.start(), [1, 2, 3], request)
-    data = edge.encode(features, "raw", Rate(), request)
-    assert parse(data).shape == (3, 576)
-    assert (request.wire_bytes, request.num_frames) == (len(data), 1)
+    edge, record = EdgePipeline(profile, CPU, torch.float32), Record("answer")
+    data = edge.encode(edge.backbone.start().features([1, 2, 3]), "raw", Rate(), record)
+    assert parse(data) == data.frame
+    assert data.frame.shape == (3, 576)
+    assert (record.wire_bytes, record.num_frames) == (len(data), 1)
 
 
 def test_a_client_that_is_not_ours_finds_the_service_by_reflection_and_segments(

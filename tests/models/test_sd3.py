@@ -1,4 +1,4 @@
-"""A user's own Stable Diffusion 3, as its pipeline is saved, drawn by the pair as by the whole."""
+"""A user's own Stable Diffusion 3, as its pipeline is saved, which generates by the pair as by the whole."""
 
 import io
 from pathlib import Path
@@ -22,13 +22,15 @@ from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError
 from dtufc.models.profile import Profile, load_profile
 from dtufc.models.zoo import weights_folder
-from dtufc.serving.telemetry import Request
+from dtufc.serving.telemetry import Record
+from dtufc.v1 import head_pb2
 from dtufc_cloud.pipeline import CloudPipeline
-from dtufc_edge.backbones.sd3 import Wish
+from dtufc_edge.backbones import Generation
 from dtufc_edge.pipeline import EdgePipeline
+from tests.models.pairs import decoded, result
 
 CPU = torch.device("cpu")
-WISH = Wish(prompt="a cat", seed=5, steps=3, guidance=4.0, width=64, height=32)
+GENERATION = Generation(prompt="a cat", seed=5, steps=3, guidance=4.0, width=64, height=32)
 
 
 def text_encoder(width: int) -> CLIPTextModelWithProjection:
@@ -100,12 +102,11 @@ def third_encoder(folder: Path) -> dict[str, None]:
 def profile_of(folder: Path) -> Profile:
     spec = {
         "name": "own",
-        "model": "sd3",
-        "layout": {"family": "latent", "channels": 16},
-        "num_layers": 1,
+        "family": "sd3",
+        "layout": {"family": "latent"},
         "split": 1,
         "source": {"folder": str(folder)},
-        "tasks": ["imagine"],
+        "tasks": ["generate-image"],
     }
     home = folder.parent / "profile"
     home.mkdir(exist_ok=True)
@@ -114,45 +115,45 @@ def profile_of(folder: Path) -> Profile:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_pipeline_of_ones_own_draws_split_as_it_draws_whole(sd3_folder: Path, dtype: torch.dtype) -> None:
+def test_a_pipeline_of_ones_own_generates_split_as_whole(sd3_folder: Path, dtype: torch.dtype) -> None:
     profile = profile_of(sd3_folder)
     edge, cloud = EdgePipeline(profile, CPU, dtype), CloudPipeline(profile, CPU, dtype)
     done: list[int] = []
-    edge.sd3.check(WISH, max_steps=3)
-    latent = edge.imagine(WISH, done.append, Request("imagine"))
+    edge.backbone.check(GENERATION, max_steps=3)
+    latent = edge.backbone.latent(GENERATION, profile.spec.generation, done.append)
     assert latent.shape == (16, 4, 8)
     assert latent.dtype == dtype
     assert done == [1, 2, 3]
-    frame = edge.encode(latent, "raw", Rate(), Request("imagine"))
-    received = cloud.decode(frame, Request("imagine"))
-    assert torch.equal(received, latent)
+    frame = edge.encode(latent, "raw", Rate(), Record("generate-image"))
+    assert torch.equal(decoded(cloud, frame), latent)
     whole = StableDiffusion3Pipeline.from_pretrained(sd3_folder, dtype=dtype, **third_encoder(sd3_folder))
     whole.set_progress_bar_config(disable=True)
     expected = whole(
-        WISH.prompt,
-        generator=torch.Generator().manual_seed(WISH.seed),
-        num_inference_steps=WISH.steps,
-        guidance_scale=WISH.guidance,
-        width=WISH.width,
-        height=WISH.height,
+        GENERATION.prompt,
+        generator=torch.Generator().manual_seed(GENERATION.seed),
+        num_inference_steps=GENERATION.steps,
+        guidance_scale=GENERATION.guidance,
+        width=GENERATION.width,
+        height=GENERATION.height,
         output_type="np",
     ).images[0]
-    picture = np.asarray(Image.open(io.BytesIO(cloud.picture(frame, Request("imagine")))))
-    assert picture.shape == (WISH.height, WISH.width, 3)
+    png = result(cloud, frame, "generate-image", head_pb2.DecodeImageTask()).image_png
+    image = np.asarray(Image.open(io.BytesIO(png)))
+    assert image.shape == (GENERATION.height, GENERATION.width, 3)
     tolerance = 0.51 / 255 if dtype == torch.float32 else 2 / 255  # rounding to 8 bits; the whole rounds twice
-    assert np.abs(picture / 255 - expected).max() <= tolerance
+    assert np.abs(image / 255 - expected).max() <= tolerance
 
 
-def test_a_latent_on_which_the_decoder_overflows_gives_no_picture(sd3_folder: Path) -> None:
+def test_a_latent_on_which_the_decoder_overflows_gives_no_image(sd3_folder: Path) -> None:
     cloud = CloudPipeline(profile_of(sd3_folder), CPU, torch.float32)
     frame = cloud.codec.encode(np.full((16, 8, 8), 3e38, np.float32), codec="raw")
     with pytest.raises(InputError, match="overflow"):
-        cloud.picture(frame, Request("imagine"))
+        result(cloud, frame, "generate-image", head_pb2.DecodeImageTask())
 
 
 def test_the_size_is_of_whole_patches_and_within_the_position_table(sd3_folder: Path) -> None:
     edge = EdgePipeline(profile_of(sd3_folder), CPU, torch.float32)
-    assert (edge.sd3.step_pixels, edge.sd3.max_pixels, edge.sd3.default_pixels) == (16, 128, 64)
+    assert (edge.backbone.step_pixels, edge.backbone.max_pixels, edge.backbone.default_pixels) == (16, 128, 64)
 
 
 def test_other_weights_are_another_profile(sd3_folder: Path) -> None:
@@ -165,7 +166,7 @@ def test_other_weights_are_another_profile(sd3_folder: Path) -> None:
 
 
 def test_the_shipped_checkpoint_is_one_of_the_pipelines_own() -> None:
-    """Nothing but diffusers and transformers is needed to draw with it."""
+    """Nothing but diffusers and transformers is needed to generate with it."""
     profile = load_profile("sd3-emoji")
     pipeline = StableDiffusion3Pipeline.from_pretrained(
         weights_folder(profile.spec), text_encoder_3=None, tokenizer_3=None

@@ -17,13 +17,14 @@ import torch
 import transformers
 from torch import Tensor
 
-from dtufc.errors import InputError
+from dtufc.errors import DtufcError, InputError
 from dtufc.models.profile import fingerprint
 from dtufc.models.split import Back, Front, load_whole, model_class
 from dtufc.models.zoo import cache_folder
 
 MAX_BYTES_AT_START: Final = 4 << 30  # of weights; a larger model takes minutes and memory that an edge may not have
 _CPU: Final = torch.device("cpu")
+_REMEDY: Final = "Use another split, or a model of another class"
 
 Steps = list[dict[str, Tensor]]  # what the model's forward takes, call by call
 
@@ -59,8 +60,27 @@ def prove(folder: Path, config: Any, split: int, steps: Steps, *, cls: Any = Non
     One of the three models is loaded at a time.
 
     Raises:
-        InputError: they differ. It names class and cut.
+        InputError: they differ, or the cut model fails. It names class and cut.
     """
+    name = (cls or model_class(config)).__name__
+    try:
+        num_layers, equal = _compare(folder, config, split, steps, cls)
+    except (DtufcError, OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever a class that nobody has seen raises when it is cut
+        problem = f"{name} cut after layer {split} fails with {type(error).__name__}: {error}"
+        raise InputError(field="model", problem=problem, remedy=_REMEDY) from error
+    if not equal:
+        problem = f"{name} cut after layer {split} of {num_layers} answers otherwise than the whole model"
+        raise InputError(field="model", problem=problem, remedy=_REMEDY)
+    record = _record(folder, config, split, cls)
+    with suppress(OSError):  # a read-only cache: proven again at the next start
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps({"class": name, "split": split, "layers": num_layers}), encoding="utf-8")
+
+
+def _compare(folder: Path, config: Any, split: int, steps: Steps, cls: Any) -> tuple[int, bool]:
+    """The number of layers, and whether split equals whole."""
     dtype = config.dtype or torch.float32
     whole = load_whole(folder, config, dtype, cls=cls)
     with torch.inference_mode():
@@ -77,17 +97,8 @@ def prove(folder: Path, config: Any, split: int, steps: Steps, *, cls: Any = Non
         for step, given, output in zip(steps, features, expected, strict=True):
             blank = {name: torch.zeros_like(value) for name, value in step.items()}
             if not torch.equal(_result(back.output(given, cache, **blank)), output):
-                name = (cls or model_class(config)).__name__
-                problem = f"{name} cut after layer {split} of {num_layers} answers otherwise than the whole model"
-                raise InputError(
-                    field="model", problem=problem, remedy="Use another split, or a model of another class"
-                )
-    record = _record(folder, config, split, cls)
-    with suppress(OSError):  # a read-only cache: proven again at the next start
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(
-            json.dumps({"class": (cls or model_class(config)).__name__, "split": split}), encoding="utf-8"
-        )
+                return num_layers, False
+    return num_layers, True
 
 
 def _outputs(whole: Any, steps: Steps) -> list[Tensor]:

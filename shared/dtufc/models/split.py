@@ -224,7 +224,8 @@ class _Part:
         """
         nothing = torch.zeros(1, 1, num_tokens, 1, device=self.device, dtype=self.dtype)
         for layer in muted:
-            cache.update(nothing, nothing, layer)
+            if hasattr(cache.layers[layer], "get_seq_length"):  # a linear attention keeps a state, and no length
+                cache.update(nothing, nothing, layer)
 
 
 class Front(_Part):
