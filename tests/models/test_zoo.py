@@ -412,4 +412,4 @@ def test_a_package_of_another_sha256_is_refused_and_removed(tmp_path: Path, monk
     with pytest.raises(InputError, match="sha256") as caught:
         fetch_package("thing", "1.0", "0" * 64)
     assert right in str(caught.value)
-    assert not folder.exists()
+    assert not wheel.exists()

@@ -111,7 +111,7 @@ def _numbered(pattern: str, number: int) -> str:
 
 
 class FolderSource(_Schema):
-    """A `save_pretrained` folder or a GGUF (the file, or a folder that holds it); a relative one lies beside the profile.
+    """A `save_pretrained` folder or a GGUF (the file, or a folder of one); a relative one lies beside the profile.
 
     The fingerprint stands for the weights in the profile's digest. Where none is given it is taken from the folder.
     """
