@@ -20,7 +20,8 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dtufc.errors import InputError
-from dtufc.models.profile import FolderSource, ProfileSpec, fingerprint
+from dtufc.models.fingerprint import fingerprint
+from dtufc.models.profile import FolderSource, ProfileSpec
 from dtufc.models.split import load_whole, read_config
 from dtufc.models.zoo import weights_folder
 from dtufc.models.zoo.hub import wanted_files

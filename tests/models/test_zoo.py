@@ -30,8 +30,9 @@ from transformers import (
 
 from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError, ProfileMismatch
+from dtufc.models.fingerprint import fingerprint
 from dtufc.models.fitting import fit
-from dtufc.models.profile import Profile, fingerprint, load_profile
+from dtufc.models.profile import Profile, load_profile
 from dtufc.models.zoo import fetch_package, is_fetched, weights_folder
 from dtufc.models.zoo.cnn import View
 from dtufc.serving.telemetry import Request
