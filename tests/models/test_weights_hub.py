@@ -25,6 +25,9 @@ from dtufc.models.profile import FolderSource, ProfileSpec
 from dtufc.models.split import load_whole, read_config
 from dtufc.models.zoo import weights_folder
 from dtufc.models.zoo.hub import wanted_files
+from tests.models.test_weights_cache import small_disk
+
+__all__ = ["small_disk"]  # pytest finds fixtures by their names here
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model"]
@@ -148,7 +151,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         resolved = f"/someone/tiny/resolve/{COMMIT}/"
         if path == "/api/models/someone/tiny/revision/main":
-            siblings = [{"rfilename": name} for name in self.files]
+            siblings = [{"rfilename": name, "size": len(data)} for name, data in self.files.items()]
             self._json({"id": "someone/tiny", "modelId": "someone/tiny", "sha": COMMIT, "siblings": siblings})
         elif path.startswith("/api/models/someone/tiny/tree/"):
             self._json(
@@ -276,6 +279,17 @@ def test_a_repository_without_weights_that_are_read_is_refused(
     assert done.returncode == 1
     assert "someone/tiny@main has no weights that transformers or diffusers reads" in done.stderr
     assert handler.sent == []
+
+
+def test_a_repository_that_does_not_fit_is_one_line_with_its_size(
+    hub: tuple[str, type[Hub]], profile: Path, small_disk: Path, tmp_path: Path
+) -> None:
+    endpoint, handler = hub
+    handler.files = {"config.json": b"{}", "model.safetensors": bytes(3_000_000)}
+    done = fetch(profile, small_disk, endpoint)
+    assert done.returncode == 1
+    assert f"error: cache: the disk of {small_disk}/hub has" in done.stderr
+    assert "about 3 MB are needed. Free space there, or set HF_HOME" in done.stderr
 
 
 def test_a_repository_that_is_not_there_is_one_line_with_what_to_do(

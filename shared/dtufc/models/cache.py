@@ -73,9 +73,8 @@ def build(folder: Path, make: Callable[[Path], None], *, needed_bytes: int = 0) 
 
 def require_space(folder: Path, needed_bytes: int) -> None:
     """Raises InputError where the disk of `folder` has less free space than is needed."""
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        raise _disk_full(folder, needed_bytes, free)
+    if shutil.disk_usage(folder).free < needed_bytes:
+        raise disk_full(folder, needed_bytes)
 
 
 @contextmanager
@@ -85,7 +84,7 @@ def _writable(folder: Path, needed_bytes: int) -> Iterator[None]:
         yield
     except Exception as error:
         if is_disk_full(error):
-            raise _disk_full(folder, needed_bytes, shutil.disk_usage(folder).free) from error
+            raise disk_full(folder, needed_bytes) from error
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             remedy = "Give a folder that can be written, with DTUFC_CACHE"
             raise InputError(field="cache", problem=f"{folder}: {error}", remedy=remedy) from error
@@ -103,12 +102,14 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def _disk_full(folder: Path, needed_bytes: int, free: int) -> InputError:
+def disk_full(folder: Path, needed_bytes: int, *, setting: str = "DTUFC_CACHE") -> InputError:
+    """The error of a disk that is too full, which says how much is needed, where, and what setting moves it."""
+    free = shutil.disk_usage(folder).free
     need = f"about {needed_bytes / 1e6:.0f} MB are needed" if needed_bytes else "more is needed"
     return InputError(
         field="cache",
         problem=f"the disk of {folder} has {free / 1e6:.0f} MB free, and {need}",
-        remedy="Free space there, or set DTUFC_CACHE to a folder on a larger disk",
+        remedy=f"Free space there, or set {setting} to a folder on a larger disk",
     )
 
 

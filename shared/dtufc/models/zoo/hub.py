@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from dtufc.errors import InputError
+from dtufc.models.cache import disk_full, is_disk_full
 from dtufc.models.zoo.folders import check_folder
 
 _TEXTS: Final = (".json", ".model", ".txt", ".jinja")  # configs, tokenizers, templates
@@ -77,22 +78,26 @@ def fetch_snapshot(hub: str, revision: str) -> Path:
     """
     try:
         from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.constants import HF_HUB_CACHE
     except ModuleNotFoundError as error:
         problem, remedy = f"{error.name} is not installed", "Install it: pip install 'dtufc[edge]'"
         raise InputError(field="weights", problem=problem, remedy=remedy) from error
     try:
         # `list_repo_files` would ask five times more where there is no network, for half a minute.
-        names = [file.rfilename for file in HfApi().model_info(hub, revision=revision).siblings]
+        info = HfApi().model_info(hub, revision=revision, files_metadata=True)
+        sizes: dict[str, int] = {file.rfilename: file.size or 0 for file in info.siblings}
     except Exception as error:  # of the HTTP library: which one depends on the release of huggingface_hub
         return _from_cache(hub, revision, error)
-    wanted = wanted_files(names)
+    wanted = wanted_files(list(sizes))
     if not any(PurePosixPath(name).suffix.removeprefix(".") in _FORMATS for name in wanted):
-        problem = f"{hub}@{revision} has no weights that transformers or diffusers reads, among {len(names)} files"
+        problem = f"{hub}@{revision} has no weights that transformers or diffusers reads, among {len(sizes)} files"
         remedy = "Give a repository with model.safetensors or pytorch_model.bin"
         raise InputError(field="weights", problem=problem, remedy=remedy)
     try:
         folder = Path(snapshot_download(hub, revision=revision, allow_patterns=[glob.escape(name) for name in wanted]))
     except Exception as error:
+        if is_disk_full(error):
+            raise disk_full(Path(HF_HUB_CACHE), sum(sizes[name] for name in wanted), setting="HF_HOME") from error
         raise _not_available(hub, revision, error) from error
     check_folder(folder)
     return folder
