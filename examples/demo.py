@@ -25,7 +25,7 @@ from rich.table import Table
 
 from dtufc.coding.arrays import Array
 from dtufc.errors import DtufcError
-from dtufc.models.profile import load_profile, shipped_profiles
+from dtufc.models.profile import default_profiles, load_profile
 from dtufc.models.zoo import weights_folder
 from dtufc.v1 import inference_pb2, inference_pb2_grpc
 
@@ -74,7 +74,7 @@ class Report:
 def main() -> int:
     console = Console(width=max(120, Console().width))
     try:
-        for name in shipped_profiles():
+        for name in default_profiles():
             weights_folder(load_profile(name).spec)
     except DtufcError as error:
         print(f"error: {error}", file=sys.stderr)

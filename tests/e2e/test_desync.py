@@ -11,7 +11,7 @@ import pytest
 from dtufc.client import EdgeClient
 from dtufc.coding import bitstream
 from dtufc.coding.feature_codec import Rate
-from dtufc.errors import Unavailable
+from dtufc.errors import Desync, Unavailable
 from dtufc.v1 import head_pb2, head_pb2_grpc
 from tests.e2e.services import Service, head_stub
 
@@ -51,7 +51,7 @@ def meddler(cloud_channel: grpc.Channel) -> Iterator[tuple[Meddler, str]]:
     server.stop(0).wait()
 
 
-@pytest.mark.parametrize("rate", [Rate(quality=0.5), Rate(max_bytes=20_000)])
+@pytest.mark.parametrize("rate", [Rate(quality=0.5), Rate(max_bytes=200_000)])
 def test_features_that_desync_go_again_as_raw_and_the_reply_says_so(
     meddler: tuple[Meddler, str], launch: Callable[..., Service], client: EdgeClient, rate: Rate
 ) -> None:
@@ -66,6 +66,17 @@ def test_features_that_desync_go_again_as_raw_and_the_reply_says_so(
     assert reply.cost.num_frames == 2
     assert list(reply.probabilities) == pytest.approx(list(expected.probabilities), abs=1e-6)
     assert edge.total("dtufc_edge_desyncs_total", model="smollm2-135m", codec="klt") == 1
+
+
+def test_a_desync_is_told_where_raw_would_break_the_byte_limit(
+    meddler: tuple[Meddler, str], launch: Callable[..., Service]
+) -> None:
+    servicer, address = meddler
+    edge = launch("edge", "--cloud", address, "--profiles", "smollm2-135m")
+    edge.wait_until_serving()
+    with EdgeClient(edge.address) as through, pytest.raises(Desync):
+        through.answer("Which is a fruit?", ["stone", "apple"], rate=Rate(max_bytes=20_000))
+    assert servicer.codecs == ["klt"], "a frame beyond the limit was sent"
 
 
 def test_a_cloud_that_accepts_and_never_speaks_is_unavailable_and_named(launch: Callable[..., Service]) -> None:

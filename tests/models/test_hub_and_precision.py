@@ -13,9 +13,11 @@ import yaml
 from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError
 from dtufc.models.device import pick_device
-from dtufc.serving.telemetry import Request
+from dtufc.serving.telemetry import Record
+from dtufc.v1 import head_pb2
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_edge.pipeline import EdgePipeline
+from tests.models.pairs import decoded, result
 from tests.models.test_zoo import CPU, dinov2_folder, llama_folder, profile_of
 
 __all__ = ["dinov2_folder", "llama_folder"]  # pytest finds fixtures by their names here
@@ -30,7 +32,7 @@ try:
     pipeline = EdgePipeline(load_profile(sys.argv[1]), torch.device("cpu"), torch.float32)
 except InputError as error:
     sys.exit(f"error: {error}")
-print(pipeline.llama.start().features([3, 4, 5]).double().sum().item())
+print(pipeline.backbone.start().features([3, 4, 5]).double().sum().item())
 """
 
 
@@ -42,8 +44,7 @@ def run(profile: Path, hub: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def hub_profile(folder: Path, hub_id: str) -> Path:
-    layout = {"family": "llm", "channels": 64}
-    spec = {"name": "hub", "model": "llama", "layout": layout, "num_layers": 3, "split": 2, "source": {"hub": hub_id}}
+    spec = {"name": "hub", "family": "decoder", "layout": {"family": "llm"}, "split": 2, "source": {"hub": hub_id}}
     folder.mkdir()
     (folder / "profile.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
     return folder
@@ -56,8 +57,8 @@ def test_a_model_named_by_its_hub_id_is_that_of_the_folder(llama_folder: Path, t
     shutil.copytree(llama_folder, cached / "snapshots" / COMMIT)
     done = run(hub_profile(tmp_path / "by-hub", "someone/tiny"), tmp_path / "home")
     assert done.returncode == 0, done.stderr
-    local = EdgePipeline(profile_of("llama", llama_folder, 2), CPU, torch.float32)
-    expected = float(local.llama.start().features([3, 4, 5]).double().sum())
+    local = EdgePipeline(profile_of("decoder", llama_folder, 2), CPU, torch.float32)
+    expected = float(local.backbone.start().features([3, 4, 5]).double().sum())
     assert float(done.stdout) == pytest.approx(expected, abs=1e-4)
 
 
@@ -74,26 +75,26 @@ def test_a_hub_id_that_cannot_be_had_is_one_line_with_what_to_do(tmp_path: Path,
 def test_a_pair_in_sixteen_bits_sends_its_features_as_they_are(
     llama_folder: Path, dtype: torch.dtype, split: int
 ) -> None:
-    profile = profile_of("llama", llama_folder, split)
+    profile = profile_of("decoder", llama_folder, split)
     edge, cloud = EdgePipeline(profile, CPU, dtype), CloudPipeline(profile, CPU, dtype)
-    request = Request("answer")
-    features = edge.read(edge.llama.start(), [3, 5, 7, 9], request)
+    features = edge.backbone.start().features([3, 5, 7, 9])
     assert features.dtype == dtype
-    frame = edge.encode(features, "raw", Rate(), request)
-    assert torch.equal(cloud.decode(frame, request), features)
-    assert sum(cloud.answer(frame, [3, 4, 5], request)) == pytest.approx(1)
+    frame = edge.encode(features, "raw", Rate(), Record("answer"))
+    assert torch.equal(decoded(cloud, frame), features)
+    answer = result(cloud, frame, "answer", head_pb2.AnswerTask(token_ids=[3, 4, 5]))
+    assert sum(answer.probabilities) == pytest.approx(1)
 
 
 def test_a_cloud_in_bfloat16_takes_what_an_edge_in_float32_sends(dinov2_folder: Path) -> None:
-    profile = profile_of("dinov2", dinov2_folder, 2)
+    profile = profile_of("vit", dinov2_folder, 2)
     edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.bfloat16)
-    request = Request("segment")
-    features = edge.dinov2.features(torch.zeros(1, 3, 56, 56))
-    frame = edge.encode(features, "raw", Rate(), request)
-    assert cloud.label_map(frame, (0, 0, 56, 56), (10, 20), request).startswith(b"\x89PNG")
+    features = edge.backbone.features(torch.zeros(1, 3, 56, 56))
+    frame = edge.encode(features, "raw", Rate(), Record("segment"))
+    task = head_pb2.SegmentTask(right=56, bottom=56, width=20, height=10)
+    assert result(cloud, frame, "segment", task).label_map_png.startswith(b"\x89PNG")
 
 
-def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
+def test_a_device_that_is_not_there_is_rejected_with_what_to_do() -> None:
     assert pick_device("cpu") == CPU
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("cuda:99", "abacus"):

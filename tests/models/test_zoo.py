@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from dtufc_cloud.heads.dinov2 import Dinov2Head
-from dtufc_cloud.heads.llama import LlamaHead
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -32,14 +30,17 @@ from transformers import (
 
 from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError, ProfileMismatch
-from dtufc.models.cnn import View
+from dtufc.models.fingerprint import fingerprint
 from dtufc.models.fitting import fit
-from dtufc.models.profile import Profile, fingerprint, load_profile
+from dtufc.models.preprocess import View
+from dtufc.models.profile import Profile, load_profile
 from dtufc.models.zoo import fetch_package, is_fetched, weights_folder
-from dtufc.serving.telemetry import Request
-from dtufc_cloud.heads.cnn import CnnHead
+from dtufc.serving.telemetry import Record
+from dtufc.v1 import head_pb2
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_edge.pipeline import EdgePipeline
+from dtufc_research.evaluation.cuts import save_vision
+from tests.models.pairs import decoded, result
 
 CPU = torch.device("cpu")
 WORDS = ["<s>", "</s>", "<unk>", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "one", "two", "three", "four", "five", "six", "seven"]
@@ -147,22 +148,17 @@ def cnn_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return folder
 
 
-def profile_of(model: str, folder: Path, split: int, fingerprint_: str | None = None) -> Profile:
+def profile_of(family: str, folder: Path, split: int, fingerprint_: str | None = None) -> Profile:
     """Writes a profile.yaml beside the model's folder and loads it."""
     source = {"folder": str(folder)} | ({"fingerprint": fingerprint_} if fingerprint_ else {})
-    layout = {
-        "llama": {"family": "llm", "channels": 64},
-        "dinov2": {"family": "vit", "channels": 32, "prefix": 1},
-        "cnn": {"family": "cnn"},
-    }
-    tasks = {"llama": ["answer", "complete"], "dinov2": ["segment"], "cnn": ["classify"]}
+    layout = {"decoder": {"family": "llm"}, "vit": {"family": "vit", "prefix": 1}, "cnn": {"family": "cnn"}}
+    tasks = {"decoder": ["answer", "complete"], "vit": ["segment"], "cnn": ["classify"]}
     spec = {
         "name": "mine",
-        "model": model,
-        "layout": layout[model],
-        "num_layers": 3,
+        "family": family,
+        "layout": layout[family],
         "split": split,
-        "tasks": tasks[model],
+        "tasks": tasks[family],
         "source": source,
     }
     home = folder.parent / "profile"
@@ -171,38 +167,37 @@ def profile_of(model: str, folder: Path, split: int, fingerprint_: str | None = 
     return load_profile(home)
 
 
+def pipelines(profile: Profile) -> tuple[EdgePipeline, CloudPipeline]:
+    return EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
+
+
 @pytest.mark.parametrize("split", [1, 2, 3])
 def test_a_llama_from_a_folder_runs_split_as_it_runs_whole(llama_folder: Path, split: int) -> None:
-    profile = profile_of("llama", llama_folder, split)
-    edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
-    request = Request("complete")
-    token_ids = edge.llama.chat_ids("one two A three")
+    edge, cloud = pipelines(profile_of("decoder", llama_folder, split))
+    token_ids = edge.backbone.chat_ids("one two A three")
     assert token_ids == [WORDS.index(word) for word in ("one", "two", "A", "three")]
-    features = edge.read(edge.llama.start(), token_ids, request)
-    frame = edge.encode(features, "raw", Rate(), request)
+    frame = edge.encode(edge.backbone.start().features(token_ids), "raw", Rate(), Record("complete"))
     with torch.inference_mode():
         whole = LlamaForCausalLM.from_pretrained(llama_folder).eval()(torch.tensor([token_ids])).logits[0]
-    head = LlamaHead(llama_folder, split, CPU, torch.float32)
-    torch.testing.assert_close(head.logits(cloud.decode(frame, request)), whole, atol=1e-5, rtol=1e-5)
-    assert cloud.next_token(frame, request) == int(whole[-1].argmax())
-    letters = [edge.llama.token_id(letter) for letter in "ABC"]
+    torch.testing.assert_close(cloud.head.logits(decoded(cloud, frame)), whole, atol=1e-5, rtol=1e-5)
+    assert result(cloud, frame, "complete", head_pb2.NextTokenTask()).token_id == int(whole[-1].argmax())
+    letters = [edge.backbone.token_id(letter) for letter in "ABC"]
     expected = torch.softmax(whole[-1][letters].double(), dim=0).tolist()
-    np.testing.assert_allclose(cloud.answer(frame, letters, request), expected, atol=1e-6)
+    answer = result(cloud, frame, "answer", head_pb2.AnswerTask(token_ids=letters))
+    np.testing.assert_allclose(list(answer.probabilities), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("split", [1, 2, 3])
 def test_a_dinov2_from_a_folder_runs_split_as_it_runs_whole(dinov2_folder: Path, split: int) -> None:
-    profile = profile_of("dinov2", dinov2_folder, split)
-    edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
-    request = Request("segment")
+    edge, cloud = pipelines(profile_of("vit", dinov2_folder, split))
     noise = np.random.default_rng(3).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    features, box = edge.see(Image.fromarray(noise), request)
-    pixels, _ = edge.dinov2.prepare(Image.fromarray(noise))
+    pixels, box = edge.backbone.fit(Image.fromarray(noise))
+    features = edge.backbone.features(pixels)
     expected = whole_label_logits(dinov2_folder, pixels)
-    head = Dinov2Head(dinov2_folder, split, CPU, torch.float32)
-    torch.testing.assert_close(head.logits(features), expected, atol=1e-4, rtol=1e-5)
-    frame = edge.encode(features, "raw", Rate(), request)
-    png = cloud.label_map(frame, (box.left, box.top, box.right, box.bottom), (40, 30), request)
+    torch.testing.assert_close(cloud.head.logits(features), expected, atol=1e-4, rtol=1e-5)
+    frame = edge.encode(features, "raw", Rate(), Record("segment"))
+    task = head_pb2.SegmentTask(left=box.left, top=box.top, right=box.right, bottom=box.bottom, width=30, height=40)
+    png = result(cloud, frame, "segment", task).label_map_png
     labels = expected.argmax(0).numpy()[box.top : box.bottom, box.left : box.right]
     height, width = labels.shape
     rows = ((np.arange(40) + 0.5) * height / 40).astype(int)  # the nearest pixel of each, by its centre
@@ -210,6 +205,29 @@ def test_a_dinov2_from_a_folder_runs_split_as_it_runs_whole(dinov2_folder: Path,
     found = np.asarray(Image.open(io.BytesIO(png)))
     assert len(np.unique(found)) > 1
     np.testing.assert_array_equal(found, labels[np.ix_(rows, columns)])
+
+
+def test_a_vit_with_a_classifier_runs_split_as_it_runs_whole(tmp_path: Path) -> None:
+    save_vision("ViTForImageClassification", tmp_path / "model")
+    view = {"size": {"height": 56, "width": 56}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(view), encoding="utf-8")
+    profile = profile_of("vit", tmp_path / "model", 3)
+    edge, cloud = pipelines(replace(profile, spec=profile.spec.model_copy(update={"tasks": ("classify",)})))
+    pixels = edge.backbone.crop(Image.fromarray(np.random.default_rng(3).integers(0, 256, (80, 60, 3), np.uint8)))
+    frame = edge.encode(edge.backbone.features(pixels), "raw", Rate(), Record("classify"))
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "model").eval()
+    with torch.inference_mode():
+        expected = torch.softmax(model(pixel_values=pixels).logits[0].double(), dim=0)
+    labels = result(cloud, frame, "classify", head_pb2.ClassifyTask(top_k=3)).labels
+    assert [label.index for label in labels] == torch.topk(expected, 3).indices.tolist()
+    np.testing.assert_allclose([label.probability for label in labels], torch.topk(expected, 3).values, atol=1e-6)
+
+
+def test_a_layout_that_is_not_the_models_is_rejected_with_the_one_that_is(dinov2_folder: Path) -> None:
+    profile = profile_of("vit", dinov2_folder, 1)
+    layout = profile.spec.layout.model_copy(update={"prefix": 5})
+    with pytest.raises(InputError, match="prefix: 1"):
+        EdgePipeline(replace(profile, spec=profile.spec.model_copy(update={"layout": layout})), CPU, torch.float32)
 
 
 def whole_label_logits(folder: Path, pixels: torch.Tensor) -> torch.Tensor:
@@ -225,49 +243,42 @@ def whole_label_logits(folder: Path, pixels: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("split", [1, 2, 3])
 def test_a_cnn_from_a_folder_runs_split_as_it_runs_whole(cnn_folder: Path, split: int) -> None:
-    profile = profile_of("cnn", cnn_folder, split)
-    edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
-    request = Request("classify")
+    edge, cloud = pipelines(profile_of("cnn", cnn_folder, split))
     noise = np.random.default_rng(6).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    features = edge.look(Image.fromarray(noise), request)
-    pixels = edge.cnn.prepare(Image.fromarray(noise))
+    pixels = edge.backbone.crop(Image.fromarray(noise))
+    features = edge.backbone.features(pixels)
     assert pixels.shape == (1, 3, 48, 48)
     assert features.ndim == 3
     model = AutoModelForImageClassification.from_pretrained(cnn_folder).eval()
     with torch.inference_mode():
         expected = model(pixel_values=pixels).logits[0]
     assert float(expected.std()) > 1e-3, "a model whose logits tell nothing apart"
-    logits = CnnHead(cnn_folder, split, CPU, torch.float32).logits(features)
-    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
-    labels = cloud.labels(edge.encode(features, "raw", Rate(), request), 4, request)
+    torch.testing.assert_close(cloud.head.logits(features), expected, atol=1e-5, rtol=1e-5)
+    frame = edge.encode(features, "raw", Rate(), Record("classify"))
+    labels = result(cloud, frame, "classify", head_pb2.ClassifyTask(top_k=4)).labels
     best = torch.topk(torch.softmax(expected.double(), 0), 4)
     assert [label.index for label in labels] == best.indices.tolist()
     assert [label.name for label in labels] == [model.config.id2label[index] for index in best.indices.tolist()]
     np.testing.assert_allclose([label.probability for label in labels], best.values, atol=1e-6)
 
 
-def test_a_picture_is_cut_and_normalised_as_the_folder_says(cnn_folder: Path) -> None:
+def test_an_image_is_cropped_and_normalised_as_the_folder_says(cnn_folder: Path) -> None:
     edge = EdgePipeline(profile_of("cnn", cnn_folder, 1), CPU, torch.float32)
     picture = np.zeros((110, 220, 3), np.uint8)  # its middle square of 96 of 110 is what the model sees
     picture[7:103, 62:158] = (255, 0, 51)
-    pixels = edge.cnn.prepare(Image.fromarray(picture))[0, :, 4:-4, 4:-4]
+    pixels = edge.backbone.crop(Image.fromarray(picture))[0, :, 4:-4, 4:-4]
     for plane, value, mean, std in zip(pixels, (1.0, 0.0, 0.2), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), strict=True):
         torch.testing.assert_close(plane, torch.full_like(plane, (value - mean) / std), atol=1e-5, rtol=0)
 
 
-def test_a_split_behind_the_last_stage_is_refused_with_how_many_there_are(cnn_folder: Path) -> None:
-    spec = {**profile_of("cnn", cnn_folder, 1).spec.model_dump(), "num_layers": 9, "split": 9}
-    (cnn_folder.parent / "profile" / "profile.yaml").write_text(
-        yaml.safe_dump({**spec, "layout": {"family": "cnn"}, "tasks": [], "source": {"folder": str(cnn_folder)}}),
-        encoding="utf-8",
-    )
-    profile = load_profile(cnn_folder.parent / "profile")
+def test_a_split_behind_the_last_stage_is_rejected_with_how_many_there_are(cnn_folder: Path) -> None:
+    profile = profile_of("cnn", cnn_folder, 9)
     for side in (EdgePipeline, CloudPipeline):
         with pytest.raises(InputError, match="3 stages"):
             side(profile, CPU, torch.float32)
 
 
-def test_a_folder_of_another_kind_of_model_is_refused(dinov2_folder: Path) -> None:
+def test_a_folder_of_another_kind_of_model_is_rejected(dinov2_folder: Path) -> None:
     profile = profile_of("cnn", dinov2_folder, 1)
     with pytest.raises(InputError, match="dinov2"):
         CloudPipeline(profile, CPU, torch.float32)
@@ -296,7 +307,7 @@ _TOO_SMALL = '{"size": 224, "crop_size": {"height": 289}, "image_mean": [0, 0, 0
 
 
 @pytest.mark.parametrize("text", [None, "{}", '{"size": {}}', "no json", _TOO_SMALL])
-def test_a_folder_that_does_not_say_how_to_prepare_pictures_is_refused(cnn_folder: Path, text: str | None) -> None:
+def test_a_folder_that_does_not_say_how_to_prepare_pictures_is_rejected(cnn_folder: Path, text: str | None) -> None:
     file = cnn_folder / "preprocessor_config.json"
     file.unlink() if text is None else file.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="preprocessor_config"):
@@ -312,40 +323,47 @@ def test_a_profile_saved_elsewhere_names_no_split_that_is_not_there(tmp_path: Pa
     assert load_profile(tmp_path, 16).digest == fitted.digest
 
 
-@pytest.mark.parametrize("model", ["sd3", "features"])
-def test_a_source_that_a_model_cannot_come_from_is_refused(tmp_path: Path, model: str) -> None:
-    source = load_profile("dinov2-small").spec.model_dump(mode="json")["source"]  # a package
-    spec = {"name": "x", "model": model, "layout": {"family": "latent"}, "num_layers": 1, "split": 1, "source": source}
-    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
-    with pytest.raises(InputError, match=r"no source|a folder or a hub"):
-        load_profile(tmp_path)
+def test_features_have_no_source_and_a_model_needs_one(tmp_path: Path) -> None:
+    source = load_profile("dinov2-small").spec.model_dump(mode="json")["source"]
+    for spec in ({"split": 1, "source": source}, {"family": "decoder", "split": 1}):
+        (tmp_path / "profile.yaml").write_text(
+            yaml.safe_dump({"name": "x", "layout": {"family": "llm"}, **spec}), encoding="utf-8"
+        )
+        with pytest.raises(InputError, match=r"no source|needs a source"):
+            load_profile(tmp_path)
+
+
+def test_a_family_that_is_not_installed_is_rejected_with_those_that_are(llama_folder: Path) -> None:
+    profile = profile_of("decoder", llama_folder, 1)
+    other = replace(profile, spec=profile.spec.model_copy(update={"family": "encoder"}))
+    for side in (EdgePipeline, CloudPipeline):
+        with pytest.raises(InputError, match=r"no (backbone|head) encoder is installed.*decoder"):
+            side(other, CPU, torch.float32)
 
 
 def test_a_profile_fitted_to_a_users_model_codes_its_features(llama_folder: Path) -> None:
-    base = profile_of("llama", llama_folder, 2)
-    edge, request = EdgePipeline(base, CPU, torch.float32), Request("complete")
+    base = profile_of("decoder", llama_folder, 2)
+    edge = EdgePipeline(base, CPU, torch.float32)
     rng = np.random.default_rng(4)
-    samples = [edge.llama.start().features(rng.integers(3, len(WORDS), 40).tolist()) for _ in range(8)]
+    samples = [edge.backbone.start().features(rng.integers(3, len(WORDS), 40).tolist()) for _ in range(8)]
     home = llama_folder.parent / "fitted"
     fit(samples, profile=base).save(home)
     profile = load_profile(home)
-    edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
-    frame = edge.encode(samples[0], "klt", Rate(quality=1.0), request)
+    edge, cloud = pipelines(profile)
+    frame = edge.encode(samples[0], "klt", Rate(quality=1.0), Record("complete"))
     assert len(frame) < samples[0].nbytes / 2
-    decoded = cloud.decode(frame, request)
-    assert float((decoded - samples[0]).norm() / samples[0].norm()) < 0.1
-    unfitted = CloudPipeline(base, CPU, torch.float32)
+    assert float((decoded(cloud, frame) - samples[0]).norm() / samples[0].norm()) < 0.1
     with pytest.raises(ProfileMismatch, match="mine"):
-        unfitted.decode(frame, request)
+        decoded(CloudPipeline(base, CPU, torch.float32), frame)
 
 
-def test_the_right_fingerprint_is_taken_and_another_refused(llama_folder: Path) -> None:
+def test_the_right_fingerprint_is_taken_and_another_rejected(llama_folder: Path) -> None:
     right = fingerprint(llama_folder)
-    assert weights_folder(profile_of("llama", llama_folder, 1, right).spec) == llama_folder
+    assert weights_folder(profile_of("decoder", llama_folder, 1, right).spec) == llama_folder
     with pytest.raises(InputError, match="other weights"):
-        EdgePipeline(profile_of("llama", llama_folder, 1, "0" * 64), CPU, torch.float32)
+        EdgePipeline(profile_of("decoder", llama_folder, 1, "0" * 64), CPU, torch.float32)
     with pytest.raises(InputError, match="other weights"):
-        CloudPipeline(profile_of("llama", llama_folder, 1, "0" * 64), CPU, torch.float32)
+        CloudPipeline(profile_of("decoder", llama_folder, 1, "0" * 64), CPU, torch.float32)
 
 
 def test_a_fingerprint_notices_other_weights_and_another_config(llama_folder: Path) -> None:
@@ -370,23 +388,22 @@ def test_a_fingerprint_notices_another_head(dinov2_folder: Path) -> None:
 
 
 def test_profiles_of_other_fingerprints_have_other_digests(llama_folder: Path) -> None:
-    digests = {profile_of("llama", llama_folder, 1, letter * 64).digest for letter in "abc"}
+    digests = {profile_of("decoder", llama_folder, 1, letter * 64).digest for letter in "abc"}
     assert len(digests) == 3
 
 
 def test_a_profile_reads_its_relative_folder_from_beside_itself(llama_folder: Path) -> None:
     home = llama_folder.parent
     (home / "profile.yaml").write_text(
-        "name: mine\nmodel: llama\nlayout: {family: llm, channels: 64}\nnum_layers: 3\nsplit: 1\n"
-        "source: {folder: model}\n",
+        "name: mine\nfamily: decoder\nlayout: {family: llm}\nsplit: 1\nsource: {folder: model}\n",
         encoding="utf-8",
     )
     assert weights_folder(load_profile(home).spec).resolve() == llama_folder.resolve()
 
 
-def test_a_folder_without_a_model_is_refused_with_its_name(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_rejected_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    profile = profile_of("llama", tmp_path / "model", 1)
+    profile = profile_of("decoder", tmp_path / "model", 1)
     assert not is_fetched(profile.spec)
     with pytest.raises(InputError, match="no model in"):
         weights_folder(profile.spec)
@@ -395,13 +412,13 @@ def test_a_folder_without_a_model_is_refused_with_its_name(tmp_path: Path) -> No
 def test_a_missing_tensor_is_an_input_error_that_names_the_folder(llama_folder: Path) -> None:
     for file in llama_folder.glob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:100])
-    profile = profile_of("llama", llama_folder, 1)
+    profile = profile_of("decoder", llama_folder, 1)
     for side in (EdgePipeline, CloudPipeline):
         with pytest.raises(InputError, match="weights"):
             side(profile, CPU, torch.float32)
 
 
-def test_a_package_of_another_sha256_is_refused_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_of_another_sha256_is_rejected_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))  # the setting that a user has for it
     folder = tmp_path / "packages" / "thing-1.0"
     folder.mkdir(parents=True)
@@ -412,4 +429,4 @@ def test_a_package_of_another_sha256_is_refused_and_removed(tmp_path: Path, monk
     with pytest.raises(InputError, match="sha256") as caught:
         fetch_package("thing", "1.0", "0" * 64)
     assert right in str(caught.value)
-    assert not folder.exists()
+    assert not wheel.exists()

@@ -11,7 +11,7 @@ from dtufc.cli.options import Json, Split
 from dtufc.cli.output import errors, show
 from dtufc.errors import InputError
 from dtufc.models import plugins
-from dtufc.models.profile import load_profile, shipped_profiles
+from dtufc.models.profile import default_profiles, load_profile, shipped_profiles
 from dtufc.models.zoo import is_fetched, weights_folder
 
 app = typer.Typer()
@@ -53,12 +53,12 @@ def models(as_json: Json = False) -> None:
 
 @app.command()
 def fetch(
-    profiles: Annotated[list[str] | None, typer.Argument(help="Default: all that come with the package.")] = None,
+    profiles: Annotated[list[str] | None, typer.Argument(help="Default: those that the services serve by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """Fetches the weights of profiles and checks them, so that services start without a network."""
     with errors():
-        folders = {name: str(weights_folder(load_profile(name).spec)) for name in profiles or shipped_profiles()}
+        folders = {name: str(weights_folder(load_profile(name).spec)) for name in profiles or default_profiles()}
         show(folders, as_json)
 
 

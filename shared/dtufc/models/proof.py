@@ -18,9 +18,9 @@ import transformers
 from torch import Tensor
 
 from dtufc.errors import DtufcError, InputError
-from dtufc.models.profile import fingerprint
-from dtufc.models.split import Back, Front, load_whole, model_class
-from dtufc.models.zoo import cache_folder
+from dtufc.models.cache import cache_folder
+from dtufc.models.fingerprint import fingerprint
+from dtufc.models.split import Back, Front, check_split, load_whole, model_class
 
 MAX_BYTES_AT_START: Final = 4 << 30  # of weights; a larger model takes minutes and memory that an edge may not have
 _CPU: Final = torch.device("cpu")
@@ -42,6 +42,7 @@ def require(folder: Path, config: Any, split: int, steps: Callable[[], Steps], *
     Raises:
         InputError: split and whole differ, or the model is too large to compare them while a service starts.
     """
+    check_split(config, split, cls=cls)
     record = _record(folder, config, split, cls)
     with _locked(record.parent):
         if record.is_file():

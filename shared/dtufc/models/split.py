@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -160,6 +162,20 @@ def _leave(hidden_states: Tensor, *_: Any, **__: Any) -> None:
     raise _Leave(hidden_states)
 
 
+def check_split(config: Any, split: int, *, cls: Any = None) -> Anatomy:
+    """Where the layers of a model are that can be cut after this one. Builds it on the meta device, and reads nothing.
+
+    Raises:
+        InputError: a class that cannot be cut, or a split beyond its layers.
+    """
+    with torch.device("meta"):
+        anatomy = Anatomy.of((cls or model_class(config))(config), config)
+    if not 1 <= split <= anatomy.num_layers:
+        problem = f"{split} of {anatomy.num_layers} layers"
+        raise InputError(field="split", problem=problem, remedy=f"Give 1 to {anatomy.num_layers}")
+    return anatomy
+
+
 class _Part:
     """A model of which some modules are muted.
 
@@ -186,11 +202,7 @@ class _Part:
             InputError: a split beyond the layers, a class that cannot be cut, or weights that lack a tensor.
         """
         cls = cls or model_class(config)
-        with torch.device("meta"):
-            self.anatomy = Anatomy.of(cls(config), config)
-        if not 1 <= split <= self.anatomy.num_layers:
-            problem = f"{split} of {self.anatomy.num_layers} layers"
-            raise InputError(field="split", problem=problem, remedy=f"Give 1 to {self.anatomy.num_layers}")
+        self.anatomy = check_split(config, split, cls=cls)
         self.split, self.device, self.dtype = split, device, dtype
         self.model: Any = _load(folder, config, cls, self._mute_others, dtype).to(device)
         self.config: Any = self.model.config
@@ -369,10 +381,14 @@ def _load(folder: Path, config: Any, whole: Any, mute: Callable[[Any], None], dt
         mute(self)
 
     part: Any = type(whole.__name__, (whole,), {"__init__": init, "__module__": whole.__module__})
-    with _quiet():
-        model, report = part.from_pretrained(
-            folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
+    try:
+        with _quiet():
+            model, report = part.from_pretrained(
+                folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+    except (OSError, SafetensorError, UnpicklingError) as error:
+        problem = f"{folder}: {' '.join(str(error).split())}"
+        raise InputError(field="weights", problem=problem, remedy="Restore the weights") from error
     if report["missing_keys"]:
         problem = f"{folder} lacks {', '.join(sorted(report['missing_keys'])[:5])}"
         raise InputError(field="weights", problem=problem, remedy="Restore the weights")

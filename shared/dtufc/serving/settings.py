@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from dtufc.errors import InputError
+from dtufc.models.profile import default_profiles
 from dtufc.serving.limits import MAX_MESSAGE_BYTES
 from dtufc.serving.transport import Tls
 
@@ -44,7 +45,7 @@ class ServiceSettings(BaseSettings):
     listen: str
     metrics_listen: str
     profiles: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("smollm2-135m", "dinov2-small", "efficientnet-lite0", "sd3-emoji"),
+        default=default_profiles(),
         description="Profiles to serve, separated by commas: names that `dtufc models` lists, or folders with a "
         "profile.yaml. NAME@K splits the model after layer K.",
     )

@@ -119,14 +119,12 @@ class Server:
         self._address = address
         self._tls = tls
 
-    async def start(self, services: Sequence[str]) -> str:
-        """Binds, starts and reports SERVING. Returns the address it listens on.
+    def bind(self) -> str:
+        """Takes the address, before models are loaded. Returns the one that it will listen on.
 
         Raises:
-            InputError: the address cannot be bound.
+            InputError: the address cannot be bound, or the TLS files are none.
         """
-        self._services = ["", *services]
-        reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
         try:
             port = self._bind()
         except RuntimeError as error:
@@ -135,9 +133,14 @@ class Server:
                 field, remedy = "listen, tls", "Choose a free address, and PEM files of a certificate and its key"
             problem = f"cannot bind {self._address}"
             raise errors.InputError(field=field, problem=problem, remedy=remedy) from error
+        return f"{self._address.rpartition(':')[0]}:{port}"
+
+    async def start(self, services: Sequence[str]) -> None:
+        """Starts to answer, and reports SERVING."""
+        self._services = ["", *services]
+        reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
         await self.grpc.start()
         await self._report(health_pb2.HealthCheckResponse.SERVING)
-        return f"{self._address.rpartition(':')[0]}:{port}"
 
     async def serve_until_signal(self, drain_s: float) -> None:
         """Waits for SIGTERM or SIGINT, then reports NOT_SERVING, drains and stops. A second signal ends it at once."""

@@ -1,31 +1,39 @@
 """Weight files as packages ship them -> `save_pretrained` folders.
 
-Hides the formats: GGUF for SmolLM2, an ONNX graph for DINOv2 and its saliency head, a state dict for EfficientNet-Lite.
+Hides the formats: GGUF for language models, an ONNX graph for DINOv2 and its saliency head, a state dict for
+EfficientNet-Lite.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from onnx import numpy_helper
+from rich.console import Console
+from rich.progress import Progress
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
     Dinov2Config,
     Dinov2Model,
     EfficientNetConfig,
     EfficientNetForImageClassification,
-    LlamaForCausalLM,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from transformers.utils.logging import disable_progress_bar
 
+from dtufc.errors import InputError
+from dtufc.models.cache import require_space
 from dtufc.models.cnn import drop_excitation
 
 IMAGE_SIZE = 518  # 37 x 37 patches of 14: the position grid that was trained
@@ -60,25 +68,93 @@ _LITE_BLOCK = {
 }
 _LITE0_SIDE = 224
 
+_SHARD_SIZE = "2GB"
 
-def convert_llama(gguf: Path, folder: Path) -> None:
-    """A LLaMA in GGUF -> float32 weights, config and tokenizer in `folder`."""
+
+def convert(path: Path, folder: Path, dtype: str = "float32") -> None:
+    """A file of weights -> a `save_pretrained` folder, by the file's suffix.
+
+    Args:
+        path: of a .gguf (any causal language model that transformers reads), a .onnx (a DINOv2 with a saliency head) or
+            a .pth (an EfficientNet-Lite0).
+        folder: an empty one.
+        dtype: of the weights, where the file is a GGUF: float32 or bfloat16.
+
+    Raises:
+        InputError: a file of another format, or one whose content cannot be converted, or a disk that is too full.
+    """
     disable_progress_bar()
-    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = LlamaForCausalLM(config)
-    checkpoint = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=model, torch_dtype=torch.float32)
-    missing, unexpected = model.load_state_dict(checkpoint["tensors"], strict=False)
-    if unexpected or set(missing) - {"lm_head.weight"}:  # the output matrix is tied to the input's
-        raise ValueError(f"{gguf.name}: missing {missing}, unexpected {unexpected}")
-    model.tie_weights()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    match path.suffix:
+        case ".gguf":
+            convert_gguf(path, folder, getattr(torch, dtype))
+        case ".onnx":
+            convert_dinov2(path, folder)
+        case ".pth":
+            convert_efficientnet_lite(path, folder)
+        case _:
+            problem, remedy = f"{path.name} cannot be converted", "Give a .gguf, .onnx or .pth"
+            raise InputError(field="weights", problem=problem, remedy=remedy)
+
+
+def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype) -> None:
+    """A causal language model in GGUF -> weights, config, tokenizer and chat template in `folder`.
+
+    The weights are held once, as `dtype`, and one tensor at a time in float32.
+
+    Raises:
+        InputError: an architecture that transformers does not read, or a file that lacks tensors.
+    """
+    with _one_bar(f"converting {gguf.name}"):
+        model = _empty_model(gguf, dtype)
+        require_space(folder, sum(weight.nbytes for weight in model.state_dict().values()))
+        try:
+            checkpoint = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=model, torch_dtype=dtype)
+            model.load_state_dict(checkpoint.pop("tensors"), strict=False, assign=True)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        except Exception as error:  # of parsers that publish no list of them: struct, numpy, torch
+            raise _cannot_convert(gguf, " ".join(str(error).split())) from error
+        model.tie_weights()
+        missing = [name for name, weight in model.state_dict().items() if weight.is_meta]
+        if missing:
+            raise _cannot_convert(gguf, f"it lacks {', '.join(missing[:5])}")
+        model.save_pretrained(folder, max_shard_size=_SHARD_SIZE)
+        tokenizer.save_pretrained(folder)
+
+
+def _empty_model(gguf: Path, dtype: torch.dtype) -> Any:
+    """The model of a GGUF on the meta device, of the class that transformers has for its config."""
+    try:
+        config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except Exception as error:  # as above
+        raise _cannot_convert(gguf, " ".join(str(error).split())) from error
+
+
+def _cannot_convert(gguf: Path, problem: str) -> InputError:
+    remedy = "Give a GGUF of an architecture that this release of transformers reads, or a save_pretrained folder"
+    return InputError(field="weights", problem=f"{gguf.name}: {problem}", remedy=remedy)
+
+
+@contextmanager
+def _one_bar(description: str) -> Iterator[None]:
+    """One progress bar. transformers draws its own over a GGUF's tensors, with tqdm: ours takes its place."""
+    theirs = vars(modeling_gguf_pytorch_utils).get("tqdm")
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task(description, total=None)
+
+        def tracked(tensors: Sequence[Any], **_: Any) -> Iterable[Any]:
+            return progress.track(tensors, total=len(tensors), task_id=task)
+
+        modeling_gguf_pytorch_utils.tqdm = tracked
+        try:
+            yield
+        finally:
+            modeling_gguf_pytorch_utils.tqdm = theirs
 
 
 def convert_dinov2(path: Path, folder: Path) -> None:
     """A DINOv2 with a saliency head in ONNX -> the backbone in `folder`, the head in `folder/head`."""
-    disable_progress_bar()
     graph = onnx.load(str(path)).graph
     constants = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
     backbone = _backbone(graph, constants)
@@ -167,10 +243,3 @@ def _dinov2_config(state: Mapping[str, Tensor]) -> Dinov2Config:
         image_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
     )
-
-
-CONVERTERS: Mapping[str, Callable[[Path, Path], None]] = {
-    "llama": convert_llama,
-    "dinov2": convert_dinov2,
-    "cnn": convert_efficientnet_lite,
-}
