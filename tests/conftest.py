@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from dtufc.coding.codecs.learned import can_run
@@ -12,6 +13,12 @@ collect_ignore_glob = [] if can_run() else [*_OF_NETWORKS]
 
 settings.register_profile("here", deadline=None)  # a busy machine is no failure; pytest-timeout bounds each test
 settings.load_profile("here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """As the services of the tests run: the same order of summation, and tiny models do not wait for threads."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

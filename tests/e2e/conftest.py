@@ -5,7 +5,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Dinov2Model, EfficientNetForImageClassification, LlamaForCausalLM
 
@@ -17,11 +16,6 @@ from dtufc_cloud.heads.vit import SaliencyHead
 from tests.e2e.services import SAMPLES, Service, start, stop_all
 
 SMALL_LIMITS = ("--max-image-bytes", "200000", "--max-image-pixels", "4000000", "--max-prompt-tokens", "200")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # as the services run: the same order of summation
 
 
 @pytest.fixture(scope="session")

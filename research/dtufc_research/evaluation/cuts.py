@@ -169,6 +169,7 @@ def _row(cut: Cut) -> str:
 
 
 def main() -> int:
+    torch.set_num_threads(1)  # tiny layers wait longer for threads than they compute
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")

@@ -258,12 +258,12 @@ class Profile:
 
 
 # What services serve, and `dtufc fetch` fetches, where nobody says otherwise. The others are large.
-_DEFAULT_PROFILES: Final = ("dinov2-small", "efficientnet-lite0", "sd3-emoji", "smollm2-135m")
+_DEFAULT_PROFILES: Final = ("smollm2-135m", "dinov2-small", "efficientnet-lite0", "sd3-emoji")
 
 
-def default_profiles() -> list[str]:
+def default_profiles() -> tuple[str, ...]:
     """Names of the shipped profiles that are small enough to be served and fetched by default."""
-    return list(_DEFAULT_PROFILES)
+    return _DEFAULT_PROFILES
 
 
 def shipped_profiles() -> list[str]:
