@@ -2,7 +2,7 @@
 
 Hides constriction's rANS coder (24-bit probabilities, 32-bit words) and the escape for symbols that a table does
 not hold. No probability is ever computed here: tables are integers from the profile. `docs/bitstream.md`, "Coded
-symbols", is the norm.
+symbols", is the specification.
 """
 
 import zlib
@@ -26,8 +26,8 @@ _Categorical = constriction.stream.model.Categorical
 class Tables:
     """Rows of integer frequencies, each over its own alphabet.
 
-    Without an escape, entry i stands for the symbol i. With one, entry i stands for i - radius, where radius is half
-    of what is left of the row beside its last entry; and the last entry for every symbol beyond.
+    Without an escape, entry i stands for the symbol i. With an escape, entry i stands for i - radius, where radius is
+    (entries - 2) / 2, and the last entry stands for every symbol of a larger magnitude.
 
     Attributes:
         rows: each sums to 2^24, no entry is zero.
@@ -94,7 +94,7 @@ class Decoder:
     """Reads back what an Encoder wrote, run by run, in the same order."""
 
     def __init__(self, data: bytes) -> None:
-        """Raises BitstreamError where the stream cannot be one."""
+        """Raises BitstreamError if the stream is malformed."""
         num_escapes, start = read_varint(data, 0)
         self._escapes, words = data[start : start + num_escapes], data[start + num_escapes :]
         if len(self._escapes) < num_escapes or len(words) % 4:

@@ -61,7 +61,7 @@ class Rate:
 
     @property
     def label(self) -> str:
-        """What this is in a metric: the quality to a tenth, or the kind of the limit. Of few values."""
+        """The label of a metric, with few values: the quality to a tenth, or the kind of the limit."""
         if self.target_bpfp is not None:
             return "target_bpfp"
         if self.max_bytes is not None:
@@ -109,7 +109,7 @@ class EncodedFrame(bytes):
 
     @classmethod
     def pack(cls, frame: Frame) -> Self:
-        """Raises InputError where a frame cannot carry the shape or the payload."""
+        """Raises InputError if a frame cannot carry the shape or the payload."""
         encoded = cls(bitstream.pack(frame))
         encoded.frame = frame
         return encoded
@@ -149,7 +149,7 @@ class FeatureCodec:
         return codec in self._codecs
 
     def has_rate(self, codec: str) -> bool:
-        """Whether this one of `codecs` spends more or less bytes as it is told to."""
+        """Whether this codec, one of `codecs`, has an adjustable rate."""
         return self._codec(codec).has_rate
 
     def encode(
@@ -161,17 +161,17 @@ class FeatureCodec:
         max_bytes: int | None = None,
         codec: str | None = None,
     ) -> EncodedFrame:
-        """One feature tensor to one frame.
+        """Encodes one feature tensor to one frame.
 
         Args:
             features: any shape that the profile's layout knows; float32, float16 or bfloat16; finite.
-            quality: in [0, 1]; 0.5 by default. More of it, more bytes.
+            quality: in [0, 1]; 0.5 by default. A higher quality costs more bytes.
             target_bpfp: instead of quality: at most so many bits a value.
             max_bytes: instead of quality: at most so many bytes.
             codec: one of `codecs`; klt by default where it is fitted.
 
         Raises:
-            InputError: features, rate or codec that cannot be.
+            InputError: the features, the rate or the codec are invalid.
         """
         rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
         array = as_array(features)
@@ -190,14 +190,14 @@ class FeatureCodec:
         return _largest_within(limit, at, chosen.has_rate)
 
     def decode(self, data: bytes) -> Array:
-        """One frame to its features, of the shape and type that went in; bfloat16 as ml_dtypes has it.
+        """Decodes one frame to features of the original shape and type; bfloat16 is that of ml_dtypes.
 
-        The same bits on every machine; of a learned codec, the same symbols.
+        The result has the same bits on every machine; for a learned codec, the same symbols.
 
         Raises:
             BitstreamError: the bytes are no frame, or no frame that this release reads.
             ProfileMismatch: the frame was made with another profile.
-            Desync: it decoded to other symbols than were encoded.
+            Desync: the decoded symbols differ from those that were encoded.
         """
         return self.decode_frame(bitstream.parse(data))
 
@@ -280,7 +280,7 @@ def fit_calibration(
     Args:
         samples: features, each of a shape that the layout knows; finite.
         layout: of the features.
-        gradients: of what the rest of the model makes of each sample, of the same shapes; or none.
+        gradients: of the head's output with respect to each sample, of the same shapes; or none.
 
     Raises:
         InputError: no sample, or one that does not fit the layout or the others.

@@ -39,7 +39,7 @@ class Codec(Protocol):
         """Whether `quality` changes anything."""
 
     def encoder(self, features: Array) -> Callable[[float], Payload]:
-        """Encodes at any quality in [0, 1]; what does not depend on it is done once.
+        """Encodes at any quality in [0, 1]; work that does not depend on it is done once.
 
         Args:
             features: any dtype and shape that the layout knows, finite.
@@ -49,8 +49,8 @@ class Codec(Protocol):
         """The features, as near as the codec keeps them.
 
         Raises:
-            BitstreamError: the payload cannot be one of this codec's.
-            Desync: it decoded to other symbols than were encoded.
+            BitstreamError: the payload is not one of this codec's.
+            Desync: the decoded symbols differ from those that were encoded.
         """
 
 
