@@ -102,10 +102,10 @@ def values(task: str, scale: float, seed: int) -> TaskValues:
         task=task,
         values=drawn,
         transform=transform,
-        near=np.ones(256),
-        near_transform=transform,
+        trimmed=np.ones(256),
+        trimmed_transform=transform,
         channelwise=np.ones(256),
-        arranged=np.ones(256),
+        pca_arranged=np.ones(256),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dtufc_research.paper.compare import improving
 from dtufc_research.paper.histograms import TaskValues, companding_cost, level_counts
-from dtufc_research.paper.points import Point, curves_of, seen_tasks, select, tasks_of
+from dtufc_research.paper.points import Point, curves_of, select, tasks_of, trained_tasks
 from dtufc_research.paper.rows import BASELINE, ELIC, HYBRID, KLTPRIOR, bd_table, long_table, section, table_of
 from dtufc_research.paper.verdicts import cheaper
 
@@ -19,9 +19,9 @@ ALL_VALUES: Final = "hyperprior-hybrid, levels of all values"
 FLOOR: Final = "hyperprior-hybrid, floor"
 AFFINE: Final = "affine-hybrid"
 BOTH: Final = "affine-grid-hybrid"
-ARRANGED: Final = "arranged-hybrid"
-ARRANGED_LLOYD: Final = "arranged-lloyd-hybrid"
-ARRANGED_LONG: Final = "arranged-long"
+PCA_ARRANGED: Final = "pca-arranged-hybrid"
+PCA_ARRANGED_LLOYD: Final = "pca-arranged-lloyd-hybrid"
+PCA_ARRANGED_LONG: Final = "pca-arranged-long"
 LONG: Final = "hyperprior-long"
 ELIC_LONG: Final = "elic-long"
 BASELINE_LONG: Final = "baseline-long"
@@ -35,14 +35,14 @@ _ABLATIONS: Final = (  # what is changed, its curve, and what it is held against
     ("a mean and a scale for each channel", AFFINE, HYBRID),
     ("then also the tokens' grid, channel by channel", BOTH, AFFINE),
     ("scale and grid together (text has no grid: the scale alone)", BOTH, HYBRID),
-    ("channels centred, and ordered or turned; the tokens' grid; levels for an entropy coder", ARRANGED, HYBRID),
-    ("of these, the levels: for an entropy coder, not Lloyd's", ARRANGED, ARRANGED_LLOYD),
+    ("channels centred, and ordered or turned; the tokens' grid; levels for an entropy coder", PCA_ARRANGED, HYBRID),
+    ("of these, the levels: for an entropy coder, not Lloyd's", PCA_ARRANGED, PCA_ARRANGED_LLOYD),
     ("tables fitted to training features, not normal", FITTED, HYBRID),
     ("rounding in training, not noise", HYBRID, "hyperprior-noise"),
     ("the same, of the baseline", BASELINE, "baseline-noise"),
     ("three times the steps of training", LONG, HYBRID),
     ("the same, of the baseline", BASELINE_LONG, BASELINE),
-    ("the same, of the arranged channels", ARRANGED_LONG, ARRANGED),
+    ("the same, of the arranged channels", PCA_ARRANGED_LONG, PCA_ARRANGED),
     ("ELIC trained further, from the shipped network on", ELIC_LONG, ELIC),
     ("coefficients of `klt` in place of levels: `kltprior`", KLTPRIOR, HYBRID),
     ("those coefficients through a network, not a quantizer", KLTPRIOR, "klt"),
@@ -61,23 +61,23 @@ def baseline_table(points: Sequence[Point]) -> str:
     """Each network against the baseline that was trained on the same tasks."""
     text = (
         "A `hyperprior` and the baseline of the same name differ in what they were trained on, levels or truncated "
-        "features, and in the number and range of their lambdas. `arranged-hybrid` is the same network again, trained "
+        "features, and in the number and range of their lambdas. `pca-arranged-hybrid` is the same network again, trained "
         "alike, on 256 levels of features whose channels were centred and then turned to their principal components "
         "(text, latents) or ordered by their spread, with the tokens' grid kept (pictures). Its levels are learned for "
         "an entropy coder: even where values are many, sparse where they are few; drawn pictures have no long tails, "
-        "and 256 even ones suffice. `arranged-lloyd-hybrid` has the levels of `hyperprior` there. `kltprior` and "
+        "and 256 even ones suffice. `pca-arranged-lloyd-hybrid` has the levels of `hyperprior` there. `kltprior` and "
         "`truncated-prior`, networks without g_a and g_s, differ in the features alone: coefficients, or truncated "
         'ones. Steps of each: "How the networks were trained". BD-rates are of the payload, as the paper counts; those '
         "of whole frames are below them."
     )
-    tasks = seen_tasks(points)
+    tasks = trained_tasks(points)
     kinds = [kind for kind in ("hybrid", *tasks) if f"baseline-{kind}" in curves_of(points)]
     pairs = [(f"hyperprior-{kind}", f"baseline-{kind}") for kind in kinds]
     others = (
         (LONG, BASELINE_LONG),
-        (ARRANGED, BASELINE),
-        (ARRANGED_LONG, BASELINE_LONG),
-        (ARRANGED_LLOYD, BASELINE),
+        (PCA_ARRANGED, BASELINE),
+        (PCA_ARRANGED_LONG, BASELINE_LONG),
+        (PCA_ARRANGED_LLOYD, BASELINE),
         (KLTPRIOR, TRUNCATED_PRIOR),
         (KLTPRIOR, BASELINE),
         (ELIC, BASELINE),
@@ -92,7 +92,7 @@ def baseline_table(points: Sequence[Point]) -> str:
     ]
     claim = "fewer bits than the baseline trained alike (Fig. 4)"
     verdicts = [cheaper(claim, points, alike)]
-    for name in (ARRANGED, ARRANGED_LONG, KLTPRIOR):
+    for name in (PCA_ARRANGED, PCA_ARRANGED_LONG, KLTPRIOR):
         ours = [(task, *pair) for pair in pairs if pair[0] == name for task in tasks if select(points, name, task)]
         verdicts.append(cheaper(f"{claim}; here `{name}`", points, ours))
     on_wire = [replace(point, bpfp_payload=point.bpfp_wire) for point in points]
@@ -114,7 +114,7 @@ def scalar_table(points: Sequence[Point]) -> str:
         (BASELINE, SCALAR_TRUNCATED),
     ]
     found = [pair for pair in pairs if set(pair) <= set(curves_of(points))]
-    table, notes = bd_table(points, found, seen_tasks(points))
+    table, notes = bd_table(points, found, trained_tasks(points))
     curves = [(curve, task) for task in tasks_of(points) for curve in (SCALAR_TRANSFORMED, SCALAR_TRUNCATED)]
     return section("Without a network", [text, table, notes, long_table(points, curves)], [])
 
@@ -129,7 +129,7 @@ def companding_table(tasks: Sequence[TaskValues]) -> str:
     )
     rows = [
         ["the paper's levels", *(f"{companding_cost(level_counts(t), t.transform):.2f}" for t in tasks)],
-        ["the product's levels", *(f"{companding_cost(t.near, t.near_transform):.2f}" for t in tasks)],
+        ["the product's levels", *(f"{companding_cost(t.trimmed, t.trimmed_transform):.2f}" for t in tasks)],
     ]
     table = table_of(["levels"], [task.task for task in tasks], rows)
     return section("What uneven levels cost", [text, table], [])
@@ -140,7 +140,7 @@ def ablation_table(points: Sequence[Point]) -> str:
     found = [(what, test, anchor) for what, test, anchor in _ABLATIONS if {test, anchor} <= set(curves_of(points))]
     tasks = tasks_of(p for p in points if p.curve in {curve for row in found for curve in row[1:]})
     table, notes = bd_table(points, [(test, anchor) for _, test, anchor in found], tasks, [row[0] for row in found])
-    nearest = [(task, HYBRID, FLOOR) for task in seen_tasks(points)]
+    nearest = [(task, HYBRID, FLOOR) for task in trained_tasks(points)]
     verdict = cheaper("eq. 5 sends a value as the nearest level (its public code: the one below)", points, nearest)
     ours = long_table(points, [(curve, task) for task in tasks for curve in (KLTPRIOR, "klt")])
     return section("Beyond the paper: what each change does", [_BD_NOTE.strip(), table, notes, ours], [verdict])

@@ -17,11 +17,11 @@ from dtufc.coding.entropy import PRECISION, Encoder, Tables
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """What real streams have more than the float network says they need.
+    """Overhead of real streams over the code length of the floating-point network.
 
     Attributes:
-        share: of its code length, under integer probabilities: what exactness costs.
-        end_bytes: a stream: what the coder rounds up to whole words, whatever its probabilities.
+        share: of its code length, under integer probabilities: the cost of exact decoding.
+        end_bytes: a stream: rounding up to whole words, with any probabilities.
     """
 
     share: float
@@ -52,13 +52,13 @@ class _Measured(Encoder):
 def rate_overhead(
     trained: TrainedNetwork, planes: Sequence[Array], quality: float, padding: float | None = None
 ) -> Overhead:
-    """How many more bits the streams of all planes have than the float network says they need.
+    """Overhead of the streams of all planes over the code length of the floating-point network.
 
     Args:
         trained: with normal tables: fitted ones may need fewer bits than the network's own distributions.
         planes: [H, W] float32 levels each, of at most one tile.
         quality: in [0, 1].
-        padding: of the planes; see `Preparation`.
+        padding: of the planes; see `PlaneTransform`.
     """
     network, rate = trained.network, torch.tensor([quality * (trained.num_rates - 1)])
     real = coded = ideal = 0.0

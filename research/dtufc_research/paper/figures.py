@@ -15,7 +15,7 @@ from jaxtyping import Float
 from dtufc.coding.arrays import Array
 from dtufc.coding.transform import NUM_LEVELS
 from dtufc_research.paper.histograms import OWN_BINS, TaskValues, level_counts
-from dtufc_research.paper.points import Point, curves_of, seen_tasks, select
+from dtufc_research.paper.points import Point, curves_of, select, trained_tasks
 from dtufc_research.paper.verdicts import IDLE, idle_share
 
 mpl.use("Agg")
@@ -35,7 +35,7 @@ _STYLES: Final = {  # transformed features: full lines; truncated ones: broken l
     "hyperprior-vit": (_GREEN, "D-"),
     "hyperprior-tti": (_PURPLE, "P-"),
     "elic-hybrid": (_RED, "^-"),
-    "arranged-hybrid": ("black", "d-"),
+    "pca-arranged-hybrid": ("black", "d-"),
     "baseline-hybrid": (_BLUE, "o--"),
     "baseline-llm": (_ORANGE, "s--"),
     "baseline-vit": (_GREEN, "D--"),
@@ -100,14 +100,14 @@ def figure4(points: Sequence[Point], path: Path) -> None:
 
     def curves(task: str) -> list[str]:
         own = [f"hyperprior-{task}", "baseline-hybrid", f"baseline-{task}"]
-        return ["hyperprior-hybrid", "elic-hybrid", *own, "arranged-hybrid"]
+        return ["hyperprior-hybrid", "elic-hybrid", *own, "pca-arranged-hybrid"]
 
     _rate_panels(points, curves, path, with_mse=True)
 
 
 def figure5(points: Sequence[Point], path: Path) -> None:
     """Rate against accuracy of every hyperprior codec on every task, whatever it was trained on."""
-    tasks = seen_tasks(points)
+    tasks = trained_tasks(points)
 
     def curves(task: str) -> list[str]:
         return [f"{family}-{trained}" for family in ("hyperprior", "baseline") for trained in ("hybrid", *tasks)]
@@ -132,7 +132,7 @@ def codec_figure(points: Sequence[Point], task: str, path: Path) -> None:
 
 def _rate_panels(points: Sequence[Point], curves: Callable[[str], list[str]], path: Path, *, with_mse: bool) -> None:
     """A column for each task; accuracy above, MSE below."""
-    tasks, rows = seen_tasks(points), 2 if with_mse else 1
+    tasks, rows = trained_tasks(points), 2 if with_mse else 1
     figure, axes = plt.subplots(
         rows, len(tasks), figsize=(_WIDTH, 0.7 + 4.0 * rows), layout="constrained", squeeze=False
     )

@@ -1,4 +1,4 @@
-"""How the tasks' features are distributed, before and after the transform, and how far apart (paper eq. 1, Table 1)."""
+"""Distributions of the tasks' features before and after the transform, and their divergences (paper eq. 1, Table 1)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ class TaskValues:
         task: whose.
         values: [n], all features in one.
         transform: the paper's.
-        near: [256], how often each of the product's levels occurs, which are for values that do not go apart.
-        near_transform: those levels.
-        channelwise: [256], the same where every channel is brought to one scale first.
-        arranged: [256], of the levels for an entropy coder, of channels that are centred, and turned or ordered.
+        trimmed: [256], the count of each of the product's levels, which are fitted without outliers.
+        trimmed_transform: those levels.
+        channelwise: [256], the same after a mean and a scale for each channel.
+        pca_arranged: [256], of the entropy-constrained levels of PCA-arranged channels.
     """
 
     task: str
     values: Float[Array, "n"]
     transform: PeakyToBalanced
-    near: Float[Array, "256"]
-    near_transform: PeakyToBalanced
+    trimmed: Float[Array, "256"]
+    trimmed_transform: PeakyToBalanced
     channelwise: Float[Array, "256"]
-    arranged: Float[Array, "256"]
+    pca_arranged: Float[Array, "256"]
 
 
 def kl_divergence(p: Float[Array, "bins"], q: Float[Array, "bins"]) -> float:
@@ -79,9 +79,9 @@ def transformed_divergences(tasks: Sequence[TaskValues]) -> Divergences:
     return _pairs(tasks, level_counts)
 
 
-def near_divergences(tasks: Sequence[TaskValues]) -> Divergences:
+def trimmed_divergences(tasks: Sequence[TaskValues]) -> Divergences:
     """Of the 256 levels of the product."""
-    return _pairs(tasks, lambda t: t.near)
+    return _pairs(tasks, lambda t: t.trimmed)
 
 
 def channelwise_divergences(tasks: Sequence[TaskValues]) -> Divergences:
@@ -89,9 +89,9 @@ def channelwise_divergences(tasks: Sequence[TaskValues]) -> Divergences:
     return _pairs(tasks, lambda t: t.channelwise)
 
 
-def arranged_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the 256 levels of `arranged-hybrid`."""
-    return _pairs(tasks, lambda t: t.arranged)
+def pca_arranged_divergences(tasks: Sequence[TaskValues]) -> Divergences:
+    """Of the 256 levels of `pca-arranged-hybrid`."""
+    return _pairs(tasks, lambda t: t.pca_arranged)
 
 
 DISTANCES: Final = {  # of Table 1
@@ -100,10 +100,10 @@ DISTANCES: Final = {  # of Table 1
     "[0, 1])": own_divergences,
     "Transformed, 256 levels, as the paper does": transformed_divergences,
     "Transformed, 256 levels that are fitted again to the values that do not go apart, as `hyperprior` and `elic` "
-    "do": near_divergences,
+    "do": trimmed_divergences,
     "Transformed, 256 levels, with a mean and a scale for each channel before": channelwise_divergences,
     "Transformed, 256 levels for an entropy coder, of centred channels that are turned or ordered, as "
-    "`arranged-hybrid` does": arranged_divergences,
+    "`pca-arranged-hybrid` does": pca_arranged_divergences,
 }
 
 

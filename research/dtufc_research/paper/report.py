@@ -10,7 +10,7 @@ import torch
 
 from dtufc.coding.arrays import Array
 from dtufc.coding.codecs.learned.networks import STRIDE
-from dtufc.coding.codecs.learned.plane import MIDDLE, UNIT, Levels, Preparation
+from dtufc.coding.codecs.learned.plane import MIDDLE, NETWORK_SCALE, Levels, PlaneTransform
 from dtufc.coding.transform import NUM_LEVELS
 from dtufc_research.paper.exactness import rate_overhead
 from dtufc_research.paper.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
@@ -21,10 +21,10 @@ from dtufc_research.paper.measure import (
     QUALITIES,
     has_run,
     learned_codec,
-    preparation_for,
+    plane_transform_for,
     samples,
 )
-from dtufc_research.paper.points import Point, curves_of, save_points, seen_tasks, tasks_of
+from dtufc_research.paper.points import Point, curves_of, save_points, tasks_of, trained_tasks
 from dtufc_research.paper.tables import figure3_note, results_page
 from dtufc_research.training.configurations import TrainSpec
 from dtufc_research.training.plane_transforms import ChannelMapped
@@ -70,7 +70,7 @@ def write(measured: Sequence[Point], kept: Sequence[Point], folder: Path) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     points = [*measured, *kept]
     trainings = trainings_of(measured, folder / "networks.json")
-    tasks = seen_tasks(points)
+    tasks = trained_tasks(points)
     values = [_values(task) for task in tasks_of(points) if task in _COMPARED]
     baseline, transformed = (_activation(name, tasks) for name in ("baseline-hybrid", "hyperprior-hybrid"))
     save_points(points, folder / "points.json")
@@ -117,25 +117,25 @@ def _rounded(values: Any) -> Any:
 
 def _values(task: str) -> TaskValues:
     features = [sample.features for sample in samples(task)]
-    paper, near = preparation_for("paper", task), preparation_for("near", task)
+    paper, near = plane_transform_for("paper", task), plane_transform_for("trimmed", task)
     assert isinstance(paper, Levels)
     assert isinstance(near, Levels)
-    arranged = preparation_for("arranged", task)
+    arranged = plane_transform_for("pca-arranged", task)
     assert isinstance(arranged, ChannelMapped)
     return TaskValues(
         task=task,
         values=np.concatenate([feature.ravel() for feature in features]),
         transform=paper.transform,
-        near=_level_counts(near, features),
-        near_transform=near.transform,
-        channelwise=_level_counts(preparation_for("affine", task), features),
-        arranged=_level_counts(arranged, features, arranged.spacing),
+        trimmed=_level_counts(near, features),
+        trimmed_transform=near.transform,
+        channelwise=_level_counts(plane_transform_for("affine", task), features),
+        pca_arranged=_level_counts(arranged, features, arranged.spacing),
     )
 
 
-def _level_counts(preparation: Preparation, features: Sequence[Array], spacing: float = 1.0) -> Array:
+def _level_counts(plane_transform: PlaneTransform, features: Sequence[Array], spacing: float = 1.0) -> Array:
     """[256], how often each level occurs; values apart, between two levels on the plane, do not count."""
-    plane = np.concatenate([preparation.to_plane(feature)[0].ravel() for feature in features])
+    plane = np.concatenate([plane_transform.to_plane(feature)[0].ravel() for feature in features])
     places = MIDDLE + (plane - MIDDLE) / spacing
     levels = places[places % 1 == 0].astype(np.int64)
     return np.bincount(levels, minlength=NUM_LEVELS).astype(np.float64)
@@ -150,9 +150,9 @@ def _activation(name: str, tasks: Sequence[str]) -> Activation:
         codec = learned_codec(curve, task)
         rate = torch.tensor([_MIDDLE_RATE * (codec.trained.num_rates - 1)])
         for sample in samples(task)[:4]:
-            plane, _ = codec.preparation.to_plane(sample.features)
+            plane, _ = codec.plane_transform.to_plane(sample.features)
             sides = [side // STRIDE * STRIDE for side in plane.shape]
-            units = torch.from_numpy((plane[: sides[0], : sides[1]] - MIDDLE) / UNIT)[None, None]
+            units = torch.from_numpy((plane[: sides[0], : sides[1]] - MIDDLE) / NETWORK_SCALE)[None, None]
             found.append(codec.trained.network.analysis(units.float(), rate).abs().mean(dim=(0, 2, 3)).numpy())
     return Activation(curve=curve.name, mean_abs=np.mean(found, axis=0))
 
@@ -172,8 +172,10 @@ def _exactness(tasks: Sequence[str]) -> str:
     for curve in (curve for curve in CURVES if curve.name in ("hyperprior-hybrid", "elic-hybrid", "kltprior")):
         for task in tasks:
             codec = learned_codec(curve, task)
-            planes = [codec.preparation.to_plane(sample.features)[0] for sample in samples(task)[:_NUM_EXACT]]
-            found = [rate_overhead(codec.trained, planes, quality, codec.preparation.padding) for quality in QUALITIES]
+            planes = [codec.plane_transform.to_plane(sample.features)[0] for sample in samples(task)[:_NUM_EXACT]]
+            found = [
+                rate_overhead(codec.trained, planes, quality, codec.plane_transform.padding) for quality in QUALITIES
+            ]
             cells = [f"{100 * cost.share:+.2f} % ({cost.end_bytes:.1f})" for cost in found]
             lines.append(f"| {curve.name} | {task} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -208,7 +210,7 @@ def _training(points: Sequence[Point], trainings: dict[str, Training]) -> str:
         spec, training = TrainSpec.load(name), trainings[name]
         widths = f"{spec.widths.num_channels}, {spec.widths.num_latents}"
         lines.append(
-            f"| {name} | {spec.kind} | {spec.preparation} | {', '.join(spec.tasks)} | {widths} | {training['steps']} "
+            f"| {name} | {spec.kind} | {spec.plane_transform} | {', '.join(spec.tasks)} | {widths} | {training['steps']} "
             f"| {training['validation_loss']:.3f} | {SHIPPED.get(name, '')} |"
         )
     missing = sorted({curve.name for curve in CURVES} - measured)

@@ -25,7 +25,7 @@ from dtufc_research.paper.histograms import (
     level_counts,
 )
 from dtufc_research.paper.measure import PROFILES
-from dtufc_research.paper.points import Point, seen_tasks, select, tasks_of, unseen_tasks
+from dtufc_research.paper.points import Point, select, tasks_of, trained_tasks, untrained_tasks
 from dtufc_research.paper.rows import BASELINE, ELIC, HYBRID, KLTPRIOR, gain_cell, long_table, section, table_of
 from dtufc_research.paper.verdicts import (
     COMPARABLE,
@@ -72,7 +72,7 @@ def missing_tasks(points: Sequence[Point]) -> str:
         text += f" Of the paper's tasks not there yet: {', '.join(lacking)}."
     if "llm-16" in found:
         text += f" `llm-16` is {PROFILES['llm-16'][0]} after layer {PROFILES['llm-16'][1]}."
-    unseen = [f"`{task}`" for task in unseen_tasks(points)]
+    unseen = [f"`{task}`" for task in untrained_tasks(points)]
     if unseen:
         text += f" No network was trained on the features of {', '.join(unseen)}."
     return (
@@ -103,7 +103,7 @@ def table1(tasks: Sequence[TaskValues]) -> str:
 
 def table2(points: Sequence[Point]) -> str:
     """The hybrid hyperprior codec and the baselines."""
-    pairs = [(task, HYBRID, f"baseline-{kind}") for task in seen_tasks(points) for kind in ("hybrid", task)]
+    pairs = [(task, HYBRID, f"baseline-{kind}") for task in trained_tasks(points) for kind in ("hybrid", task)]
     verdicts = [
         cheaper("better than the baselines of both trainings on CSR and Seg (section 5.3)", points, pairs),
         reached(f"{_sources(paper.HYPERPRIOR)}", points, HYBRID, paper.HYPERPRIOR),
@@ -113,7 +113,7 @@ def table2(points: Sequence[Point]) -> str:
 
 def table3(points: Sequence[Point]) -> str:
     """The hybrid ELIC codec and the baselines."""
-    tasks = [task for task in seen_tasks(points) if task != "llm"]
+    tasks = [task for task in trained_tasks(points) if task != "llm"]
     verdicts = [
         cheaper(
             "better than the hyperprior on vision, if not on text (5.3)", points, [(t, ELIC, HYBRID) for t in tasks]
@@ -134,19 +134,21 @@ def table4(points: Sequence[Point]) -> str:
         "these and its own:"
     )
     parts.append(_cross_summary(points, pairs))
-    rivals = [(task, curve, curve.replace("hyperprior", "baseline")) for curve, task in crosses(points, "hyperprior")]
+    baselines = [
+        (task, curve, curve.replace("hyperprior", "baseline")) for curve, task in crosses(points, "hyperprior")
+    ]
     serve = "codecs for transformed features serve tasks they were not trained on (5.4)"
     verdicts = [
         transfers(serve, points, "hyperprior"),
         transfers(f"{serve}; here `kltprior`", points, KLTPRIOR),
-        cheaper("and outperform baselines that were trained on another task (5.4)", points, rivals),
+        cheaper("and outperform baselines that were trained on another task (5.4)", points, baselines),
     ]
     return section("Table 4: trained on one task, tested on another", parts, verdicts)
 
 
 def table5(points: Sequence[Point]) -> str:
     """Transformed features into the baseline's codec, truncated features into ours."""
-    tasks = seen_tasks(points)
+    tasks = trained_tasks(points)
     curves = [(curve, task) for task in tasks for curve in (BASELINE, TRANSFORMED_IN, HYBRID, TRUNCATED_IN)]
     helped = "transformed features gain accuracy in the baseline's codec, untrained for them, on all tasks (5.5)"
     endured = (
@@ -162,7 +164,7 @@ def table5(points: Sequence[Point]) -> str:
 
 def table6(points: Sequence[Point]) -> str:
     """Features no codec was trained on, through the codecs that were trained on others."""
-    tasks = unseen_tasks(points)
+    tasks = untrained_tasks(points)
     claim = f"nearly lossless at {paper.UNSEEN.bpfp} BPFP ({paper.UNSEEN.source}), the error falling with the rate"
     parts = [long_table(points, [(curve, task) for task in tasks for curve in (HYBRID, ELIC, KLTPRIOR)])]
     verdict = generalizes(claim, points, HYBRID, tasks, paper.UNSEEN)
@@ -189,7 +191,7 @@ def figure3_note(baseline: Float[Array, "M"], transformed: Float[Array, "M"]) ->
 
 
 def _with_baselines(points: Sequence[Point], curve: str) -> str:
-    pairs = [(name, task) for task in seen_tasks(points) for name in (curve, BASELINE, f"baseline-{task}")]
+    pairs = [(name, task) for task in trained_tasks(points) for name in (curve, BASELINE, f"baseline-{task}")]
     return long_table(points, pairs)
 
 

@@ -15,7 +15,7 @@ from dtufc.coding.arrays import Array
 from dtufc_research.paper.compare import accuracy_within, bd_rate, is_monotone, mean_gain, reaches
 from dtufc_research.paper.histograms import Divergences
 from dtufc_research.paper.paper import TRUNCATED_BPFP, TRUNCATED_GAIN, Reached
-from dtufc_research.paper.points import Point, seen_tasks, select
+from dtufc_research.paper.points import Point, select, trained_tasks
 
 COMPARABLE: Final = 0.02  # of accuracy: a mean loss that still counts as comparable
 IDLE: Final = 0.05  # mean |y| below which a latent channel counts as unused
@@ -115,7 +115,7 @@ def _reached(points: Sequence[Point], curve: str, task: str, fact: Reached) -> F
 
 def crosses(points: Sequence[Point], family: str) -> list[tuple[str, str]]:
     """(curve, task) of each network of a family that was trained on one task and measured on another."""
-    tasks = seen_tasks(points)
+    tasks = trained_tasks(points)
     pairs = [(f"{family}-{trained}", task) for trained in tasks for task in tasks if trained != task]
     return [pair for pair in pairs if select(points, *pair)]
 
@@ -141,7 +141,7 @@ def transfers(paper: str, points: Sequence[Point], family: str) -> Verdict:
 
 def truncation_endured(paper: str, points: Sequence[Point], test_name: str, anchor_name: str) -> Verdict:
     """Whether truncated features in the universal codec do as well as in the codec that was trained on them."""
-    return judge(paper, (_endured(points, test_name, anchor_name, task) for task in seen_tasks(points)))
+    return judge(paper, (_endured(points, test_name, anchor_name, task) for task in trained_tasks(points)))
 
 
 def _endured(points: Sequence[Point], test_name: str, anchor_name: str, task: str) -> Finding:
