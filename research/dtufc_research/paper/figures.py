@@ -1,20 +1,18 @@
 """The paper's figures from measured points, as PNG; a curve looks the same in all of them.
 
-Hides matplotlib. Every picture is about 1200 pixels wide; legends stand below the panels, where no data is.
+Hides matplotlib. Every figure is about 1200 pixels wide; legends are below the panels.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Float
 
 from dtufc.coding.arrays import Array
 from dtufc.coding.transform import NUM_LEVELS
-from dtufc_research.paper.histograms import OWN_BINS, TaskValues, level_counts
+from dtufc_research.paper.distributions import Activation, TaskDistribution
 from dtufc_research.paper.points import Point, curves_of, select, trained_tasks
 from dtufc_research.paper.verdicts import IDLE, idle_share
 
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 _WIDTH: Final = 12.0  # inches
 _DPI: Final = 100
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
-_STYLES: Final = {  # transformed features: full lines; truncated ones: broken lines of the same colour
+_STYLES: Final = {  # transformed features: solid lines; truncated ones: dashed lines of the same colour
     "hyperprior-hybrid": (_BLUE, "o-"),
     "hyperprior-llm": (_ORANGE, "s-"),
     "hyperprior-vit": (_GREEN, "D-"),
@@ -58,23 +56,15 @@ CODECS: Final = (
 Quantity: TypeAlias = Callable[[Point], float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Activation:
-    """How far a network's latent channels are used: mean |y| of each, at a middle rate."""
-
-    curve: str
-    mean_abs: Float[Array, "M"]
-
-
-def figure2(tasks: Sequence[TaskValues], path: Path) -> None:
+def figure2(tasks: Sequence[TaskDistribution], path: Path) -> None:
     """For each task: histogram and CDF of features, the learned map, widths of regions, histogram and CDF of levels."""
     figure, axes = plt.subplots(len(tasks), 4, figsize=(_WIDTH, 2.9 * len(tasks)), layout="constrained", squeeze=False)
     for row, task in zip(axes, tasks, strict=True):
-        _histogram(row[0], *np.histogram(task.values, OWN_BINS), f"{task.task}: features", "value", log=True)
+        _histogram(row[0], task.counts, task.edges, f"{task.task}: features", "value", log=True)
         _learned_map(row[1], task)
         _region_widths(row[2], task)
         edges = np.arange(NUM_LEVELS + 1) - 0.5
-        _histogram(row[3], level_counts(task), edges, "transformed features", "level", log=False)
+        _histogram(row[3], task.level_counts, edges, "transformed features", "level", log=False)
     _save(figure, path)
 
 
@@ -119,9 +109,9 @@ def codec_figure(points: Sequence[Point], task: str, path: Path) -> None:
     """All kinds of codec on one task: accuracy, and time to encode and decode, against the rate on the wire."""
     figure, axes = plt.subplots(1, 2, figsize=(_WIDTH, 5.2), layout="constrained")
     chosen = [curve for curve in CODECS if curve in curves_of(points)]
-    _draw(axes[0], points, task, chosen, _bpfp_wire, lambda p: p.accuracy)
+    _plot_curves(axes[0], points, task, chosen, _bpfp_wire, lambda p: p.accuracy)
     axes[0].set(ylabel="accuracy (agreement)")
-    _draw(axes[1], points, task, chosen, _bpfp_wire, lambda p: p.encode_ms + p.decode_ms)
+    _plot_curves(axes[1], points, task, chosen, _bpfp_wire, lambda p: p.encode_ms + p.decode_ms)
     axes[1].set(yscale="log", ylabel="encode + decode, ms a feature")
     for axis in axes:
         _rate_axis(axis, "BPFP on the wire")
@@ -137,10 +127,10 @@ def _rate_panels(points: Sequence[Point], curves: Callable[[str], list[str]], pa
         rows, len(tasks), figsize=(_WIDTH, 0.7 + 4.0 * rows), layout="constrained", squeeze=False
     )
     for column, task in enumerate(tasks):
-        _draw(axes[0, column], points, task, curves(task), _bpfp, lambda p: p.accuracy)
+        _plot_curves(axes[0, column], points, task, curves(task), _bpfp, lambda p: p.accuracy)
         axes[0, column].set(title=task, ylabel="accuracy (agreement)")
         if with_mse:
-            _draw(axes[1, column], points, task, curves(task), _bpfp, lambda p: p.mse)
+            _plot_curves(axes[1, column], points, task, curves(task), _bpfp, lambda p: p.mse)
             axes[1, column].set(yscale="log", ylabel="MSE of the features")
     for axis in axes.flat:
         _rate_axis(axis, "BPFP")
@@ -148,7 +138,9 @@ def _rate_panels(points: Sequence[Point], curves: Callable[[str], list[str]], pa
     _save(figure, path)
 
 
-def _draw(axis: "Axes", points: Sequence[Point], task: str, curves: Iterable[str], x: Quantity, y: Quantity) -> None:
+def _plot_curves(
+    axis: "Axes", points: Sequence[Point], task: str, curves: Iterable[str], x: Quantity, y: Quantity
+) -> None:
     for curve in dict.fromkeys(curves):
         chosen = select(points, curve, task)
         color, style = _STYLES.get(curve, (_GREY, ".:"))
@@ -166,7 +158,7 @@ def _bpfp_wire(point: Point) -> float:
 
 
 def _rate_axis(axis: "Axes", label: str) -> None:
-    """A logarithmic rate axis, and plain numbers on every logarithmic axis; called last."""
+    """A logarithmic rate axis, and decimal numbers on every logarithmic axis; called last."""
     axis.set(xscale="log", xlabel=f"{label} (bits a feature value)")
     for scale in (axis.xaxis, axis.yaxis):
         if scale.get_scale() == "log":
@@ -185,13 +177,13 @@ def _histogram(axis: "Axes", counts: Array, edges: Array, title: str, label: str
     shares.yaxis.label.set_color(_RED)
 
 
-def _learned_map(axis: "Axes", task: TaskValues) -> None:
+def _learned_map(axis: "Axes", task: TaskDistribution) -> None:
     axis.step(task.transform.centroids, np.arange(NUM_LEVELS), where="mid", color=_BLUE)
     axis.set(title="learned map", xlabel="value", ylabel="level", ylim=(0, NUM_LEVELS - 1))
     axis.grid(alpha=0.3)
 
 
-def _region_widths(axis: "Axes", task: TaskValues) -> None:
+def _region_widths(axis: "Axes", task: TaskDistribution) -> None:
     """Of the 254 regions that have two borders."""
     widths = np.diff(task.transform.borders)
     axis.semilogy(np.arange(1, NUM_LEVELS - 1), np.where(widths > 0, widths, np.nan), color=_BLUE)

@@ -95,15 +95,12 @@ def pca_arranged_divergences(tasks: Sequence[TaskValues]) -> Divergences:
 
 
 DISTANCES: Final = {  # of Table 1
-    f"Original, {COMMON_BINS} equal bins over the range of both": common_divergences,
-    f"Original, {OWN_BINS} equal bins over each task's own range, bin by bin (as a codec sees features scaled to "
-    "[0, 1])": own_divergences,
-    "Transformed, 256 levels, as the paper does": transformed_divergences,
-    "Transformed, 256 levels that are fitted again to the values that do not go apart, as `hyperprior` and `elic` "
-    "do": trimmed_divergences,
-    "Transformed, 256 levels, with a mean and a scale for each channel before": channelwise_divergences,
-    "Transformed, 256 levels for an entropy coder, of centred channels that are turned or ordered, as "
-    "`pca-arranged-hybrid` does": pca_arranged_divergences,
+    f"original, {COMMON_BINS} equal bins over the range of both": common_divergences,
+    f"original, {OWN_BINS} equal bins over each task's own range": own_divergences,
+    "transformed, the paper's levels": transformed_divergences,
+    "transformed, levels without outliers (hyperprior, elic)": trimmed_divergences,
+    "transformed, after a mean and a scale for each channel": channelwise_divergences,
+    "transformed, entropy-constrained levels of PCA-arranged channels (pca-arranged-hybrid)": pca_arranged_divergences,
 }
 
 
