@@ -46,18 +46,20 @@ def test_channels_come_by_falling_variance(family: str, rng: np.random.Generator
     for sample in samples:  # correlated channels
         rows = layout.to_rows(sample)
         sample[:] = layout.from_rows(rows + rows.mean(axis=-1, keepdims=True) * 4, sample.shape)
-    arranged = fit_plane_transform("pca-arranged", fitted_profile(family), samples)
-    assert isinstance(arranged, ChannelMapped)
+    pca_arranged = fit_plane_transform("pca-arranged", fitted_profile(family), samples)
+    assert isinstance(pca_arranged, ChannelMapped)
     sent = features(rng, SAMPLES[family])
     for large in (3e3, 30.0):
         sent.flat[sent.size // 2] = large
-        _, got = there_and_back(arranged, sent)
+        _, got = there_and_back(pca_arranged, sent)
         assert got.flat[sent.size // 2] == pytest.approx(large, rel=0.02)  # an outlier, or near a level: not clipped
-    rows = np.concatenate([arranged.layout.to_rows(sample).reshape(-1, len(arranged.mean)) for sample in samples])
-    variances = ((rows - arranged.mean) @ arranged.forward).var(axis=0)
+    rows = np.concatenate(
+        [pca_arranged.layout.to_rows(sample).reshape(-1, len(pca_arranged.mean)) for sample in samples]
+    )
+    variances = ((rows - pca_arranged.mean) @ pca_arranged.forward).var(axis=0)
     assert (np.diff(np.log(variances)) < 0.3).all()
     if family != "vit":  # rotated, not only ordered
-        correlation = np.corrcoef((rows @ arranged.forward).T) - np.eye(len(arranged.mean))
+        correlation = np.corrcoef((rows @ pca_arranged.forward).T) - np.eye(len(pca_arranged.mean))
         assert np.abs(correlation).max() < 0.3
 
 

@@ -154,5 +154,5 @@ def test_every_configuration_can_be_read() -> None:
 
 def test_training_without_features_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"dtufc_research\.features"):
+    with pytest.raises(FileNotFoundError, match=r"dtufc_research\.training\.features"):
         train("hyperprior-hybrid")

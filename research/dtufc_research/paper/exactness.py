@@ -63,12 +63,12 @@ def rate_overhead(
     network, rate = trained.network, torch.tensor([quality * (trained.num_rates - 1)])
     real = coded = ideal = 0.0
     for plane in planes:
-        units = padded(plane, padding)
-        y = network.analysis(units, rate)
+        inputs = padded(plane, padding)
+        y = network.analysis(inputs, rate)
         y_rows, z_rows = (value[0].permute(1, 2, 0).numpy() for value in (y, network.hyper_analysis(y)))
         encoder = _Measured()
         trained.latents.transcode(Writer(encoder, trained.tables), (y.shape[2], y.shape[3]), y_rows, z_rows)
         real += 8 * len(encoder.finish())
         coded += encoder.bits
-        ideal += float(network(units, rate).bits.sum())
+        ideal += float(network(inputs, rate).bits.sum())
     return Overhead(share=coded / ideal - 1, end_bytes=(real - coded) / 8 / len(planes))

@@ -1,4 +1,4 @@
-"""The paper's figures from measured points, as PNG; a curve looks the same in all of them.
+"""The paper's figures from measured points, as PNG; a curve has the same style in all of them.
 
 Hides matplotlib. Every figure is about 1200 pixels wide; legends are below the panels.
 """

@@ -70,7 +70,7 @@ def common_divergences(tasks: Sequence[TaskValues]) -> Divergences:
 
 
 def own_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the original features, each on `OWN_BINS` equal bins over its own range: as a codec sees them, scaled."""
+    """Of the original features, each on `OWN_BINS` equal bins over its own range, as if scaled to [0, 1]."""
     return _pairs(tasks, lambda t: np.histogram(t.values, OWN_BINS)[0])
 
 

@@ -100,24 +100,24 @@ def _save(tree: object, path: Path) -> None:
 
 def _values(task: str) -> TaskValues:
     features = [sample.features for sample in samples(task)]
-    paper, near = plane_transform_for("paper", task), plane_transform_for("trimmed", task)
+    paper, trimmed = plane_transform_for("paper", task), plane_transform_for("trimmed", task)
     assert isinstance(paper, Levels)
-    assert isinstance(near, Levels)
-    arranged = plane_transform_for("pca-arranged", task)
-    assert isinstance(arranged, ChannelMapped)
+    assert isinstance(trimmed, Levels)
+    pca_arranged = plane_transform_for("pca-arranged", task)
+    assert isinstance(pca_arranged, ChannelMapped)
     return TaskValues(
         task=task,
         values=np.concatenate([feature.ravel() for feature in features]),
         transform=paper.transform,
-        trimmed=_level_counts(near, features),
-        trimmed_transform=near.transform,
+        trimmed=_level_counts(trimmed, features),
+        trimmed_transform=trimmed.transform,
         channelwise=_level_counts(plane_transform_for("affine", task), features),
-        pca_arranged=_level_counts(arranged, features, arranged.spacing),
+        pca_arranged=_level_counts(pca_arranged, features, pca_arranged.spacing),
     )
 
 
 def _level_counts(plane_transform: PlaneTransform, features: Sequence[Array], spacing: float = 1.0) -> Array:
-    """[256], how often each level occurs; values apart, between two levels on the plane, do not count."""
+    """[256], how often each level occurs; outliers, which are between two levels on the plane, do not count."""
     plane = np.concatenate([plane_transform.to_plane(feature)[0].ravel() for feature in features])
     places = MIDDLE + (plane - MIDDLE) / spacing
     levels = places[places % 1 == 0].astype(np.int64)
@@ -135,8 +135,8 @@ def _activation(name: str, tasks: Sequence[str]) -> Activation:
         for sample in samples(task)[:4]:
             plane, _ = codec.plane_transform.to_plane(sample.features)
             sides = [side // STRIDE * STRIDE for side in plane.shape]
-            units = torch.from_numpy((plane[: sides[0], : sides[1]] - MIDDLE) / NETWORK_SCALE)[None, None]
-            found.append(codec.trained.network.analysis(units.float(), rate).abs().mean(dim=(0, 2, 3)).numpy())
+            scaled = torch.from_numpy((plane[: sides[0], : sides[1]] - MIDDLE) / NETWORK_SCALE)[None, None]
+            found.append(codec.trained.network.analysis(scaled.float(), rate).abs().mean(dim=(0, 2, 3)).numpy())
     return Activation(curve=curve.name, mean_abs=np.mean(found, axis=0))
 
 

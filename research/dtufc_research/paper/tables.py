@@ -125,12 +125,12 @@ def table5(points: Sequence[Point]) -> Section:
 def table6(points: Sequence[Point]) -> Section:
     """Features that no codec was trained on, through the codecs that were trained on others."""
     tasks = untrained_tasks(points)
-    claim = Claim(source="Table 6", text=f"untrained features are nearly lossless at {paper.UNSEEN.bpfp} BPFP")
+    claim = Claim(source="Table 6", text=f"untrained features are nearly lossless at {paper.UNTRAINED.bpfp} BPFP")
     text = "Features of tasks that no network was trained on."
     table = long_table(
         "table6-untrained", text, points, [(curve, task) for task in tasks for curve in (HYBRID, ELIC, KLTPRIOR)]
     )
-    return Section(tables=[table], verdicts=[generalizes(claim, points, HYBRID, tasks, paper.UNSEEN)])
+    return Section(tables=[table], verdicts=[generalizes(claim, points, HYBRID, tasks, paper.UNTRAINED)])
 
 
 def figure2_section(found: Distributions) -> Section:
