@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -79,7 +78,7 @@ def load_network(path: Path) -> TrainedNetwork:
         with safe_open(path, "np") as file:
             shape: dict[str, Any] = json.loads(file.metadata()["network"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        widths = TypeAdapter(Widths).validate_python(shape["widths"])
+        widths = _widths(shape["widths"])
         network = build(shape["kind"], widths, shape["lambdas"], _under(arrays, "network."))
         tables = SymbolTables(_under(arrays, "tables."))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -99,6 +98,17 @@ def build(kind: str, widths: Widths, lambdas: Sequence[float], weights: dict[str
     if missing or left.unexpected_keys:
         raise ValueError(f"weights are missing or too many: {sorted(missing | set(left.unexpected_keys))[:3]}")
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # much faster on a CPU
+
+
+def _widths(kept: dict[str, Any]) -> Widths:
+    """From JSON, which has no tuples."""
+    first, second = kept["context"]
+    return Widths(
+        num_channels=int(kept["num_channels"]),
+        num_latents=int(kept["num_latents"]),
+        groups=tuple(int(size) for size in kept["groups"]),
+        context=(int(first), int(second)),
+    )
 
 
 def _half(value: torch.Tensor) -> Array:
