@@ -55,7 +55,7 @@ class Llama:
         return self.backbone.start().features(token_ids)
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
-        """Of the log-probability of tokens sampled from the model's prediction: E[g g'] is its Fisher information."""
+        """The gradient of the log-probability of sampled tokens: E[g g'] is the model's Fisher information."""
         x = features.clone().requires_grad_(True)
         log_probabilities = torch.log_softmax(self.head.forward(x), dim=-1)
         sampled = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
@@ -81,7 +81,7 @@ class Dinov2:
         return self.backbone.features(self.backbone.prepare(image)[0])
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
-        """Of the logits near the mask's border, under random signs: E[g g'] is the squared change of those logits."""
+        """The gradient of logits near the mask's border, with random signs: E[g g'] is their squared change."""
         return _signed_gradient(self.head.forward, features, generator, _near_border)
 
 
@@ -103,7 +103,7 @@ class Cnn:
         return self.backbone.features(self.backbone.prepare(image))
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
-        """Of the logits under random signs: E[g g'] is the squared change of all of them.
+        """The gradient of the logits under random signs: E[g g'] is the squared change of all of them.
 
         The Fisher information, as for text, would cover only the sampled classes, few of a thousand.
         """
@@ -133,7 +133,7 @@ class Sd3:
         ).clone()  # a normal tensor, not one of inference mode
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
-        """Of the image's colours under random signs: E[g g'] is the squared change of all of them."""
+        """The gradient of the image's colours under random signs: E[g g'] is the squared change of all of them."""
         return _signed_gradient(self.head.forward, features, generator, torch.ones_like)
 
 
@@ -147,7 +147,7 @@ def _near_border(logits: Tensor) -> Tensor:
 def _signed_gradient(
     head: Callable[[Tensor], Tensor], features: Tensor, generator: torch.Generator, weight: Callable[[Tensor], Tensor]
 ) -> Array:
-    """Of the weighted output of the head under random signs."""
+    """The gradient of the weighted output of the head under random signs."""
     x = features.clone().requires_grad_(True)
     output = head(x)
     signs = torch.randint(0, 2, output.shape, generator=generator) * 2.0 - 1.0

@@ -120,7 +120,7 @@ def scalar_section(points: Sequence[Point]) -> Section:
 
 
 def companding_section(found: Distributions) -> Section:
-    """What uneven levels cost where an entropy coder follows."""
+    """The cost of uneven levels before an entropy coder."""
     text = (
         "Bits a value that uneven levels cost before an entropy coder. Lloyd-Max levels are optimal for a number of "
         "levels; for an entropy, uniform steps are. At equal squared error and a high rate, steps s cost "
@@ -131,7 +131,7 @@ def companding_section(found: Distributions) -> Section:
 
 
 def change_section(points: Sequence[Point]) -> Section:
-    """What each change of the codec does."""
+    """The gain of each change of the codec."""
     found = [(what, test, anchor) for what, test, anchor in _CHANGES if {test, anchor} <= set(curves_of(points))]
     pairs, changes = [(test, anchor) for _, test, anchor in found], [what for what, _, _ in found]
     tasks = tasks_of(p for p in points if p.curve in {curve for pair in pairs for curve in pair})

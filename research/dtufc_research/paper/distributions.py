@@ -57,7 +57,7 @@ class TaskDistribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activation:
-    """How far a network's latent channels are used: mean |y| of each, at a middle rate."""
+    """Activation of a network's latent channels: mean |y| of each, at a middle rate."""
 
     curve: str
     mean_abs: Float[Array, "M"]
@@ -65,7 +65,7 @@ class Activation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distributions:
-    """What Table 1, Figures 2 and 3 and the table of uneven levels show.
+    """The numbers of Table 1, Figures 2 and 3 and the table of uneven levels.
 
     Attributes:
         num_samples: test features of each task.

@@ -1,4 +1,4 @@
-"""What exact decoding costs in rate: code lengths under integer probabilities, against the float network's ideal."""
+"""The rate of exact decoding: code lengths under integer probabilities, against the floating-point network's ideal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

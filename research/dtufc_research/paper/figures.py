@@ -96,7 +96,7 @@ def figure4(points: Sequence[Point], path: Path) -> None:
 
 
 def figure5(points: Sequence[Point], path: Path) -> None:
-    """Rate against accuracy of every hyperprior codec on every task, whatever it was trained on."""
+    """Rate against accuracy of every hyperprior codec on every task."""
     tasks = trained_tasks(points)
 
     def curves(task: str) -> list[str]:
@@ -184,7 +184,7 @@ def _learned_map(axis: "Axes", task: TaskDistribution) -> None:
 
 
 def _region_widths(axis: "Axes", task: TaskDistribution) -> None:
-    """Of the 254 regions that have two borders."""
+    """Widths of the 254 regions that have two borders."""
     widths = np.diff(task.transform.borders)
     axis.semilogy(np.arange(1, NUM_LEVELS - 1), np.where(widths > 0, widths, np.nan), color=_BLUE)
     axis.axhline(float(widths.mean()), color=_RED, linestyle="--", label="mean")

@@ -55,12 +55,12 @@ def entropy(counts: Float[Array, "bins"]) -> float:
 
 
 def level_counts(task: TaskValues) -> Float[Array, "256"]:
-    """How often each level occurs."""
+    """The count of each level."""
     return np.bincount(task.transform.forward(task.values), minlength=NUM_LEVELS).astype(np.float64)
 
 
 def common_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the original features, each pair on `COMMON_BINS` equal bins over the range of both."""
+    """Divergences of the original features, each pair on `COMMON_BINS` equal bins over the range of both."""
     found = {}
     for a, b in permutations(tasks, 2):
         low, high = min(a.values.min(), b.values.min()), max(a.values.max(), b.values.max())
@@ -70,27 +70,27 @@ def common_divergences(tasks: Sequence[TaskValues]) -> Divergences:
 
 
 def own_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the original features, each on `OWN_BINS` equal bins over its own range, as if scaled to [0, 1]."""
+    """Divergences of the original features, each on `OWN_BINS` equal bins over its own range, as scaled to [0, 1]."""
     return _pairs(tasks, lambda t: np.histogram(t.values, OWN_BINS)[0])
 
 
 def transformed_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the 256 levels."""
+    """Divergences of the paper's levels."""
     return _pairs(tasks, level_counts)
 
 
 def trimmed_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the 256 levels of the product."""
+    """Divergences of the product's levels."""
     return _pairs(tasks, lambda t: t.trimmed)
 
 
 def channelwise_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the 256 levels after a mean and a scale for each channel."""
+    """Divergences of the levels after a mean and a scale for each channel."""
     return _pairs(tasks, lambda t: t.channelwise)
 
 
 def pca_arranged_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the 256 levels of `pca-arranged-hybrid`."""
+    """Divergences of the levels of `pca-arranged-hybrid`."""
     return _pairs(tasks, lambda t: t.pca_arranged)
 
 

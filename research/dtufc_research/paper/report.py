@@ -37,14 +37,14 @@ _NUM_EXACT: Final = 4  # features of each task
 
 
 class Training(TypedDict):
-    """What is kept of a network's training."""
+    """A network's training, as kept."""
 
     steps: int
     validation_loss: float
 
 
 class Exactness(TypedDict):
-    """What exact decoding costs at one rate; see `exactness.Overhead`."""
+    """The cost of exact decoding at one rate; see `exactness.Overhead`."""
 
     share: float
     end_bytes: float
@@ -57,7 +57,7 @@ def write(measured: Sequence[Point], kept: Sequence[Point], folder: Path) -> Non
     """Measures and keeps everything else that the pages need, and writes them.
 
     Args:
-        measured: points of networks as they are here.
+        measured: points that were measured now.
         kept: points of other curves, from the previous pages.
         folder: of the pages.
     """
@@ -141,7 +141,7 @@ def _activation(name: str, tasks: Sequence[str]) -> Activation:
 
 
 def _exactness(tasks: Sequence[str]) -> dict[str, dict[str, dict[str, Exactness]]]:
-    """What integer probabilities cost, for some test features of each task."""
+    """The cost of integer probabilities, for some test features of each task."""
     found: dict[str, dict[str, dict[str, Exactness]]] = {}
     for curve in (curve for curve in CURVES if curve.name in (HYBRID, ELIC, KLTPRIOR)):
         for task in tasks:
@@ -156,7 +156,7 @@ def _exactness(tasks: Sequence[str]) -> dict[str, dict[str, dict[str, Exactness]
 
 
 def exactness_table(found: Exactnesses) -> Table:
-    """What integer probabilities cost."""
+    """The cost of integer probabilities, as a table."""
     rows = [
         [network, task, rate, f"{100 * cost['share']:+.2f}", f"{cost['end_bytes']:.1f}"]
         for network, tasks in found.items()
@@ -173,7 +173,7 @@ def exactness_table(found: Exactnesses) -> Table:
 
 
 def trainings_of(measured: Sequence[Point], path: Path) -> dict[str, Training]:
-    """How each network was trained: those of the measured curves that were trained here, the others as kept."""
+    """The trainings of all networks: of measured curves that were trained here, and of the others as kept."""
     found: dict[str, Training] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     names = set(curves_of(measured))
     for network in {curve.network for curve in CURVES if curve.name in names}:
@@ -185,7 +185,7 @@ def trainings_of(measured: Sequence[Point], path: Path) -> dict[str, Training]:
 
 
 def training_table(points: Sequence[Point], trainings: Mapping[str, Training], num_samples: Mapping[str, int]) -> Table:
-    """How long each network was trained, and on what."""
+    """The trainings as a table."""
     measured, rows = set(curves_of(points)), []
     for name in sorted({curve.network for curve in CURVES if curve.name in measured}):
         spec, training = TrainSpec.load(name), trainings[name]

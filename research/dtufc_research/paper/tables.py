@@ -134,7 +134,7 @@ def table6(points: Sequence[Point]) -> Section:
 
 
 def figure2_section(found: Distributions) -> Section:
-    """What Fig. 2 shows, as a number: how uniform the distributions are."""
+    """Figure 2 as a number: the entropy of the distributions."""
     original = {task.task: entropy(task.counts) for task in found.tasks}
     transformed = {task.task: entropy(task.level_counts) for task in found.tasks}
     table = Table(
@@ -149,7 +149,7 @@ def figure2_section(found: Distributions) -> Section:
 
 
 def figure3_section(found: Distributions) -> Section:
-    """What Fig. 3 shows, of mean |y| of each latent channel with truncated and with transformed features."""
+    """Figure 3: mean |y| of each latent channel with truncated and with transformed features."""
     baseline, transformed = found.activations
     claim = Claim(source="Fig. 3", text=f"truncated features leave latent channels idle (mean magnitude below {IDLE})")
     return Section(verdicts=[more_active(claim, baseline.mean_abs, transformed.mean_abs)])

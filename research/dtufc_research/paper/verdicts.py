@@ -27,7 +27,7 @@ Pair: TypeAlias = tuple[str, str, str]  # task, test curve, anchor curve
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What is said, and where: a section, table or figure of the paper, or `OURS`."""
+    """A claim and its source: a section, table or figure of the paper, or `OURS`."""
 
     source: str
     text: str

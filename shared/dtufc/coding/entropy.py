@@ -46,7 +46,7 @@ class Tables:
         self._models: dict[int, Any] = {}
 
     def radius(self, row: int) -> int:
-        """What is added to a symbol to give its entry."""
+        """The number that is added to a symbol to give its entry."""
         return (len(self.rows[row]) - 2) // 2 if self.escape else 0
 
     def model(self, row: int) -> Any:
@@ -84,7 +84,7 @@ class Encoder:
     def finish(self) -> bytes:
         """The stream: length of the escapes, the escapes, the words of the coder."""
         coder = _AnsCoder()
-        for entries, model in reversed(self._runs):  # a stack: what is read first is written last
+        for entries, model in reversed(self._runs):  # a stack: the last run is written first
             coder.encode_reverse(entries, model)
         words = coder.get_compressed().astype("<u4").tobytes()
         return write_varint(len(self._escapes)) + bytes(self._escapes) + words
@@ -122,8 +122,8 @@ class Decoder:
         """Checks what was read.
 
         Raises:
-            Desync: these are not the symbols that were encoded; whatever else is wrong follows from it.
-            Corrupt: they are, and yet an escape was missing or malformed, or something is left over.
+            Desync: the symbols differ from those that were encoded; other problems may follow from it.
+            Corrupt: the symbols match, but an escape is missing or malformed, or data is left over.
         """
         if self.crc != symbol_crc:
             raise Desync(expected=f"{symbol_crc:08x}", found=f"{self.crc:08x}")

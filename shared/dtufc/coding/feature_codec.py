@@ -36,12 +36,12 @@ _QUALITY_STEPS: Final = 1024  # how finely a rate target is searched
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """How many bytes to spend; at most one of the three is set.
+    """The rate of a frame; at most one of the three is set.
 
     Attributes:
         quality: from 0, the fewest bytes, to 1, the most exact.
-        target_bpfp: at most so many bits a feature value, the whole frame counted.
-        max_bytes: at most so many bytes a frame.
+        target_bpfp: at most this many bits a feature value, of the whole frame.
+        max_bytes: at most this many bytes a frame.
     """
 
     quality: float | None = None
@@ -69,14 +69,14 @@ class Rate:
         return f"{DEFAULT_QUALITY if self.quality is None else self.quality:.1f}"
 
     def byte_limit(self, num_values: int) -> int | None:
-        """Bytes that a frame of so many values may have, or None where quality decides."""
+        """The largest size of a frame of this many values, or None if the quality decides."""
         if self.target_bpfp is not None:
             return int(min(self.target_bpfp * num_values / 8, bitstream.MAX_PAYLOAD_BYTES))
         return self.max_bytes
 
 
 class CodingProfile(Protocol):
-    """What a FeatureCodec needs of a profile; `dtufc.models.profile.Profile` is one."""
+    """The interface of a profile that FeatureCodec needs; `dtufc.models.profile.Profile` has it."""
 
     @property
     def name(self) -> str: ...
@@ -103,7 +103,7 @@ class CodingProfile(Protocol):
 
 
 class EncodedFrame(bytes):
-    """The bytes of one frame, which still know the Frame that they were packed from."""
+    """The bytes of one frame, with the Frame that they were packed from."""
 
     frame: Frame
 
@@ -166,8 +166,8 @@ class FeatureCodec:
         Args:
             features: any shape that the profile's layout knows; float32, float16 or bfloat16; finite.
             quality: in [0, 1]; 0.5 by default. A higher quality costs more bytes.
-            target_bpfp: instead of quality: at most so many bits a value.
-            max_bytes: instead of quality: at most so many bytes.
+            target_bpfp: instead of quality: at most this many bits a value.
+            max_bytes: instead of quality: at most this many bytes.
             codec: one of `codecs`; klt by default where it is fitted.
 
         Raises:
@@ -239,7 +239,7 @@ class FeatureCodec:
     def _codec(self, name: str) -> Codec:
         if name not in CodecId.__members__:
             raise InputError(field="codec", problem=f"no codec {name}", remedy=f"Use one of {', '.join(self.codecs)}")
-        with self._loading:  # a network takes seconds: it is loaded once, however many ask for it
+        with self._loading:  # a network takes seconds to load: it is loaded once, by one thread
             if name not in self._codecs:
                 self._codecs[name] = self._load(name)
             return self._codecs[name]
@@ -251,7 +251,7 @@ class FeatureCodec:
         if not can_run():
             problem = f"{name} needs CompressAI, which is not installed"
             raise InputError(field="codec", problem=problem, remedy="Install it, or use codec 'klt'")
-        from dtufc.coding.codecs.learned.codec import LearnedCodec  # which takes seconds to import
+        from dtufc.coding.codecs.learned.codec import LearnedCodec  # takes seconds to import
 
         uses_klt = VARIANTS[name].uses_klt
         klt = KltTransform.from_arrays(self.profile.of_codec("klt"), layout) if uses_klt else None
@@ -300,7 +300,7 @@ def fit_calibration(
 def _largest_within(limit: int, at: Callable[[float], EncodedFrame], has_rate: bool) -> EncodedFrame:
     """The frame of the highest quality that has at most `limit` bytes, by bisection.
 
-    Raises InputError, naming the size that would do, where none has.
+    Raises InputError with the smallest possible size if there is none.
     """
     low, high = 0, _QUALITY_STEPS
     best = at(low / _QUALITY_STEPS)
@@ -325,7 +325,7 @@ def _largest_within(limit: int, at: Callable[[float], EncodedFrame], has_rate: b
 
 
 def describe(frame: Frame, num_bytes: int) -> Mapping[str, str | int | float]:
-    """A frame in words: what `dtufc inspect` prints."""
+    """A description of a frame, for `dtufc inspect`."""
     raw_bytes = frame.num_values * NUMPY_DTYPES[Dtype(frame.dtype)].itemsize
     return {
         "codec": frame.codec.name,

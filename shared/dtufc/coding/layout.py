@@ -1,4 +1,4 @@
-"""How a feature tensor is laid out: as one plane for an image codec, or as rows of channels.
+"""The layout of a feature tensor: one plane for an image codec, or rows of channels.
 
 Four families (`docs/bitstream.md`, "Layouts"), each an exact round trip between three views of the same values:
 

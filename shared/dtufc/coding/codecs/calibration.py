@@ -1,4 +1,4 @@
-"""What `klt` learns, and the rules that its fit and its coder share: bands, classes, activity, outlier rows."""
+"""The fitted arrays of `klt`, and the rules that its fit and coder share: bands, classes, activity, outlier rows."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +19,7 @@ BASIS_BITS: Final = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """All that a decoder needs, and all that a profile keeps. C channels, B bands.
+    """All arrays that a decoder needs, as stored in a profile. C channels, B bands.
 
     Attributes:
         basis: [C, C] int16, the inverse transform; its rows are components, of falling variance. See `pack_basis`.
@@ -56,7 +56,7 @@ class Calibration:
 
 
 def pack_basis(basis: Array) -> Array:
-    """The basis as a profile keeps it: [C] int16, each component's channel, where the components are channels."""
+    """The basis as stored in a profile: [C] int16, each component's channel, if the components are channels."""
     channel = np.abs(basis).argmax(axis=1)
     is_order = np.array_equal(basis, unpack_basis(channel.astype(np.int16)))
     return channel.astype(np.int16) if is_order else basis
@@ -79,7 +79,7 @@ def bands_of(edges: Array, grid: tuple[int, int]) -> Array:
 
 
 def squared_radii(grid: tuple[int, int]) -> Array:
-    """[h w] float64, of the frequencies of a grid; 2 is the highest."""
+    """[h w] float64, the squared radii of the frequencies of a grid; 2 is the highest."""
     down, across = (np.arange(size) / max(size - 1, 1) for size in grid)
     return (down[:, None] * down[:, None] + across * across).ravel()
 

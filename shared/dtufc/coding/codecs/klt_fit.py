@@ -1,4 +1,4 @@
-"""How `klt` is fitted, in closed form, from about ten features.
+"""The fit of `klt`, in closed form, to about ten features.
 
 The transform is the Karhunen-Loeve transform under an error metric M: with A = M^(1/2), the components are the
 eigenvectors of A C A, C the covariance of the channels, so that one step for all of them is the best allocation for
@@ -110,7 +110,7 @@ class _Fit:
         return _GRID_STEPS if self.has_grid else _TOKEN_STEPS
 
     def _find_outliers(self) -> None:
-        """Which rows are outliers (prefix, unusual RMS), and the mean of those, each divided by its RMS."""
+        """Finds the outlier rows (prefix, unusual RMS), and their mean, each divided by its RMS."""
         sizes = [np.sqrt(np.mean(rows * rows, axis=-1)) for rows in self.rows]  # [images, tokens]
         self.reference_rms = max(float(np.median(np.concatenate([size.ravel() for size in sizes]))), 1e-30)
         self.outliers = []

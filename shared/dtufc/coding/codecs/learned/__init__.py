@@ -66,7 +66,7 @@ def is_shipped(name: str, digest: Array) -> bool:
 
 
 def fit_learned(name: str, samples: Sequence[Array], layout: Layout, klt: KltTransform) -> dict[str, Array]:
-    """What a profile keeps for a learned codec, from about ten features, float32.
+    """Fits what a profile keeps for a learned codec, to about ten features, float32.
 
     Args:
         name: of the codec.
@@ -88,7 +88,7 @@ def fitted_plane_transform(
 
     Args:
         name: of the codec.
-        arrays: what `fit_learned` returned.
+        arrays: the result of `fit_learned`.
         layout: of the features.
         klt: of the same profile, for a codec that uses it.
 

@@ -31,7 +31,7 @@ from dtufc.errors import Corrupt, InputError
 RATE_STEPS: Final = 1023  # quality is sent as an integer from 0 to this
 _LATENT_STRIDE: Final = 16
 _TILE_SIDE: Final = 2048
-_PADDED_TIMES: Final = 4  # a plane may be padded to so many times its values,
+_PADDED_TIMES: Final = 4  # a plane may be padded to this many times its values,
 _ALWAYS_PADDED: Final = 1 << 22  # or to this area
 
 
@@ -49,7 +49,7 @@ class LearnedCodec:
     def from_arrays(
         cls, name: str, arrays: Mapping[str, Array], layout: Layout, klt: KltTransform | None = None
     ) -> Self:
-        """What `fit_learned` returned, read back from a profile, with the network that it was fitted for."""
+        """A codec from the result of `fit_learned`, read from a profile, with the network that it was fitted for."""
         plane_transform = fitted_plane_transform(name, arrays, layout, klt)
         return cls(VARIANTS[name].id, load_network(shipped_network(name)), plane_transform)
 

@@ -176,7 +176,7 @@ class ElicLatents:
         ]
 
     def transcode(self, coding: Coding, shape: tuple[int, int], y: Array | None, z: Array | None) -> Array:
-        """As `HyperpriorLatents.transcode`."""
+        """See `HyperpriorLatents.transcode`."""
         hyper = _hyper(self._h_s, coding, shape, z)
         y_hat = hyper.new_zeros((*shape, self._ends[-1]))  # integers, as activations
         for k, (end, size) in enumerate(zip(self._ends, self._sizes, strict=True)):
@@ -239,7 +239,7 @@ def _tables(frequencies: Array, sizes: Array) -> Tables:
 
 
 def _scale_weights(scale: float) -> Array:
-    """[2 r + 1], of the integers under a normal distribution of mean 0, with the longer tails of outliers."""
+    """[2 r + 1], weights of the integers under a normal distribution of mean 0, with the longer tails of outliers."""
     radius = min(4096, int(scale * 40) + 16)
     symbols = np.arange(-radius, radius + 1)
     normal = np.diff(_normal_cdf((np.arange(-radius, radius + 2) - 0.5) / scale))
@@ -247,7 +247,7 @@ def _scale_weights(scale: float) -> Array:
 
 
 def _side_weights(side_prior: Any) -> list[Array]:
-    """[511] for each channel of z, of its integers, with the tails of outliers."""
+    """[511] for each channel of z, weights of its integers, with the tails of outliers."""
     edges = torch.arange(-_SIDE_RADIUS, _SIDE_RADIUS + 2, dtype=torch.float32) - 0.5
     with torch.inference_mode():
         logits = side_prior._logits_cumulative(edges.repeat(side_prior.channels, 1, 1), stop_gradient=True)

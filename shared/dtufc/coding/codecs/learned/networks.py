@@ -1,4 +1,4 @@
-"""The codecs' networks, from CompressAI's: one channel in and out, and one network for the whole range of rates.
+"""The codecs' networks, from CompressAI: one input and output channel, one network for the whole range of rates.
 
     x --g_a--> y --gain(rate)--> y_g --round--> y_hat --inverse gain(rate)--> g_s --> x_hat
                                   |                ^
@@ -208,10 +208,10 @@ Kind = Literal["hyperprior", "elic", "prior"]
 
 
 def in_strips(transform: nn.Sequential, x: Tensor) -> Tensor:
-    """What `transform(x)` is, but for last bits: g_a or g_s, for coding.
+    """`transform(x)` up to the last bits, of g_a or g_s, for coding.
 
-    Blocks that keep the resolution go over strips of rows that fit into a processor's cache, with the rows around
-    them that they reach; over a whole large plane they would wait for memory.
+    Blocks that keep the resolution are applied to strips of rows that fit into a processor's cache, with their
+    receptive field; on a whole large plane they would be bound by memory.
     """
     for is_local, layers in groupby(transform, key=lambda layer: isinstance(layer, tuple(_REACH))):
         chosen = list(layers)
