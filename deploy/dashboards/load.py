@@ -1,6 +1,6 @@
 """`python -m deploy.dashboards.load`: work for an edge, so that the dashboards have something to show.
 
-Every task, some codecs and qualities, now and then an input that is refused; for so many minutes, then it ends.
+Every task, some codecs and qualities, now and then an input that is rejected; for a number of minutes.
 """
 
 import itertools
@@ -22,7 +22,7 @@ SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.jpg"))
 QUESTIONS = [
     ("Which is a fruit?", ["stone", "apple", "chair"]),
     ("Water is made of hydrogen and which other element?", ["gold", "oxygen", "helium", "iron"]),
-    ("", ["yes", "no"]),  # refused
+    ("", ["yes", "no"]),  # rejected
 ]
 _PAUSE_S = 0.2
 

@@ -137,7 +137,7 @@ OPERATOR = Dashboard(
             panels=[
                 Panel(
                     title="Queues",
-                    text="Requests at work or waiting on each side, and the places. At the limit, more are refused.",
+                    text="Requests at work or waiting on each side, and the places. At the limit, more are rejected.",
                     unit="short",
                     queries=[
                         ("sum(dtufc_edge_running)", "edge"),

@@ -1,13 +1,16 @@
-"""What every codec keeps, on every layout, type and shape: the cases that test_codecs.py runs."""
+"""The cases of the contract test (test_codecs.py): layouts, types and shapes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 
 import dtufc
 from dtufc.coding.arrays import Array
-from dtufc.coding.feature_codec import FeatureCodec
+from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
+from dtufc.coding.layout import Family
+from dtufc.models.profile import LayoutSpec, Profile, ProfileSpec
 
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 SAMPLES: Mapping[str, tuple[int, ...]] = {"llm": (40, 24), "vit": (2, 50, 24), "latent": (16, 9, 12), "cnn": (24, 7, 5)}
@@ -20,7 +23,7 @@ OTHER_SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
 
 
 def features(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Peaky values with a mean and a scale of their own in each channel, and neighbours that are alike."""
+    """Peaky values with a mean and a scale for each channel, and correlated neighbours."""
     channels_last = shape[-1] == 24
     values: Array = np.cumsum(rng.standard_t(3, size=shape), axis=-2 if channels_last else -1) * 0.3
     per_channel = np.linspace(0.2, 5, 24 if 24 in shape else 16)
@@ -29,13 +32,24 @@ def features(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 
 def fitted(layout: str) -> FeatureCodec:
-    """A profile fitted from ten features of that layout."""
+    """The codec of a profile fitted to ten features of that layout."""
+    return dtufc.fit(_fitting_samples(layout), layout=layout, prefix=int(layout == "vit"))
+
+
+def fitted_profile(layout: str) -> Profile:
+    """The profile of `fitted`."""
+    sizes = LayoutSpec(family=Family(layout), channels=16 if layout == "latent" else 24, prefix=int(layout == "vit"))
+    profile = Profile(spec=ProfileSpec(name="custom", model="features", layout=sizes), split=0, calibration={})
+    return replace(profile, calibration=fit_calibration(_fitting_samples(layout), profile.layout))
+
+
+def _fitting_samples(layout: str) -> list[Array]:
     rng = np.random.default_rng(7)
-    return dtufc.fit([features(rng, SAMPLES[layout]) for _ in range(10)], layout=layout, prefix=int(layout == "vit"))
+    return [features(rng, SAMPLES[layout]) for _ in range(10)]
 
 
 def hostile(rng: np.random.Generator, shape: tuple[int, ...]) -> Mapping[str, Array]:
-    """Features that no fit has seen."""
+    """Features that no codec was fitted to."""
     outliers = features(rng, shape)
     outliers.flat[:: max(1, outliers.size // 7)] = 30_000.0
     return {

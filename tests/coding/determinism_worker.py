@@ -18,11 +18,11 @@ def features(profile: str, seed: int) -> Array:
     """As a model makes them: the result of a float32 product in torch, which differs between instruction sets."""
     codec = dtufc.load(profile)
     mean = torch.from_numpy(codec.profile.calibration["klt.mean"].astype(np.float32))
-    typical = float(codec.profile.calibration["klt.typical"][0])
+    reference_rms = float(codec.profile.calibration["klt.reference_rms"][0])
     generator = torch.Generator().manual_seed(seed)
     latent = torch.randn(NUM_ROWS[profile], 64, generator=generator)
     mixing = torch.randn(64, len(mean), generator=generator) / 8
-    rows = mean + typical * 0.5 * torch.tanh(latent @ mixing)
+    rows = mean + reference_rms * 0.5 * torch.tanh(latent @ mixing)
     rows[3] *= 60
     return rows.numpy()
 

@@ -22,12 +22,12 @@ from dtufc.coding.codecs.learned import shipped_network
 from dtufc.coding.codecs.learned.network_file import load_network
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.errors import BitstreamError
-from dtufc_research.evaluation.reference import plain
+from dtufc_research.evaluation.reference import reference_model
 
 NETWORKS: Final = ("hyperprior", "elic", "kltprior")
 SHAPE: Final = (64, 192)
 QUALITY: Final = 0.6
-WEIGHTS: Final = "rival-{}.pt"
+WEIGHTS: Final = "reference-{}.pt"
 
 
 def features(seed: int) -> Array:
@@ -47,31 +47,31 @@ def batches(count: int, size: int) -> Iterator[range]:
 def encode(folder: Path, name: str, settings: dict[str, Any]) -> None:
     codec = dtufc.load(folder / "profile")
     for network in NETWORKS:
-        rival = rival_of(folder, network)
+        reference = reference_of(folder, network)
         for seeds in batches(settings["count"], settings["batch"]):
             stack = np.stack([features(seed) for seed in seeds])
             frame = codec.encode(stack if len(seeds) > 1 else stack[0], codec=network, quality=QUALITY)
             (folder / name / f"{network}.{seeds.start}.frame").write_bytes(frame)
-            coded = rival.compress(rival_planes(codec, network, stack))
+            coded = reference.compress(reference_planes(codec, network, stack))
             for at, seed in enumerate(seeds):
                 strings = [[part[at]] for part in coded["strings"]]
                 (folder / name / f"{network}.{seed}.strings").write_bytes(pickle.dumps((strings, coded["shape"])))
 
 
-def rival_of(folder: Path, network: str) -> Any:
+def reference_of(folder: Path, network: str) -> Any:
     """CompressAI's model, with the tables that were made once for all variants, where they have been."""
     trained = load_network(shipped_network(network))
-    rival = plain(trained.network, QUALITY * (trained.num_rates - 1))
+    reference = reference_model(trained.network, QUALITY * (trained.num_rates - 1))
     weights = folder / WEIGHTS.format(network)
     if weights.exists():
-        rival.load_state_dict(torch.load(weights))
-    return rival
+        reference.load_state_dict(torch.load(weights))
+    return reference
 
 
-def rival_planes(codec: FeatureCodec, network: str, stack: Array) -> torch.Tensor:
-    """[B, 1, H, W] of levels / 255, prepared as our codec does."""
+def reference_planes(codec: FeatureCodec, network: str, stack: Array) -> torch.Tensor:
+    """[B, 1, H, W] of levels / 255, by the plane transform of our codec."""
     learned: Any = codec._codec(network)
-    planes = [learned.preparation.to_plane(one)[0] for one in stack]
+    planes = [learned.plane_transform.to_plane(one)[0] for one in stack]
     return torch.from_numpy(np.stack(planes))[:, None] / 255
 
 
@@ -80,16 +80,16 @@ def decode(folder: Path, name: str, settings: dict[str, Any]) -> None:
     ours = {digest: restored(codec, data) for digest, data in distinct(folder, "*.frame").items()}
     np.savez(folder / name / "ours.npz", **ours)
     for network in NETWORKS:  # last: CompressAI may crash on a stream that it misreads
-        rival = rival_of(folder, network)
+        reference = reference_of(folder, network)
         theirs = {}
         for digest, data in distinct(folder, f"{network}.*.strings").items():
             strings, shape = pickle.loads(data)
-            theirs[digest] = rival.decompress(strings, shape)["x_hat"][0, 0].numpy().astype(np.float16)
+            theirs[digest] = reference.decompress(strings, shape)["x_hat"][0, 0].numpy().astype(np.float16)
         np.savez(folder / name / f"theirs-{network}.npz", **theirs)
 
 
 def restored(codec: FeatureCodec, frame: bytes) -> Array:
-    """The features, float32; an empty array where the frame was refused."""
+    """The features, float32; an empty array where the frame was rejected."""
     try:
         return codec.decode(frame)
     except BitstreamError:

@@ -100,18 +100,18 @@ def decode_klt(frame: Frame, profile: Profile) -> Array:
     grid, prefix = profile.layout.grid(frame.shape), profile.layout.prefix
     shifted, offset = varint(frame.payload, 0)
     t = shifted - 1024
-    num_apart, offset = varint(frame.payload, offset)
-    apart, row = {}, -1
-    for _ in range(num_apart):
+    num_outliers, offset = varint(frame.payload, offset)
+    outliers, row = {}, -1
+    for _ in range(num_outliers):
         skip, offset = varint(frame.payload, offset)
         row += skip + 1
-        apart[row], offset = varint(frame.payload, offset)
-    num_strays, offset = varint(frame.payload, offset)
-    strays = frame.payload[offset : offset + num_strays]
-    symbols = Symbols(frame.payload[offset + num_strays :])
+        outliers[row], offset = varint(frame.payload, offset)
+    num_residual_bytes, offset = varint(frame.payload, offset)
+    residuals = frame.payload[offset : offset + num_residual_bytes]
+    symbols = Symbols(frame.payload[offset + num_residual_bytes :])
 
-    singles = list(apart) if grid else list(range(images * tokens))
-    activities = [a - 8 for a in symbols.run(p["activity"], len(singles), escape=False)]
+    isolated = list(outliers) if grid else list(range(images * tokens))
+    activities = [a - 8 for a in symbols.run(p["activity"], len(isolated), escape=False)]
     logs = p["log_sigma"].astype(int)
     classes = [(int(logs[0, c]) - t + 8) // 16 + a for a in activities for c in range(channels)]
     bands = _bands(p["edges"], grid) if grid else []
@@ -119,7 +119,7 @@ def decode_klt(frame: Frame, profile: Profile) -> Array:
     q = _read_symbols(symbols, classes, p["frequencies"], p["sizes"])
     assert symbols.is_at_its_end()
     assert symbols.crc == frame.symbol_crc
-    _read_strays(strays, q)
+    _read_residuals(residuals, q)
 
     shift, finer = int(p["rounding"][1]), float(p["rounding"][2])
     sixteenths = [16 * s + ((s > 0) - (s < 0)) * shift for s in q]
@@ -132,21 +132,21 @@ def decode_klt(frame: Frame, profile: Profile) -> Array:
     if grid:
         per_image = grid[0] * grid[1] * channels
         for image in range(images):
-            start = len(singles) * channels + image * per_image
+            start = len(isolated) * channels + image * per_image
             z = _inverse_spectrum(sixteenths[start : start + per_image], grid, bands, p["gain"], step)
             for token, values in enumerate(z):
                 out[image * tokens + prefix + token] = [
                     float(total) * (scale[c] * 2.0**-8) + mean[c] for c, total in enumerate(_product(values, basis))
                 ]
-    for index, row in enumerate(singles):
+    for index, row in enumerate(isolated):
         values = sixteenths[index * channels : (index + 1) * channels]
         x = [float(total) * (scale[c] * (step / 16.0)) for c, total in enumerate(_product(values, basis))]
-        if row not in apart:
+        if row not in outliers:
             out[row] = [x[c] + mean[c] for c in range(channels)]
             continue
-        is_prefix = bool(grid) and row % tokens < prefix and 224 <= apart[row] <= 288
+        is_prefix = bool(grid) and row % tokens < prefix and 224 <= outliers[row] <= 288
         f = 1.0 if is_prefix else finer * max(1.0, step / 4)
-        out[row] = [(x[c] * (1 / f) + centre[c]) * power(4 * (apart[row] - 256)) for c in range(channels)]
+        out[row] = [(x[c] * (1 / f) + centre[c]) * power(4 * (outliers[row] - 256)) for c in range(channels)]
     return np.array(out)
 
 
@@ -173,7 +173,7 @@ def _read_symbols(symbols: Symbols, classes: list[int], frequencies: Array, size
     return q
 
 
-def _read_strays(data: bytes, q: list[int]) -> None:
+def _read_residuals(data: bytes, q: list[int]) -> None:
     offset, position = 0, -1
     while offset < len(data):
         skip, offset = varint(data, offset)
@@ -195,8 +195,8 @@ def _inverse_spectrum(
     for k in range(channels):
         c = [[0] * width for _ in range(height)]
         for frequency in range(height * width):
-            unit = float(gain[bands[frequency], k]) * (step * 256.0 / 16.0)
-            value = float(round(values[frequency * channels + k] * unit))
+            sixteenth = float(gain[bands[frequency], k]) * (step * 256.0 / 16.0)
+            value = float(round(values[frequency * channels + k] * sixteenth))
             c[frequency // width][frequency % width] = int(min(max(value, -limit), limit))
         rows = [
             [_rounded(sum(down[u][y] * c[u][v] for u in range(height))) for v in range(width)] for y in range(height)

@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 Kernel = Literal["C", "T", "T1"]  # convolution; transposed of stride 2, and of stride 1
 
 _MOST: Final = 1 << 13  # of a symbol
-_ONE: Final = 1 << 10  # activations are in units of 1 / this
+_ONE: Final = 1 << 10  # activations are multiples of 1 / this
 _LIMIT: Final = (1 << 23) - 1  # of an activation
 _TINY: Final = 2.0**-36
 _SYNTHESIS: Final = {"hyperprior": "TGTGTGT", "elic": "ATBBBTABBBTBBBT", "prior": "P"}  # see _block
@@ -107,18 +107,18 @@ def decode(
     """
     rate, offset = read_varint(payload, 0)
     if klt is None:
-        apart, values, offset = _read_apart(payload, offset)
+        outliers, values, offset = _read_outliers(payload, offset)
         plane_shape, places = _places(shape, layout.family)
         plane = _plane(network, payload[offset:], symbol_crc, rate, plane_shape)
         features = _values(plane.ravel()[places], arrays["centroids"].astype(np.float64))
-        features.ravel()[apart] = values
+        features.ravel()[outliers] = values
         return features
     rows = _read_rows(payload, offset, shape, layout)
     plane = _plane(network, payload[rows.end :], symbol_crc, rate, (rows.count, len(klt["mean"])))
-    units = np.clip((plane - 127.5) / 64, -512, 512)
-    for position, number in rows.units.items():
-        units.ravel()[position] += number
-    return layout.from_rows(_inverse_klt(units / float(arrays["scale"][0]), rows, klt), shape)
+    scaled = np.clip((plane - 127.5) / 64, -512, 512)
+    for position, number in rows.offsets.items():
+        scaled.ravel()[position] += number
+    return layout.from_rows(_inverse_klt(scaled / float(arrays["scale"][0]), rows, klt), shape)
 
 
 def _plane(network: Network, coded: bytes, symbol_crc: int, rate: int, shape: tuple[int, int]) -> Array:
@@ -145,36 +145,38 @@ class _Rows:
     tokens: int
     prefix: int
     grid: tuple[int, int] | None
-    apart: Mapping[int, int]  # row: its gain index
-    units: Mapping[int, int]  # position on the plane: whole units
+    outliers: Mapping[int, int]  # row: its gain index
+    offsets: Mapping[int, int]  # position on the plane: the integer part of an outlier
     end: int
 
     @property
-    def singles(self) -> list[int]:
-        return list(self.apart) if self.grid else list(range(self.images * self.tokens))
+    def isolated(self) -> list[int]:
+        return list(self.outliers) if self.grid else list(range(self.images * self.tokens))
 
     @property
     def count(self) -> int:
-        return len(self.singles) + (self.images * prod(self.grid) if self.grid else 0)
+        return len(self.isolated) + (self.images * prod(self.grid) if self.grid else 0)
 
 
 def _read_rows(payload: bytes, offset: int, shape: tuple[int, ...], layout: Layout) -> _Rows:
     images, tokens, _ = layout.rows_shape(shape)
-    num_apart, offset = read_varint(payload, offset)
-    apart, row = {}, -1
-    for _ in range(num_apart):
+    num_outliers, offset = read_varint(payload, offset)
+    outliers, row = {}, -1
+    for _ in range(num_outliers):
         skipped, offset = read_varint(payload, offset)
         row += skipped + 1
-        apart[row], offset = read_varint(payload, offset)
+        outliers[row], offset = read_varint(payload, offset)
     length, offset = read_varint(payload, offset)
-    units, position, end = {}, -1, offset + length
+    offsets, position, end = {}, -1, offset + length
     while offset < end:
         skipped, offset = read_varint(payload, offset)
         folded, offset = read_varint(payload, offset)
         position += skipped + 1
-        units[position] = -(folded >> 1) if folded & 1 else folded >> 1
+        offsets[position] = -(folded >> 1) if folded & 1 else folded >> 1
     grid = layout.grid(shape)
-    return _Rows(images=images, tokens=tokens, prefix=layout.prefix, grid=grid, apart=apart, units=units, end=end)
+    return _Rows(
+        images=images, tokens=tokens, prefix=layout.prefix, grid=grid, outliers=outliers, offsets=offsets, end=end
+    )
 
 
 def _inverse_klt(coefficients: Array, rows: _Rows, klt: Mapping[str, Array]) -> Array:
@@ -186,7 +188,7 @@ def _inverse_klt(coefficients: Array, rows: _Rows, klt: Mapping[str, Array]) -> 
     basis = basis * klt["scale"]
     out = np.tile(klt["mean"], (rows.images * rows.tokens, 1))
     if rows.grid:
-        (height, width), start = rows.grid, len(rows.singles)
+        (height, width), start = rows.grid, len(rows.isolated)
         relative = [np.arange(size) / max(size - 1, 1) for size in rows.grid]
         radii = {(u, v): relative[0][u] ** 2 + relative[1][v] ** 2 for u in range(height) for v in range(width)}
         down, across = _dct(height), _dct(width)
@@ -198,12 +200,12 @@ def _inverse_klt(coefficients: Array, rows: _Rows, klt: Mapping[str, Array]) -> 
             z = np.einsum("uy,vx,uvc->yxc", down, across, spectrum)
             first = image * rows.tokens + rows.prefix
             out[first : first + height * width] += z.reshape(-1, channels) @ basis
-    for index, row in enumerate(rows.singles):
+    for index, row in enumerate(rows.isolated):
         x = coefficients[index] @ basis
-        if row not in rows.apart:
+        if row not in rows.outliers:
             out[row] = x + klt["mean"]
             continue
-        gain = rows.apart[row]
+        gain = rows.outliers[row]
         is_usual = rows.grid and row % rows.tokens < rows.prefix and 224 <= gain <= 288
         f = 1.0 if is_usual else float(klt["rounding"][2])
         out[row] = (x / f + klt["centre"]) * 2.0 ** ((gain - 256) / 16)
@@ -220,15 +222,15 @@ def _dct(size: int) -> Array:
 # "Head of levels", "Tiles"
 
 
-def _read_apart(payload: bytes, offset: int) -> tuple[list[int], Array, int]:
+def _read_outliers(payload: bytes, offset: int) -> tuple[list[int], Array, int]:
     """(positions, values, offset behind them)."""
-    num_apart, offset = read_varint(payload, offset)
+    num_outliers, offset = read_varint(payload, offset)
     positions, position = [], -1
-    for _ in range(num_apart):
+    for _ in range(num_outliers):
         skipped, offset = read_varint(payload, offset)
         position += skipped + 1
         positions.append(position)
-    return positions, np.frombuffer(payload, "<f4", num_apart, offset), offset + 4 * num_apart
+    return positions, np.frombuffer(payload, "<f4", num_outliers, offset), offset + 4 * num_outliers
 
 
 def _cuts(size: int) -> list[slice]:
@@ -262,7 +264,7 @@ def _mosaic(channels: int) -> tuple[int, int]:
 
 
 def _latent(network: Network, decoder: Decoder, height: int, width: int) -> Array:
-    """Symbols of a tile -> its latent [h, w, M], int64 in units of 2^-10."""
+    """Symbols of a tile -> its latent [h, w, M], int64 in multiples of 2^-10."""
     num_channels = network.widths["num_channels"]
     runs = [decoder.read(network.side, channel, height * width // 16) for channel in range(num_channels)]
     z_hat = _bounded(np.stack(runs, axis=-1)).reshape(height // 4, width // 4, num_channels) * _ONE
@@ -377,7 +379,7 @@ def _shifted(total: Array, shift: int) -> Array:
 
 
 def _synthesized(network: Network, latent: Array, rate: int) -> Array:
-    """[h, w, M] in units of 2^-10 -> levels [16 h, 16 w] float64."""
+    """[h, w, M] in multiples of 2^-10 -> levels [16 h, 16 w] float64."""
     logs = network.weights["gains.log_inverse"]
     place = rate * (len(logs) - 1) / 1023
     low = min(floor(place), max(len(logs) - 2, 0))
@@ -408,14 +410,14 @@ def _block(network: Network, name: str, block: str, x: Array) -> Array:
 
 def _attended(network: Network, name: str, x: Array) -> Array:
     """A."""
-    a, b = (_three_units(network, f"{name}.conv_{branch}", x) for branch in "ab")
+    a, b = (_three_blocks(network, f"{name}.conv_{branch}", x) for branch in "ab")
     return x + a / (1 + np.exp(-_real(network, f"{name}.conv_b.3", "C", b)))
 
 
-def _three_units(network: Network, name: str, x: Array) -> Array:
+def _three_blocks(network: Network, name: str, x: Array) -> Array:
     """U, U, U."""
-    for unit in range(3):
-        x = _rectified(x + _bottleneck(network, [f"{name}.{unit}.conv.{n}" for n in (0, 2, 4)], x))
+    for block in range(3):
+        x = _rectified(x + _bottleneck(network, [f"{name}.{block}.conv.{n}" for n in (0, 2, 4)], x))
     return x
 
 

@@ -1,4 +1,4 @@
-"""Frames: what is packed is parsed, and whatever else comes in is refused as BitstreamError and nothing else."""
+"""Frames: what is packed is parsed, and every other input is rejected as BitstreamError and nothing else."""
 
 import tracemalloc
 import zlib
@@ -32,14 +32,14 @@ def test_parse_inverts_pack(frame: Frame) -> None:
 
 
 @given(FRAMES, st.data())
-def test_a_truncated_frame_is_refused(frame: Frame, data: st.DataObject) -> None:
+def test_a_truncated_frame_is_rejected(frame: Frame, data: st.DataObject) -> None:
     whole = pack(frame)
     with pytest.raises(BitstreamError):
         parse(whole[: data.draw(st.integers(0, len(whole) - 1))])
 
 
 @given(FRAMES, st.data())
-def test_a_flipped_bit_is_refused(frame: Frame, data: st.DataObject) -> None:
+def test_a_flipped_bit_is_rejected(frame: Frame, data: st.DataObject) -> None:
     broken = bytearray(pack(frame))
     bit = data.draw(st.integers(0, 8 * len(broken) - 1))
     broken[bit // 8] ^= 1 << bit % 8
@@ -48,7 +48,7 @@ def test_a_flipped_bit_is_refused(frame: Frame, data: st.DataObject) -> None:
 
 
 @given(FRAMES, st.binary(min_size=1, max_size=20))
-def test_trailing_bytes_are_refused(frame: Frame, more: bytes) -> None:
+def test_trailing_bytes_are_rejected(frame: Frame, more: bytes) -> None:
     with pytest.raises(BitstreamError):
         parse(pack(frame) + more)
 
@@ -56,7 +56,7 @@ def test_trailing_bytes_are_refused(frame: Frame, more: bytes) -> None:
 @given(st.binary(max_size=400))
 @example(b"")
 @example(b"DTU\x01")
-def test_random_bytes_are_refused(data: bytes) -> None:
+def test_random_bytes_are_rejected(data: bytes) -> None:
     with pytest.raises(BitstreamError):
         parse(data)
 
@@ -111,6 +111,6 @@ def test_varints_round_trip(value: int) -> None:
 
 
 @pytest.mark.parametrize("data", [b"\x80\x00", b"\xff\xff\xff\xff\xff\x01"])
-def test_overlong_varints_are_refused(data: bytes) -> None:
+def test_overlong_varints_are_rejected(data: bytes) -> None:
     with pytest.raises(Corrupt):
         read_varint(data, 0)

@@ -45,12 +45,12 @@ def test_any_symbol_survives_the_escape(symbols: list[int], radius: int) -> None
 
 
 @pytest.mark.parametrize("data", [b"", b"\x05", b"\x00abc", b"\x00" + bytes(8), b"\xff" * 9])
-def test_streams_that_cannot_be_are_refused(data: bytes) -> None:
+def test_malformed_streams_are_rejected(data: bytes) -> None:
     with pytest.raises(BitstreamError):
         Decoder(data)
 
 
-def test_symbols_left_over_are_refused() -> None:
+def test_symbols_left_over_are_rejected() -> None:
     tables = Tables([quantize_frequencies(np.ones(8))], escape=False)
     encoder = Encoder()
     encoder.write(tables, 0, np.arange(8, dtype=np.int32).repeat(9))
@@ -65,6 +65,6 @@ def test_symbols_left_over_are_refused() -> None:
 @pytest.mark.parametrize(
     "row", [np.array([TOTAL], np.uint32), np.array([TOTAL - 1, 0, 1], np.uint32), np.array([5, 6], np.uint32)]
 )
-def test_tables_that_do_not_sum_up_are_refused(row: Array) -> None:
+def test_tables_with_a_wrong_sum_are_rejected(row: Array) -> None:
     with pytest.raises(InputError, match="tables"):
         Tables([row], escape=False)

@@ -28,21 +28,21 @@ def test_the_fit_is_the_same_on_every_run() -> None:
 
 
 def test_gradients_move_the_error_to_where_it_does_not_count() -> None:
-    """A model reads one direction alone: at the same bytes, a fit with its gradients keeps that direction better."""
+    """A model depends on one direction only: at equal size, a fit with its gradients keeps that direction better."""
     rng = np.random.default_rng(1)
     direction = np.ones(32) / np.sqrt(32)
     samples = [rng.standard_normal((64, 32)).astype(np.float32) for _ in range(10)]
     gradients = [np.tile(direction, (64, 1)).astype(np.float32) * rng.standard_normal((64, 1)) for _ in range(10)]
     gradients = [gradient.astype(np.float32) for gradient in gradients]
-    plain, aware = dtufc.fit(samples), dtufc.fit(samples, gradients=gradients)
+    unweighted, aware = dtufc.fit(samples), dtufc.fit(samples, gradients=gradients)
     features = rng.standard_normal((64, 32)).astype(np.float32)
-    num_bytes = len(plain.encode(features, quality=0.3))
+    num_bytes = len(unweighted.encode(features, quality=0.3))
 
     def error(decoded: Array) -> float:
         return float(np.mean(((decoded - features) @ direction) ** 2))
 
     assert error(aware.decode(aware.encode(features, max_bytes=num_bytes))) < 0.5 * error(
-        plain.decode(plain.encode(features, max_bytes=num_bytes))
+        unweighted.decode(unweighted.encode(features, max_bytes=num_bytes))
     )
 
 
@@ -54,7 +54,7 @@ def test_gradients_move_the_error_to_where_it_does_not_count() -> None:
         ([np.zeros((4, 8), np.float32), np.zeros((4, 9), np.float32)], "channels"),
     ],
 )
-def test_samples_that_cannot_be_fitted_are_refused(samples: list[Array], match: str) -> None:
+def test_invalid_samples_are_rejected(samples: list[Array], match: str) -> None:
     with pytest.raises(InputError, match=match):
         dtufc.fit(samples)
 
@@ -73,7 +73,7 @@ def feature_maps(seed: int, channels: int, side: int) -> Array:
 
 
 @pytest.mark.parametrize(("side", "alone"), [(3, True), (20, False)])
-def test_channels_are_coded_each_by_itself_where_a_picture_shows_too_little_of_how_they_go_together(
+def test_channels_are_coded_independently_where_a_grid_has_too_few_positions_for_a_covariance(
     side: int, alone: bool
 ) -> None:
     codec = dtufc.fit([feature_maps(seed, 64, side) for seed in range(10)], layout="cnn")
@@ -84,16 +84,16 @@ def test_channels_are_coded_each_by_itself_where_a_picture_shows_too_little_of_h
         assert (np.count_nonzero(basis, axis=1) > 32).all()
 
 
-def test_a_fit_of_few_positions_and_many_channels_serves_pictures_that_it_has_not_seen() -> None:
+def test_a_fit_of_few_positions_and_many_channels_generalizes_to_other_grids() -> None:
     codec = dtufc.fit([feature_maps(seed, 256, 4) for seed in range(10)], layout="cnn")
-    seen, unseen = (
+    fitted_to, others = (
         np.mean([len(codec.encode(feature_maps(seed, 256, 4), quality=0.6)) for seed in seeds])
         for seeds in (range(10), range(10, 20))
     )
-    assert unseen < 1.1 * seen
+    assert others < 1.1 * fitted_to
 
 
-def test_on_a_grid_large_rows_go_apart_and_small_ones_do_not() -> None:
+def test_on_a_grid_large_rows_are_outliers_and_small_ones_are_not() -> None:
     codec = dtufc.fit([feature_maps(seed, 24, 6) for seed in range(10)], layout="cnn")
     features = feature_maps(11, 24, 6)
     usual = float(np.sqrt(np.mean(features**2)))
@@ -101,6 +101,6 @@ def test_on_a_grid_large_rows_go_apart_and_small_ones_do_not() -> None:
     features[:, 5, 5] = usual * 20
     payload = parse(codec.encode(features)).payload
     _, offset = read_varint(payload, 0)  # the step
-    rows_apart, offset = read_varint(payload, offset)
+    num_outliers, offset = read_varint(payload, offset)
     skipped, _ = read_varint(payload, offset)
-    assert (rows_apart, skipped) == (1, 35)
+    assert (num_outliers, skipped) == (1, 35)

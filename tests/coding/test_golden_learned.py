@@ -1,7 +1,7 @@
-"""Golden payloads of the learned codecs: later releases read the same symbols out of them.
+"""Golden payloads of the learned codecs: later releases decode the same symbols from them.
 
-Below `tests/golden/v1/learned/` there are three small networks and, for each layout, a preparation and payloads. The
-payload's CRC is of the symbols, and must fit; the features may differ in what float arithmetic leaves open.
+`tests/golden/v1/learned/` has three small networks and, for each layout, a plane transform and payloads. The CRC of the
+symbols must match; the features may differ within the tolerance of floating-point arithmetic.
 """
 
 import json
@@ -20,7 +20,7 @@ from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.coding.codecs.learned.codec import LearnedCodec
 from dtufc.coding.codecs.learned.network_file import build, load_network, save_network
 from dtufc.coding.codecs.learned.networks import KINDS, Kind, Widths
-from dtufc.coding.codecs.learned.plane import Coefficients, Levels, Preparation, fit_coefficients, fit_levels
+from dtufc.coding.codecs.learned.plane import Coefficients, Levels, PlaneTransform, fit_coefficients, fit_levels
 from dtufc.coding.layout import Family, Layout
 from dtufc.coding.transform import PeakyToBalanced
 from tests.coding import contract
@@ -54,13 +54,13 @@ def klt_of(family: str) -> dict[str, Array]:
 
 def codec_of(name: str, family: str) -> LearnedCodec:
     arrays, layout = load_file(GOLDEN / f"{family}.{name}.safetensors"), layout_of(family)
-    preparation: Preparation
+    plane_transform: PlaneTransform
     if name == "kltprior":
         klt = KltTransform.from_arrays(klt_of(family), layout)
-        preparation = Coefficients(transform=klt, scale=float(arrays["scale"][0]))
+        plane_transform = Coefficients(transform=klt, scale=float(arrays["scale"][0]))
     else:
-        preparation = Levels(transform=PeakyToBalanced(arrays["centroids"]), range=arrays["range"], layout=layout)
-    return LearnedCodec(CodecId[name], load_network(network_path(name)), preparation)
+        plane_transform = Levels(transform=PeakyToBalanced(arrays["centroids"]), range=arrays["range"], layout=layout)
+    return LearnedCodec(CodecId[name], load_network(network_path(name)), plane_transform)
 
 
 def sent_features(family: str) -> Array:

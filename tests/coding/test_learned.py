@@ -19,11 +19,11 @@ from dtufc.coding.codecs.learned.integers import ONE, Layer, layers_of, run
 from dtufc.coding.codecs.learned.latents import Writer
 from dtufc.coding.codecs.learned.network_file import load_network
 from dtufc.coding.codecs.learned.networks import in_strips
-from dtufc.coding.codecs.learned.plane import Coefficients, Preparation, fit_levels
+from dtufc.coding.codecs.learned.plane import Coefficients, PlaneTransform, fit_levels
 from dtufc.coding.entropy import Encoder
 from dtufc.coding.layout import Family, Layout
 from dtufc.errors import Corrupt, InputError
-from tests.coding.contract import OTHER_SHAPES, SAMPLES, features, fitted
+from tests.coding.contract import OTHER_SHAPES, SAMPLES, features, fitted, fitted_profile
 
 LIMIT = (1 << 23) - 1  # of an activation
 
@@ -32,34 +32,34 @@ LIMIT = (1 << 23) - 1  # of an activation
 def test_a_plane_of_levels_holds_every_value_once(family: str, rng: np.random.Generator) -> None:
     """What comes back is what the levels keep, so a second way round changes nothing."""
     layout = Layout(family=Family(family), prefix=int(family == "vit"))
-    preparation = fit_levels([features(rng, SAMPLES[family]) for _ in range(3)], layout)
+    plane_transform = fit_levels([features(rng, SAMPLES[family]) for _ in range(3)], layout)
     for shape in (SAMPLES[family], *OTHER_SHAPES[family]):
         sent = features(rng, shape)
-        plane, once = there_and_back(preparation, sent)
-        is_level = plane != 127.5  # which stands for a value that goes apart
+        plane, once = there_and_back(plane_transform, sent)
+        is_level = plane != 127.5  # which replaces an outlier
         assert (plane[is_level] % 1 == 0).all()
-        again, _ = there_and_back(preparation, once)
+        again, _ = there_and_back(plane_transform, once)
         np.testing.assert_array_equal(again[is_level], plane[is_level])
         assert np.median(np.abs(once - sent)) < 0.05 * np.abs(sent).max()
 
 
 @pytest.mark.parametrize("family", sorted(SAMPLES))
 def test_a_plane_of_coefficients_loses_nothing(family: str, rng: np.random.Generator) -> None:
-    """Nor do far values: what is beyond the plane's range goes apart in whole units."""
+    """Nor are outliers clipped: their integer parts are stored in the head."""
     codec = fitted(family)._codec("kltprior")
     assert isinstance(codec, LearnedCodec)
     for shape in (SAMPLES[family], *OTHER_SHAPES[family]):
         sent = features(rng, shape)
         sent.flat[sent.size // 2] = 3e4
-        plane, once = there_and_back(codec.preparation, sent)
+        plane, once = there_and_back(codec.plane_transform, sent)
         assert np.abs(plane - 127.5).max() <= 256 * 64
         np.testing.assert_allclose(once, sent, rtol=1e-3, atol=0.1)
 
 
-def there_and_back(preparation: Preparation, sent: Array) -> tuple[Array, Array]:
+def there_and_back(plane_transform: PlaneTransform, sent: Array) -> tuple[Array, Array]:
     """(the plane, what is made of it again)."""
-    plane, head = preparation.to_plane(sent)
-    read, offset = preparation.read_head(head + b"rest", 0, sent.shape)
+    plane, head = plane_transform.to_plane(sent)
+    read, offset = plane_transform.read_head(head + b"rest", 0, sent.shape)
     assert offset == len(head)
     assert read.plane_shape == plane.shape
     got = read.features(plane)
@@ -69,8 +69,8 @@ def there_and_back(preparation: Preparation, sent: Array) -> tuple[Array, Array]
 
 def test_coefficients_are_large_at_the_top_left(rng: np.random.Generator) -> None:
     """Components of falling variance across; behind the prefix, rising frequencies down."""
-    preparation = fitted("vit")._codec("kltprior").preparation  # type: ignore[attr-defined]
-    planes = [preparation.to_plane(features(rng, (50, 24)))[0] - 127.5 for _ in range(20)]
+    plane_transform = fitted("vit")._codec("kltprior").plane_transform  # type: ignore[attr-defined]
+    planes = [plane_transform.to_plane(features(rng, (50, 24)))[0] - 127.5 for _ in range(20)]
     power = np.mean(np.square(planes), axis=0)
     assert power.shape == (50, 24)
     assert power[1:9, :8].mean() > 10 * power[-8:, -8:].mean()
@@ -128,7 +128,7 @@ def test_the_largest_activations_add_up_exactly() -> None:
 
 
 def unbounded(layer: Layer, under: Array) -> Array:
-    """[out] by the norm, in int64, from the [k, k, in] inputs under a kernel of weights below 1."""
+    """[out] by the specification, in int64, from the [k, k, in] inputs under a kernel of weights below 1."""
     taps, bias = ((array.numpy() * 2**14).astype(np.int64) for array in (layer.taps, layer.bias))
     total = np.einsum("ijc,ijco->o", under, taps) + bias
     return np.clip([round(Fraction(int(one), 2**14)) for one in total], -LIMIT, LIMIT)
@@ -145,7 +145,7 @@ def test_strips_make_what_the_whole_plane_makes(half: str, rng: np.random.Genera
     torch.testing.assert_close(strips, whole, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_beyond_exact_sums_are_refused() -> None:
+def test_weights_out_of_the_exact_range_are_rejected() -> None:
     with pytest.raises(ValueError, match="too many"):
         layers_of(nn.Conv2d(700, 1, 5))
 
@@ -158,11 +158,10 @@ def test_a_plane_too_large_for_one_piece_is_tiled(name: str) -> None:
     assert np.median(np.abs(got - sent)) < 0.25 * np.median(np.abs(sent))
 
 
-def test_a_profile_fitted_for_another_network_is_refused_by_name(tmp_path: Path) -> None:
-    codec = fitted("llm")
-    other = {**codec.profile.calibration, "elic.network": np.zeros(32, np.uint8)}
-    profile = type(codec.profile)(spec=codec.profile.spec, split=codec.profile.split, calibration=other)
-    profile.save(tmp_path)
+def test_a_profile_fitted_for_another_network_is_rejected_by_name(tmp_path: Path) -> None:
+    profile = fitted_profile("llm")
+    other = {**profile.calibration, "elic.network": np.zeros(32, np.uint8)}
+    replace(profile, calibration=other).save(tmp_path)
     sent: Array = features(np.random.default_rng(2), SAMPLES["llm"])
     loaded = dtufc.load(tmp_path)
     assert loaded.decode(loaded.encode(sent, codec="klt")).shape == sent.shape
@@ -170,7 +169,7 @@ def test_a_profile_fitted_for_another_network_is_refused_by_name(tmp_path: Path)
         loaded.encode(sent, codec="elic")
 
 
-def test_a_damaged_network_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_network_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "network.safetensors"
     path.write_bytes(shipped_network("hyperprior").read_bytes()[:-1000])
     with pytest.raises(InputError, match="Restore the file"):
@@ -179,15 +178,15 @@ def test_a_damaged_network_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_the_wildest_symbols_decode_to_finite_features(name: str) -> None:
-    """A forged stream may hold any symbol; a network in floats may then overflow, and the head must not see it."""
+    """A forged stream may hold any symbol. The synthesis may then overflow, and the head must not get the result."""
     codec = fitted("llm")._codec(name)
     assert isinstance(codec, LearnedCodec)
     shape = (40, 24)
     encoder = Encoder()
     coding = Forger(encoder, codec.trained.tables)
     codec.trained.latents.transcode(coding, (4, 4), None, None)
-    nothing_apart = b"\x00\x00" if name == "kltprior" else b"\x00"
-    payload = Payload(data=b"\x00" + nothing_apart + encoder.finish(), symbol_crc=encoder.crc)
+    no_outliers = b"\x00\x00" if name == "kltprior" else b"\x00"
+    payload = Payload(data=b"\x00" + no_outliers + encoder.finish(), symbol_crc=encoder.crc)
     got = codec.decode(payload, shape, np.dtype(np.float32))
     assert np.isfinite(got).all()
 
@@ -215,21 +214,21 @@ def test_a_few_bytes_cannot_claim_a_plane_of_padding(name: str) -> None:
         codec.encoder(np.zeros((1 << 20, 1), np.float32))
 
 
-def test_other_channels_than_were_fitted_are_refused_where_the_layout_takes_any() -> None:
+def test_another_number_of_channels_is_rejected_where_the_layout_takes_any() -> None:
     fitted_codec = fitted("llm")._codec("kltprior")
     assert isinstance(fitted_codec, LearnedCodec)
-    assert isinstance(fitted_codec.preparation, Coefficients)
-    any_width = KltTransform(fitted_codec.preparation.transform.c, Layout(family=Family.llm))
-    preparation = replace(fitted_codec.preparation, transform=any_width)
-    codec = LearnedCodec(fitted_codec.id, fitted_codec.trained, preparation)
+    assert isinstance(fitted_codec.plane_transform, Coefficients)
+    any_width = KltTransform(fitted_codec.plane_transform.transform.c, Layout(family=Family.llm))
+    plane_transform = replace(fitted_codec.plane_transform, transform=any_width)
+    codec = LearnedCodec(fitted_codec.id, fitted_codec.trained, plane_transform)
     with pytest.raises(InputError, match="25 channels"):
         codec.encoder(np.zeros((8, 25), np.float32))
     with pytest.raises(Corrupt, match="25 channels"):
         codec.decode(Payload(data=bytes(8), symbol_crc=0), (8, 25), np.dtype(np.float32))
 
 
-def test_values_beyond_all_units_are_refused() -> None:
+def test_coefficients_out_of_range_are_rejected() -> None:
     sent = features(np.random.default_rng(2), SAMPLES["llm"])
     sent[3] = 1e30
-    with pytest.raises(InputError, match="far beyond"):
+    with pytest.raises(InputError, match="out of the range"):
         fitted("llm").encode(sent, codec="kltprior")

@@ -22,7 +22,7 @@ import torch
 
 import dtufc
 from dtufc.coding.arrays import Array
-from tests.coding.learned_worker import NETWORKS, WEIGHTS, features, rival_of
+from tests.coding.learned_worker import NETWORKS, WEIGHTS, features, reference_of
 
 WORKER: Final = Path(__file__).with_name("learned_worker.py")
 AVX512: Final = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL"
@@ -80,7 +80,7 @@ class Divergence:
     Attributes:
         decodings: how many pairs of a stream and a variant that did not write it.
         distinct: how many different streams of CompressAI's there were.
-        ours: how many of our frames were refused or came out as other features.
+        ours: how many of our frames were rejected or decoded to other features.
         compressai: how many of CompressAI's came out otherwise than for the variant that wrote them, or not at all.
         crashed: variants that CompressAI's decoder ended.
         worst: compressai by "writer -> reader".
@@ -98,7 +98,7 @@ def run_variants(folder: Path, num_features: int = NUM_FEATURES) -> None:
     """Fits a profile, and has every variant encode, then decode, into `folder`."""
     dtufc.fit([features(1000 + seed) for seed in range(10)], layout="vit").save(folder / "profile")
     for network in NETWORKS:
-        torch.save(rival_of(folder, network).state_dict(), folder / WEIGHTS.format(network))
+        torch.save(reference_of(folder, network).state_dict(), folder / WEIGHTS.format(network))
     for name, variant in VARIANTS.items():
         (folder / name).mkdir()
         (folder / name / "settings.json").write_text(json.dumps({**asdict(variant), "count": num_features}))

@@ -1,4 +1,4 @@
-"""A decoder of the learned codecs, written from the norm, agrees with the product."""
+"""A decoder of the learned codecs, written from the specification, agrees with the product."""
 
 import json
 from typing import Any
@@ -35,18 +35,20 @@ def decoded(name: str, family: str, payload: bytes, symbol_crc: int, shape: tupl
 
 
 def assert_alike(found: Array, expected: Array) -> None:
-    """Within what float arithmetic leaves open."""
-    is_apart = np.abs(expected) >= 1e5
-    np.testing.assert_allclose(found[is_apart], expected[is_apart], rtol=1e-5)
-    tolerance = max(TOLERANCE * float(np.std(expected[~is_apart])), 1e-6 * float(np.abs(expected).max()))
-    np.testing.assert_allclose(found[~is_apart], expected[~is_apart], atol=tolerance, rtol=0)
+    """Equal within the tolerance of floating-point arithmetic."""
+    is_outlier = np.abs(expected) >= 1e5
+    np.testing.assert_allclose(found[is_outlier], expected[is_outlier], rtol=1e-5)
+    tolerance = max(TOLERANCE * float(np.std(expected[~is_outlier])), 1e-6 * float(np.abs(expected).max()))
+    np.testing.assert_allclose(found[~is_outlier], expected[~is_outlier], atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("name", sorted(CASES))
 @pytest.mark.parametrize("family", sorted(SHAPES))
-def test_a_decoder_written_from_the_norm_reads_the_golden_payloads(family: str, name: str, quality: float) -> None:
-    """Its symbols have the CRC that was sent, else it raises Desync."""
+def test_a_decoder_written_from_the_specification_agrees_on_golden_payloads(
+    family: str, name: str, quality: float
+) -> None:
+    """It raises Desync if the CRC of its symbols differs."""
     kept: dict[str, Any] = json.loads((GOLDEN / "payloads.json").read_text(encoding="utf-8"))[
         f"{family}.{name}.{quality}"
     ]
@@ -56,7 +58,7 @@ def test_a_decoder_written_from_the_norm_reads_the_golden_payloads(family: str, 
 
 
 @pytest.mark.parametrize(
-    ("family", "drawn", "shape"),
+    ("family", "sampled", "shape"),
     [
         ("llm", (53, 40, 24), (1, 2120, 24)),
         ("vit", (3, 13, 24), (3, 13, 24)),
@@ -66,10 +68,10 @@ def test_a_decoder_written_from_the_norm_reads_the_golden_payloads(family: str, 
 )
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_it_agrees_with_the_product_on_other_shapes(
-    family: str, drawn: tuple[int, ...], shape: tuple[int, ...], name: str
+    family: str, sampled: tuple[int, ...], shape: tuple[int, ...], name: str
 ) -> None:
     codec = codec_of(name, family)
-    sent = contract.features(np.random.default_rng(2), drawn).reshape(shape)
+    sent = contract.features(np.random.default_rng(2), sampled).reshape(shape)
     sent.flat[sent.size // 2] = 1e6
     payload = codec.encoder(sent)(0.6)
     expected = codec.decode(payload, shape, np.dtype(np.float32))

@@ -88,11 +88,11 @@ def test_fewer_values_than_levels_are_kept_exactly(values: Array) -> None:
 
 
 @pytest.mark.parametrize("samples", [[], np.empty(0, np.float32), np.array([np.nan], np.float32)])
-def test_samples_that_cannot_be_learnt_from_are_refused(samples: object) -> None:
+def test_invalid_samples_are_rejected(samples: object) -> None:
     with pytest.raises(InputError, match="samples"):
         PeakyToBalanced.fit(samples)  # type: ignore[arg-type]
 
 
-def test_unsorted_levels_are_refused() -> None:
+def test_unsorted_levels_are_rejected() -> None:
     with pytest.raises(InputError, match="centroids"):
         PeakyToBalanced(np.linspace(1, 0, 256, dtype=np.float32))

@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic, and the rivals it measures."""
+"""The benchmark's own arithmetic, and its baselines."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dtufc_research.evaluation.agreement import mean_iou
-from dtufc_research.evaluation.baselines import Method, rivals
+from dtufc_research.evaluation.baselines import Method, baselines
 from dtufc_research.evaluation.bench import Row, rate_at
 
 
@@ -44,8 +44,8 @@ def test_the_rate_at_an_agreement_lies_between_its_neighbours() -> None:
     assert math.isnan(rate_at(rows, "klt, ", 0.95)[0])
 
 
-@pytest.mark.parametrize("method", rivals(), ids=lambda method: method.name)
-def test_a_rival_gives_back_what_it_was_given(method: Method) -> None:
+@pytest.mark.parametrize("method", baselines(), ids=lambda method: method.name)
+def test_a_baseline_decodes_what_it_encoded(method: Method) -> None:
     features = np.random.default_rng(0).standard_t(4, size=(37, 300)).astype(np.float32)
     decoded = method.decode(method.encode(features), features.shape)
     exact = {"float32": 0.0, "float16": 1e-3, "float16, shuffled, zstd": 1e-3}

@@ -1,4 +1,4 @@
-"""What learned codecs are held against: the float network's ideal code length, and no network at all."""
+"""References for learned codecs: the floating-point network's ideal code length, and a codec without a network."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from dtufc.coding.codecs.learned import shipped_network
 from dtufc.coding.codecs.learned.network_file import load_network
 from dtufc_research.paper.exactness import rate_overhead
 from dtufc_research.paper.scalar import ScalarCodec
-from dtufc_research.training.plane_transforms import Kind, prepare
-from tests.coding.contract import SAMPLES, features, fitted
+from dtufc_research.training.plane_transforms import PlaneTransformKind, fit_plane_transform
+from tests.coding.contract import SAMPLES, features, fitted_profile
 
 
 @pytest.mark.parametrize("name", ["hyperprior", "elic"])
@@ -23,16 +23,16 @@ def test_streams_are_within_a_percent_of_the_float_networks_ideal(name: str, rng
 
 
 @pytest.mark.parametrize("kind", ["paper", "truncate"])
-def test_a_scalar_codec_gives_back_what_its_step_keeps(kind: Kind, rng: np.random.Generator) -> None:
+def test_a_scalar_codec_decodes_within_its_step(kind: PlaneTransformKind, rng: np.random.Generator) -> None:
     samples = [features(rng, SAMPLES["llm"]) for _ in range(10)]
-    preparation = prepare(kind, fitted("llm").profile, samples)
+    plane_transform = fit_plane_transform(kind, fitted_profile("llm"), samples)
     errors, sizes = [], []
     for step in (2.0, 8.0, 32.0):
-        codec = ScalarCodec(preparation, samples, step)
+        codec = ScalarCodec(plane_transform, samples, step)
         data = codec.encode(samples[0])
         sizes.append(len(data))
         plane, again = (
-            preparation.to_plane(values)[0] for values in (samples[0], codec.decode(data, samples[0].shape))
+            plane_transform.to_plane(values)[0] for values in (samples[0], codec.decode(data, samples[0].shape))
         )
         errors.append(np.abs(again - plane).max())
     assert sizes == sorted(sizes, reverse=True)

@@ -1,8 +1,8 @@
 """Tables and figures: what is computed from points that were measured elsewhere."""
 
 import json
+import shutil
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,32 +23,42 @@ from dtufc_research.paper.compare import (
     mean_gain,
     reaches,
 )
-from dtufc_research.paper.figures import Activation, codec_figure, figure2, figure3, figure4, figure5
+from dtufc_research.paper.distributions import (
+    Activation,
+    Distributions,
+    distributions_of,
+    load_distributions,
+    save_distributions,
+)
+from dtufc_research.paper.figures import codec_figure, figure2, figure3, figure4, figure5
 from dtufc_research.paper.histograms import TaskValues, companding_cost, entropy, kl_divergence, transformed_divergences
 from dtufc_research.paper.measure import PROFILES, is_trained, measure, of_one_network, points_path
+from dtufc_research.paper.page import results_page, sections_of, verdict_table
 from dtufc_research.paper.points import Point, load_points, save_points, tasks_of
-from dtufc_research.paper.report import save_distributions, trainings_of
+from dtufc_research.paper.report import trainings_of, write_pages
 from dtufc_research.paper.rows import point_table
 from dtufc_research.paper.tables import (
-    figure2_note,
-    figure3_note,
-    results_page,
+    figure2_section,
+    figure3_section,
     table1,
     table2,
     table4,
     table6,
 )
 from dtufc_research.paper.verdicts import (
+    Claim,
+    accepts_truncated,
     aligned,
     balanced,
     cheaper,
     generalizes,
-    livelier,
+    more_active,
     reached,
     transfers,
-    truncation_endured,
 )
 
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+CLAIM = Claim(source="5.3", text="x")
 RATES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -67,7 +77,7 @@ def point(curve: str, task: str, rate: float | None, bpfp: float, accuracy: floa
 
 
 def curve(name: str, task: str = "llm", *, times: float = 1.0, top: float = 0.99) -> list[Point]:
-    """Six points; `times` as many bits as the plain curve, accuracy up to about `top`."""
+    """Six points; `times` the bits of the reference curve, accuracy up to about `top`."""
     return [
         point(name, task, rate, times * 0.1 * 25**rate, top * (1 - float(np.exp(-1.0 - 4.0 * rate)))) for rate in RATES
     ]
@@ -95,26 +105,36 @@ SINGLE = {"levels": 5.5, "blockwise 8 bit, zstd": 7.1}
 
 def values(task: str, scale: float, seed: int) -> TaskValues:
     rng = np.random.default_rng(seed)
-    drawn = (scale * rng.laplace(size=20_000)).astype(np.float32)
-    drawn[:20] *= 30
-    transform = PeakyToBalanced.fit(drawn)
+    sampled = (scale * rng.laplace(size=20_000)).astype(np.float32)
+    sampled[:20] *= 30
+    transform = PeakyToBalanced.fit(sampled)
     return TaskValues(
         task=task,
-        values=drawn,
+        values=sampled,
         transform=transform,
-        near=np.ones(256),
-        near_transform=transform,
+        trimmed=np.ones(256),
+        trimmed_transform=transform,
         channelwise=np.ones(256),
-        arranged=np.ones(256),
+        pca_arranged=np.ones(256),
     )
+
+
+def distributions() -> Distributions:
+    noise = np.random.default_rng(0).exponential(size=192)
+    activations = [
+        Activation(curve="baseline-hybrid", mean_abs=noise**3 / 10),
+        Activation(curve="hyperprior-hybrid", mean_abs=noise),
+    ]
+    tasks = [values("llm", 1.0, 0), values("vit", 9.0, 1)]
+    return distributions_of(tasks, activations, {"llm": 1, "vit": 1})
 
 
 def test_even_levels_cost_nothing_and_those_of_a_normal_distribution_what_theory_says() -> None:
     even = PeakyToBalanced(np.linspace(-4, 4, 256, dtype=np.float32))
     assert companding_cost(np.ones(256), even) == pytest.approx(0, abs=1e-4)
-    drawn = np.random.default_rng(0).standard_normal(1_000_000).astype(np.float32)
-    fitted = PeakyToBalanced.fit(drawn)
-    counts = np.bincount(fitted.forward(drawn), minlength=256)
+    sampled = np.random.default_rng(0).standard_normal(1_000_000).astype(np.float32)
+    fitted = PeakyToBalanced.fit(sampled)
+    counts = np.bincount(fitted.forward(sampled), minlength=256)
     theory = np.log2((2 * np.pi) ** (1 / 3) * 3 ** (1 / 2)) / 2 - np.log2(2 * np.pi * np.e) / 6  # steps as p^(-1/3)
     assert companding_cost(counts, fitted) == pytest.approx(theory, abs=0.04)  # of infinitely many levels
 
@@ -138,7 +158,7 @@ def test_json_is_the_same_whatever_the_order_of_measurement(tmp_path: Path) -> N
     assert list(json.loads((tmp_path / "a.json").read_text())["klt"]["llm"])[:2] == ["0", "0.2"]
 
 
-def test_two_points_at_one_place_are_refused(tmp_path: Path) -> None:
+def test_two_points_of_one_rate_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two points of 'levels'"):
         save_points([point("levels", "llm", None, 5.0, 1.0)] * 2, tmp_path / "points.json")
 
@@ -169,8 +189,8 @@ def test_no_bd_rate_without_four_points_in_a_wide_enough_common_range() -> None:
     assert narrow.percent is None
     assert narrow.reason is not None
     assert bd_rate(curve("a"), curve("a")[:3]).percent is None
-    apart = bd_rate([replace(p, accuracy=p.accuracy / 10) for p in curve("a")], curve("b"))
-    assert apart.reason == "the common accuracy range is 0% of both curves' range"
+    disjoint = bd_rate([replace(p, accuracy=p.accuracy / 10) for p in curve("a")], curve("b"))
+    assert disjoint.reason == "the common accuracy range is 0% of both curves' range"
     assert bd_rate([], curve("a")).reason == "a curve was not measured"
     assert bd_rate(curve("a")[:1], curve("a")[:1]).percent is None
 
@@ -231,116 +251,137 @@ def test_the_transform_brings_scaled_copies_together() -> None:
 
 
 def test_alignment_flips_with_the_numbers() -> None:
-    far, near = {("a", "b"): 3.0, ("b", "a"): 2.0}, {("a", "b"): 0.5, ("b", "a"): 0.6}
-    assert aligned("x", far, near).agrees
-    flipped = aligned("x", far, near | {("b", "a"): 2.5})
+    before, after = {("a", "b"): 3.0, ("b", "a"): 2.0}, {("a", "b"): 0.5, ("b", "a"): 0.6}
+    assert aligned(CLAIM, before, after).agrees
+    flipped = aligned(CLAIM, before, after | {("b", "a"): 2.5})
     assert flipped.agrees is False
-    assert str(flipped).startswith(
-        "The paper: x. Ours: does not agree, because b from a 2.00 -> 2.50. These agree: a from"
-    )
+    assert verdict_table([flipped]).rows == [
+        ["5.3", "x", "no", "a from b", "3.00 -> 0.50", "yes"],
+        ["5.3", "x", "no", "b from a", "2.00 -> 2.50", "no"],
+    ]
 
 
 def test_cheaper_flips_with_the_numbers_and_stays_open_without() -> None:
     points, pairs = [*curve("a"), *curve("b", times=2)], [("llm", "a", "b")]
-    assert "Ours: agrees, because `a` against `b` on llm: BD-rate -50.0 %" in str(cheaper("x", points, pairs))
-    assert cheaper("x", points, [("llm", "b", "a")]).agrees is False
-    assert cheaper("x", points, [("vit", "a", "b")]).agrees is None
-    assert "nothing of it was measured" in str(cheaper("x", points, []))
+    assert cheaper(CLAIM, points, pairs).found == "llm -50.0 % bits"
+    assert cheaper(CLAIM, points, pairs).word == "yes"
+    assert cheaper(CLAIM, points, [("llm", "b", "a")]).agrees is False
+    assert cheaper(CLAIM, points, [("vit", "a", "b")]).agrees is None
+    assert cheaper(CLAIM, points, []).found == "not measured"
+
+
+def test_many_findings_are_counted() -> None:
+    points = [*curve("a"), *curve("b", times=2)]
+    verdict = cheaper(CLAIM, points, [("llm", "a", "b")] * 3 + [("llm", "b", "a")])
+    assert verdict.found == "3 of 4 cases"
+    assert verdict.agrees is False
 
 
 def test_where_accuracies_do_not_overlap_equal_rates_decide() -> None:
     low = [replace(p, curve="low", accuracy=p.accuracy / 10) for p in curve("a")]
-    verdict = cheaper("x", [*curve("a"), *low], [("llm", "a", "low")])
+    verdict = cheaper(CLAIM, [*curve("a"), *low], [("llm", "a", "low")])
     assert verdict.agrees
-    assert "mean accuracy +" in verdict.because
-    assert cheaper("x", [*curve("a"), *low], [("llm", "low", "a")]).agrees is False
+    assert "accuracy +" in verdict.found
+    assert cheaper(CLAIM, [*curve("a"), *low], [("llm", "low", "a")]).agrees is False
 
 
 def test_what_was_reached_flips_with_the_numbers() -> None:
     fact = {"llm": paper.Reached(bpfp=1.5, share=0.95, source="")}
-    assert reached("x", curve("a"), "a", fact).agrees
-    assert reached("x", curve("a", top=0.9), "a", fact).agrees is False
-    assert reached("x", curve("a", times=100), "a", fact).agrees is None
+    assert reached(CLAIM, curve("a"), "a", fact).agrees
+    assert reached(CLAIM, curve("a", top=0.9), "a", fact).agrees is False
+    assert reached(CLAIM, curve("a", times=100), "a", fact).agrees is None
 
 
 def test_transfer_flips_when_one_curve_falls_short() -> None:
-    assert transfers("x", measured(), "hyperprior").agrees
+    assert transfers(CLAIM, measured(), "hyperprior").agrees
     short = [
         replace(p, accuracy=p.accuracy * 0.8) if (p.curve, p.task) == ("hyperprior-llm", "vit") else p
         for p in measured()
     ]
-    verdict = transfers("x", short, "hyperprior")
+    verdict = transfers(CLAIM, short, "hyperprior")
     assert verdict.agrees is False
-    assert "`hyperprior-llm` on vit stays below 90 %" in verdict.because
+    assert "hyperprior-llm on vit" in {f.subject for f in verdict.findings if not f.holds}
 
 
 def test_truncation_needs_the_papers_gain_on_text() -> None:
     base, ours = curve("base", top=0.4), curve("ours")
-    assert truncation_endured("x", [*base, *ours], "ours", "base").agrees
-    assert truncation_endured("x", [*curve("base"), *ours], "ours", "base").agrees is False
-    pictures = [*curve("base", "vit"), *curve("ours", "vit", top=0.985)]
-    assert truncation_endured("x", pictures, "ours", "base").agrees
-    assert truncation_endured("x", [*pictures[:6], *curve("ours", "vit", top=0.9)], "ours", "base").agrees is False
+    assert accepts_truncated(CLAIM, [*base, *ours], "ours", "base").agrees
+    assert accepts_truncated(CLAIM, [*curve("base"), *ours], "ours", "base").agrees is False
+    images = [*curve("base", "vit"), *curve("ours", "vit", top=0.985)]
+    assert accepts_truncated(CLAIM, images, "ours", "base").agrees
+    assert accepts_truncated(CLAIM, [*images[:6], *curve("ours", "vit", top=0.9)], "ours", "base").agrees is False
 
 
 def test_generalization_needs_a_falling_error() -> None:
     points = curve("a", "cnn", times=0.1, top=1.0)
     fact = paper.Reached(bpfp=0.43, share=0.98, source="")
-    assert generalizes("x", points, "a", ["cnn"], fact).agrees
-    assert generalizes("x", [replace(p, mse=1 / p.mse) for p in points], "a", ["cnn"], fact).agrees is False
-    assert generalizes("x", points, "a", ["tti"], fact).agrees is None
+    assert generalizes(CLAIM, points, "a", ["cnn"], fact).agrees
+    assert generalizes(CLAIM, [replace(p, mse=1 / p.mse) for p in points], "a", ["cnn"], fact).agrees is False
+    assert generalizes(CLAIM, points, "a", ["tti"], fact).agrees is None
 
 
 def test_an_even_distribution_is_the_balanced_one() -> None:
     assert entropy(np.array([5.0, 5.0, 5.0, 5.0, 0.0])) == pytest.approx(2.0)
-    assert balanced("x", {"llm": 3.0, "vit": 5.0}, {"llm": 7.0, "vit": 5.1}).agrees
-    assert balanced("x", {"llm": 3.0, "vit": 5.0}, {"llm": 7.0, "vit": 4.9}).agrees is False
-    assert "Ours: agrees, because llm" in figure2_note([values("llm", 1.0, 0)])
+    assert balanced(CLAIM, {"llm": 3.0, "vit": 5.0}, {"llm": 7.0, "vit": 5.1}).agrees
+    assert balanced(CLAIM, {"llm": 3.0, "vit": 5.0}, {"llm": 7.0, "vit": 4.9}).agrees is False
+    (verdict,) = figure2_section(distributions()).verdicts
+    assert verdict.agrees
 
 
 def test_distributions_are_kept_as_they_are_shown(tmp_path: Path) -> None:
-    tasks = [values("llm", 1.0, 0), values("vit", 9.0, 1)]
-    path = tmp_path / "distributions.json"
-    save_distributions(tasks, [Activation(curve="a", mean_abs=np.array([0.5, 2.0]))], path)
-    found = json.loads(path.read_text())
-    transformed = transformed_divergences(tasks)
-    kept = found["table 1"]["Transformed, 256 levels, as the paper does"]
-    assert kept["vit from llm"] == pytest.approx(transformed["vit", "llm"], rel=1e-5)
-    assert found["figure 2"]["vit"]["levels"]["values"] == pytest.approx(tasks[1].transform.centroids, rel=1e-5)
-    assert sum(found["figure 2"]["llm"]["features"]["counts"]) == tasks[0].values.size
-    assert found["figure 3"] == {"a": [0.5, 2.0]}
+    made, path = distributions(), tmp_path / "distributions.json"
+    save_distributions(made, path)
+    found = load_distributions(path)
+    transformed = transformed_divergences([values("llm", 1.0, 0), values("vit", 9.0, 1)])
+    kept = found.divergences["transformed, the paper's levels"]
+    assert kept["vit", "llm"] == pytest.approx(transformed["vit", "llm"], rel=1e-5)
+    assert found.tasks[1].transform.centroids == pytest.approx(made.tasks[1].transform.centroids, rel=1e-5)
+    assert found.tasks[0].counts.sum() == 20_000
+    assert [a.curve for a in found.activations] == ["baseline-hybrid", "hyperprior-hybrid"]
+    save_distributions(found, tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
 
 
 def test_idle_channels_flip() -> None:
     idle, busy = np.array([0.01, 0.01, 1.0, 2.0]), np.array([0.01, 0.5, 1.0, 2.0])
-    assert livelier("x", idle, busy).agrees
-    assert livelier("x", busy, idle).agrees is False
-    assert "Ours: agrees, because 25% of the channels" in figure3_note(idle, busy)
+    assert more_active(CLAIM, idle, busy).agrees
+    assert more_active(CLAIM, busy, idle).agrees is False
+    found = replace(
+        distributions(), activations=[Activation(curve=c, mean_abs=y) for c, y in (("a", idle), ("b", busy))]
+    )
+    assert figure3_section(found).verdicts[0].found.startswith("25% of the channels idle")
 
 
-def test_the_page_has_all_tables_and_a_verdict_in_each_section() -> None:
-    page = results_page(measured(), [values("llm", 1.0, 0), values("vit", 9.0, 1)])
-    sections = page.split("\n## ")[1:]
-    assert len(sections) == 12
-    ours = ("Without a network", "What uneven levels cost", "All codecs")
-    assert all(("The paper: " in section) != section.startswith(ours) for section in sections)
-    assert sections[-1].startswith("All codecs")
-    assert "not there yet: TTI of SD3, classification of ResNet-50" in page
-    assert "`vit` (dinov2-small after layer 12) for the paper's Seg of DINOv2" in page
-    assert "`llm-16` is smollm2-135m after layer 16" in page
+def test_the_page_has_a_line_for_every_verdict() -> None:
+    sections = sections_of(measured(), distributions())
+    page = results_page(measured(), sections)
+    verdicts = [verdict for section in sections for verdict in section.verdicts]
+    assert all(f"| {verdict.claim.text} | {verdict.found} |" in page for verdict in verdicts)
+    assert "Not measured: TTI of SD3, classification of ResNet-50" in page
+    assert "`vit` (dinov2-small, split 12) for the paper's Seg of DINOv2" in page
+    assert "`llm-16` is smollm2-135m at split 16" in page
 
 
-def test_tables_of_nothing_say_so() -> None:
-    page = results_page([], [])
+def test_a_page_of_no_points_says_so() -> None:
+    page = results_page([], sections_of([], distributions()))
     assert "None of the paper's tasks was measured" in page
-    assert page.count("Nothing of this was measured") >= 4
+    assert page.count("not measured") >= 4
 
 
-def test_rows_of_every_table_have_as_many_cells_as_its_head() -> None:
-    lines = results_page(measured(), [values("llm", 1.0, 0), values("vit", 9.0, 1)]).splitlines()
-    for above, below in pairwise(lines):
-        if above.startswith("|") and below.startswith("|"):
-            assert above.count("|") == below.count("|")
+def test_rows_of_every_table_have_as_many_cells_as_columns() -> None:
+    tables = [table for section in sections_of(measured(), distributions()) for table in section.tables]
+    assert len({table.name for table in tables}) == len(tables) == 16
+    for table in tables:
+        assert {len(row) for row in table.rows} <= {len(table.columns)}, table.name
+        assert table.csv().splitlines()[0] == ",".join(table.columns)
+
+
+def test_the_committed_pages_come_from_the_kept_numbers(tmp_path: Path) -> None:
+    for path in RESULTS.glob("*.json"):
+        shutil.copy(path, tmp_path)
+    write_pages(tmp_path)
+    for path in (RESULTS / "README.md", *(RESULTS / "tables").iterdir()):
+        assert (tmp_path / path.relative_to(RESULTS)).read_text() == path.read_text(), path.name
 
 
 def test_later_tasks_need_no_change() -> None:
@@ -351,13 +392,15 @@ def test_later_tasks_need_no_change() -> None:
         *curve("hyperprior-hybrid", "cnn"),
         *curve("kltprior", "cnn"),
     ]
-    assert "tti" in table2(points)
-    assert "hyperprior-tti" in table4(points)
-    assert table6(points).count("| cnn | hyperprior-hybrid |") == table6(points).count("| cnn | kltprior |") == 6
+    assert "tti" in {row[0] for row in table2(points).tables[0].rows}
+    assert "hyperprior-tti" in {row[1] for row in table4(points).tables[0].rows}
+    untrained = [tuple(row[:2]) for row in table6(points).tables[0].rows]
+    assert untrained.count(("cnn", "hyperprior-hybrid")) == untrained.count(("cnn", "kltprior")) == 6
 
 
 def test_points_are_printed_task_by_task_and_curve_by_curve() -> None:
-    lines = point_table([*curve("klt", "cnn"), *curve("klt", "vit"), point("raw", "cnn", None, 32.0, 1.0)]).splitlines()
+    table = point_table([*curve("klt", "cnn"), *curve("klt", "vit"), point("raw", "cnn", None, 32.0, 1.0)])
+    lines = table.markdown().splitlines()
     assert [line.split("|")[1:3] for line in lines[2::6]] == [
         [" vit ", " klt "],
         [" cnn ", " klt "],
@@ -383,14 +426,16 @@ def test_a_shipped_network_needs_no_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert [is_trained(name) for name in names] == [True, True, True, False, False]
 
 
-def test_a_network_that_is_trained_again_renews_all_its_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_is_trained_again_remeasures_all_its_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
     assert of_one_network(["hyperprior-hybrid", "klt"]) == ["hyperprior-hybrid", "klt"]  # as shipped
     run = tmp_path / "runs" / "baseline-hybrid"
     run.mkdir(parents=True)
     (run / "best.ckpt").touch()
-    renewed = of_one_network(["baseline-hybrid", "klt"])
-    assert renewed == ["baseline-hybrid", "baseline-hybrid, transformed features", "klt"]
+    remeasured = of_one_network(["baseline-hybrid", "klt"])
+    assert remeasured == ["baseline-hybrid", "baseline-hybrid, transformed features", "klt"]
 
 
 def test_points_of_another_network_are_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,19 +473,19 @@ def test_points_of_another_fit_are_kept_elsewhere(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("dtufc_research.paper.measure.load_profile", lambda *_: refitted)
     after = [points_path(name, "tti") for name in ("klt", "hyperprior-hybrid", "kltprior")]
     assert after[0] != before[0]
-    assert after[1] == before[1]  # its network and its preparation are of their own
-    assert after[2] != before[2]  # its preparation is the profile's
+    assert after[1] == before[1]  # its network and its plane transform are its own
+    assert after[2] != before[2]  # its plane transform is the profile's
 
 
-def test_table_1_is_zero_on_its_diagonal() -> None:
-    text = table1([values("llm", 1.0, 0), values("vit", 9.0, 1)])
-    assert text.count("| llm | 0 |") == 6  # one table for each way to look at them
-    assert "natural logarithm" in text
+def test_table_1_has_every_ordered_pair() -> None:
+    (table,) = table1(distributions()).tables
+    assert len(table.rows) == 6 * 2  # two ordered pairs in six representations
+    assert "natural logarithm" in table.text
 
 
-def test_every_figure_is_drawn_about_1200_pixels_wide(tmp_path: Path) -> None:
+def test_every_figure_is_about_1200_pixels_wide(tmp_path: Path) -> None:
     points, noise = measured(), np.random.default_rng(0).exponential(size=192)
-    figure2([values("llm", 1.0, 0), values("vit", 9.0, 1)], tmp_path / "2.png")
+    figure2(distributions().tasks, tmp_path / "2.png")
     transformed = Activation(curve="hyperprior-hybrid", mean_abs=noise)
     figure3(Activation(curve="baseline-hybrid", mean_abs=noise**3 / 10), transformed, tmp_path / "3.png")
     figure4(points, tmp_path / "4.png")

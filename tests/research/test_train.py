@@ -1,4 +1,4 @@
-"""Training: cut off and resumed it ends where it would have ended; its network codes features."""
+"""Training: interrupted and resumed, it ends with the same weights; its network codes features."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from dtufc.coding.codecs.learned.codec import LearnedCodec
 from dtufc.coding.codecs.learned.network_file import load_network
 from dtufc.models.profile import load_profile
 from dtufc_research.training.configurations import TrainSpec, configurations
-from dtufc_research.training.plane_transforms import Kind, prepare
+from dtufc_research.training.plane_transforms import PlaneTransformKind, fit_plane_transform
 from dtufc_research.training.train import Training, export, run_folder, train, trained_steps
 
 TINY = {
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # Lightning and torch warn o
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """So small a network gains nothing from two, and on a busy machine waits for the second."""
+    """So small a network gains nothing from two threads, and waits for the second on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -66,7 +66,7 @@ def configuration(folder: Path, name: str, **changes: object) -> str:
 
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))
 @pytest.mark.parametrize("kind", ["hyperprior", "elic"])
-def test_a_run_that_was_cut_off_resumes_exactly(cache: Path, kind: str, schedule: str) -> None:
+def test_an_interrupted_run_resumes_exactly(cache: Path, kind: str, schedule: str) -> None:
     names = [configuration(cache, name, kind=kind, schedule=SCHEDULES[schedule]) for name in ("whole", "cut")]
     train(names[0])
     train(names[1], epochs=2)
@@ -74,22 +74,24 @@ def test_a_run_that_was_cut_off_resumes_exactly(cache: Path, kind: str, schedule
     whole, cut = (torch.load(run_folder(name) / "last.ckpt", weights_only=True)["state_dict"] for name in names)
     assert whole.keys() == cut.keys()
     for key, value in whole.items():
-        torch.testing.assert_close(value, cut[key], rtol=1e-4, atol=1e-5)  # the same but for rounding
+        torch.testing.assert_close(value, cut[key], rtol=1e-4, atol=1e-5)  # equal up to rounding
     assert list(run_folder(names[0]).glob("events.out.tfevents*"))
 
 
 @pytest.mark.parametrize(
-    ("kind", "preparation"),
-    [("elic", "paper"), ("elic", "near"), ("elic", "affine-grid"), ("elic", "truncate"), ("prior", "klt")],
+    ("kind", "plane_transform"),
+    [("elic", "paper"), ("elic", "trimmed"), ("elic", "affine-grid"), ("elic", "truncate"), ("prior", "klt")],
 )
-def test_a_trained_network_codes_features(cache: Path, kind: str, preparation: Kind, rng: np.random.Generator) -> None:
+def test_a_trained_network_codes_features(
+    cache: Path, kind: str, plane_transform: PlaneTransformKind, rng: np.random.Generator
+) -> None:
     widths = {**TINY["widths"], "num_latents": 256} if kind == "prior" else TINY["widths"]  # type: ignore[dict-item]
     schedule = SCHEDULES["cycle"]
-    name = configuration(cache, "tiny", kind=kind, preparation=preparation, schedule=schedule, widths=widths)
+    name = configuration(cache, "tiny", kind=kind, plane_transform=plane_transform, schedule=schedule, widths=widths)
     train(name, epochs=1)
     sent = rng.standard_t(3, (70, 576)).astype(np.float32)
-    prepared = prepare(preparation, load_profile("smollm2-135m"), [sent])
-    codec = LearnedCodec(CodecId.elic, load_network(export(name)), prepared)
+    fitted = fit_plane_transform(plane_transform, load_profile("smollm2-135m"), [sent])
+    codec = LearnedCodec(CodecId.elic, load_network(export(name)), fitted)
     payload = codec.encoder(sent)(0.5)
     got = codec.decode(payload, sent.shape, np.dtype(np.float32))
     assert got.shape == sent.shape
@@ -108,22 +110,22 @@ def test_two_processes_share_the_work(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("noise", [False, True])
-def test_a_decoder_in_training_sees_noise_only_where_the_paper_is_followed(cache: Path, noise: bool) -> None:
+def test_a_decoder_is_trained_with_noise_only_as_in_the_paper(cache: Path, noise: bool) -> None:
     spec = TrainSpec.load(configuration(cache, "n", kind="hyperprior", noise=noise, schedule=SCHEDULES["cycle"]))
     network = Training(spec, {}).network
     plane, rate = torch.randn(1, 1, 64, 64), torch.ones(1)
     first, second = (network(plane, rate) for _ in range(2))
     assert torch.equal(first.plane, second.plane) is not noise
-    assert not torch.equal(first.bits, second.bits)  # the code length is that of noise in either
+    assert not torch.equal(first.bits, second.bits)  # the code length is computed with noise in either
 
 
-def test_noise_is_refused_where_it_would_do_nothing(cache: Path) -> None:
-    with pytest.raises(ValueError, match="noise: not of kind elic"):
+def test_noise_is_rejected_for_elic(cache: Path) -> None:
+    with pytest.raises(ValueError, match="noise: not for kind elic"):
         TrainSpec.load(configuration(cache, "n", kind="elic", noise=True, schedule=SCHEDULES["cycle"]))
 
 
-def test_a_shipped_network_is_trained_further(cache: Path) -> None:
-    """It starts from the weights of the file, on the last crops alone, and counts the steps that were done before."""
+def test_a_network_is_fine_tuned_from_a_file(cache: Path) -> None:
+    """It starts from the weights of the file, trains on the last crops only, and counts the previous steps."""
     schedule = {**SCHEDULES["cycle"], "learning_rate": 1e-12}
     first, second = (configuration(cache, name, kind="hyperprior", schedule=schedule) for name in ("first", "second"))
     train(first, epochs=1)
@@ -152,5 +154,5 @@ def test_every_configuration_can_be_read() -> None:
 
 def test_training_without_features_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"dtufc_research\.features"):
+    with pytest.raises(FileNotFoundError, match=r"dtufc_research\.training\.features"):
         train("hyperprior-hybrid")

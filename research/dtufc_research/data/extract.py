@@ -1,4 +1,4 @@
-"""Features of real inputs at a split point, and what the rest of the model is sensitive to there."""
+"""Features of real inputs at a split point, and gradients of the head there."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from dtufc_research.data.sources import Use, photo_views, photos, prompts, squar
 
 CPU = torch.device("cpu")
 ROW_TOKENS = 256
-_SHARPNESS = 4.0  # how near the mask's border a logit must be to count
+_SHARPNESS = 4.0  # of the weight near the mask's border
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class Llama:
         return cls(LlamaBackbone(*sides), LlamaHead(*sides))
 
     def rows(self, use: Use, count: int) -> Iterator[list[int]]:
-        """Token ids of `count` stretches of text, in turn from each source, every fourth as a user's turn."""
-        sources = [_stretches(self.backbone.plain_ids(text)) for _, text in texts(use)]
-        in_turn = (stretch for turn in zip_longest(*sources) for stretch in turn if stretch is not None)
-        for index, stretch in enumerate(islice(in_turn, count)):
+        """Token ids of `count` excerpts of text, in turn from each source, every fourth as a user's turn of a chat."""
+        sources = [_excerpts(self.backbone.plain_ids(text)) for _, text in texts(use)]
+        in_turn = (excerpt for turn in zip_longest(*sources) for excerpt in turn if excerpt is not None)
+        for index, excerpt in enumerate(islice(in_turn, count)):
             as_turn = index % 4 == 3
-            ids = self.backbone.chat_ids(self.backbone.tokenizer.decode(stretch)) if as_turn else stretch
+            ids = self.backbone.chat_ids(self.backbone.tokenizer.decode(excerpt)) if as_turn else excerpt
             yield ids[:ROW_TOKENS]
 
     def features(self, token_ids: list[int]) -> Tensor:
@@ -55,11 +55,11 @@ class Llama:
         return self.backbone.start().features(token_ids)
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
-        """Of the log-probability of tokens drawn from the model's own prediction: E[g g'] is its Fisher information."""
+        """The gradient of the log-probability of sampled tokens: E[g g'] is the model's Fisher information."""
         x = features.clone().requires_grad_(True)
         log_probabilities = torch.log_softmax(self.head.forward(x), dim=-1)
-        drawn = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
-        (gradient,) = torch.autograd.grad(log_probabilities.gather(1, drawn).sum(), x)
+        sampled = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
+        (gradient,) = torch.autograd.grad(log_probabilities.gather(1, sampled).sum(), x)
         return gradient.numpy()
 
 
@@ -77,11 +77,11 @@ class Dinov2:
         return cls(Dinov2Backbone(*sides), Dinov2Head(*sides))
 
     def features(self, image: Image.Image) -> Tensor:
-        """[1 + patches, d] of an image, fitted into the model's square."""
+        """[1 + patches, d] of an image, resized into the model's square."""
         return self.backbone.features(self.backbone.prepare(image)[0])
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
-        """Of the logits near the mask's border, under random signs: E[g g'] is the squared change of those logits."""
+        """The gradient of logits near the mask's border, with random signs: E[g g'] is their squared change."""
         return _signed_gradient(self.head.forward, features, generator, _near_border)
 
 
@@ -99,20 +99,20 @@ class Cnn:
         return cls(CnnBackbone(*sides), CnnHead(*sides))
 
     def features(self, image: Image.Image) -> Tensor:
-        """[C, h, w] of the square in the middle of an image."""
+        """[C, h, w] of the centre crop of an image."""
         return self.backbone.features(self.backbone.prepare(image))
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
-        """Of the logits under random signs: E[g g'] is the squared change of all of them.
+        """The gradient of the logits under random signs: E[g g'] is the squared change of all of them.
 
-        The Fisher information, as for text, knows the classes that were drawn, and few of a thousand are.
+        The Fisher information, as for text, would cover only the sampled classes, few of a thousand.
         """
         return _signed_gradient(self.head.forward, features, generator, torch.ones_like)
 
 
 @dataclass(frozen=True, slots=True)
 class Sd3:
-    """Both halves of a text-to-image model, and how its profile has it asked."""
+    """Both halves of a text-to-image model, and its profile's generation parameters."""
 
     backbone: Sd3Backbone
     head: Sd3Head
@@ -125,13 +125,15 @@ class Sd3:
         return cls(Sd3Backbone(*sides), Sd3Head(*sides), profile.spec.imagine)
 
     def features(self, prompt: str, seed: int = 0) -> Tensor:
-        """[16, h, w] of a picture of the size that the model was trained at."""
+        """[16, h, w], the latent of a generated image of the size that the model was trained at."""
         side, spec = self.backbone.default_pixels, self.spec
-        wish = Wish(prompt=prompt, seed=seed, steps=spec.steps, guidance=spec.guidance, width=side, height=side)
-        return self.backbone.latent(wish, spec, lambda _: None).clone()  # no longer one of inference mode
+        parameters = Wish(prompt=prompt, seed=seed, steps=spec.steps, guidance=spec.guidance, width=side, height=side)
+        return self.backbone.latent(
+            parameters, spec, lambda _: None
+        ).clone()  # a normal tensor, not one of inference mode
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
-        """Of the picture's colours under random signs: E[g g'] is the squared change of all of them."""
+        """The gradient of the image's colours under random signs: E[g g'] is the squared change of all of them."""
         return _signed_gradient(self.head.forward, features, generator, torch.ones_like)
 
 
@@ -143,13 +145,13 @@ def _near_border(logits: Tensor) -> Tensor:
 
 
 def _signed_gradient(
-    head: Callable[[Tensor], Tensor], features: Tensor, generator: torch.Generator, weigh: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor], features: Tensor, generator: torch.Generator, weight: Callable[[Tensor], Tensor]
 ) -> Array:
-    """Of what the head makes of the features, weighed, under random signs."""
+    """The gradient of the weighted output of the head under random signs."""
     x = features.clone().requires_grad_(True)
-    made = head(x)
-    signs = torch.randint(0, 2, made.shape, generator=generator) * 2.0 - 1.0
-    (gradient,) = torch.autograd.grad(made, x, weigh(made.detach()) * signs)
+    output = head(x)
+    signs = torch.randint(0, 2, output.shape, generator=generator) * 2.0 - 1.0
+    (gradient,) = torch.autograd.grad(output, x, weight(output.detach()) * signs)
     return gradient.numpy()
 
 
@@ -187,12 +189,12 @@ def _fitting_features(model: Model, profile: Profile, count: int) -> Iterator[Te
     elif isinstance(model, Cnn):
         inputs = [partial(model.features, image) for image in photo_views("fit")[:count]]
     else:
-        images = [picture for _, photo in photos("fit") for picture in (square(photo), photo)]
+        images = [image for _, photo in photos("fit") for image in (square(photo), photo)]
         inputs = [partial(model.features, image) for image in images[:count]]
     for make in track(inputs, description=f"{profile.name}, split {profile.split}"):
         yield make()
 
 
-def _stretches(token_ids: list[int]) -> Iterator[list[int]]:
+def _excerpts(token_ids: list[int]) -> Iterator[list[int]]:
     for start in range(0, len(token_ids) - ROW_TOKENS, ROW_TOKENS):
         yield token_ids[start : start + ROW_TOKENS]

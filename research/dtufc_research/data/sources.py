@@ -1,6 +1,6 @@
-"""Photographs and texts to fit and to test with, out of packages; a source file is for one of the two, never both.
+"""Photographs and texts for fitting and for testing, from packages. A source file is for one of the two, never both.
 
-Nothing of this is in the repository or in a profile: it is fetched by hash when needed. Credits are in NOTICE.
+The files are not in the repository or in a profile: they are fetched by hash when needed. Credits are in NOTICE.
 """
 
 import io
@@ -29,7 +29,7 @@ _NUM_QUESTIONS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """A package that is fetched, and where its files lie in it."""
+    """A package that is fetched, and the location of the files in it."""
 
     package: str
     version: str
@@ -123,7 +123,7 @@ def photos(use: Use) -> list[tuple[str, Image.Image]]:
 
 
 def texts(use: Use) -> list[tuple[str, str]]:
-    """(name, text) of each source; a source of several files has them one behind the other."""
+    """(name, text) of each source; a source of several files is their concatenation."""
     result = []
     for place, names, skip in TEXTS[use]:
         whole = "\n\n".join(_read(place, name).decode("utf-8", errors="replace") for name in names)
@@ -132,12 +132,12 @@ def texts(use: Use) -> list[tuple[str, str]]:
 
 
 def prompts(use: Use) -> list[str]:
-    """Names of emoji, in an order of chance; a name is for one of the two uses."""
+    """Names of emoji, in random order; a name is for one of the two uses."""
     entries = [entry for entry in EMOJI_DATA.values() if entry["status"] == STATUS["fully_qualified"]]
     names = sorted({str(entry["en"]).strip(":").replace("_", " ").lower() for entry in entries})
-    plain = [name for name in names if "skin tone" not in name]
-    order = np.random.default_rng(0).permutation(len(plain))
-    return [plain[index] for index in order[("fit", "test").index(use) :: 2]]
+    names = [name for name in names if "skin tone" not in name]
+    order = np.random.default_rng(0).permutation(len(names))
+    return [names[index] for index in order[("fit", "test").index(use) :: 2]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ class Question:
 
 
 def questions() -> list[Question]:
-    """For the capitals of the most populous countries; the other choices are other such capitals, by chance."""
+    """For the capitals of the most populous countries; the other choices are random other such capitals."""
     countries = json.loads(_read(_COUNTRIES, ".json")).values()
     largest = sorted(countries, key=lambda country: -country["population"])[:_NUM_QUESTIONS]
     capitals = [str(country["capital"]) for country in largest]
@@ -164,14 +164,14 @@ def questions() -> list[Question]:
 
 
 def square(image: Image.Image) -> Image.Image:
-    """The largest square in the middle, at the model's size."""
+    """The largest centre square, at the model's size."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 def views(photo: Image.Image, rng: np.random.Generator) -> Iterator[Image.Image]:
-    """The whole photograph, its middle, and random squares of it, some of them mirrored."""
+    """The whole photograph, its centre square, and random squares of it, some of them mirrored."""
     yield photo
     yield square(photo)
     for _ in range(VIEWS - 2):

@@ -1,4 +1,4 @@
-"""How far a result from coded features agrees with that of the uncompressed model."""
+"""Agreement of a result from coded features with that of the uncompressed model."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What users would do without us: other ways to make features small, each as encode and decode."""
+"""Baselines: other ways to compress features, each as encode and decode."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class Method:
     """One way to code a float32 feature tensor.
 
     Attributes:
-        name: as the tables show it.
+        name: in the tables.
         encode: features -> bytes.
         decode: bytes and shape -> features.
-        overhead_bytes: of `encode`'s bytes, what is header and checksum.
+        overhead_bytes: bytes of header and checksum in the result of `encode`.
     """
 
     name: str
@@ -29,8 +29,8 @@ class Method:
     overhead_bytes: int = 0
 
 
-def rivals() -> list[Method]:
-    """float32, float16, zstd on byte-shuffled float16, and blockwise 8 bits with zstd behind."""
+def baselines() -> list[Method]:
+    """float32, float16, zstd on byte-shuffled float16, and blockwise 8 bits, without and with zstd."""
     return [
         Method("float32", lambda x: x.tobytes(), lambda b, s: np.frombuffer(b, np.float32).reshape(s)),
         Method("float16", _to_half, _from_half),
@@ -53,7 +53,7 @@ def _decompress(data: bytes) -> bytes:
 
 
 def _to_half(features: Array) -> bytes:
-    with np.errstate(over="ignore"):  # a massive activation may be beyond the type: so be it
+    with np.errstate(over="ignore"):  # a massive activation may be out of the range of float16
         return features.astype(np.float16).tobytes()
 
 

@@ -2,7 +2,7 @@
 
 Codecs run on one thread. Agreement is with the uncompressed model: mean IoU of foreground and background for the
 saliency mask, top-1 of every next token for the decoder, top-1 of the label for the classifier; for latents, the
-structural similarity of their pictures. Written to docs/benchmarks.md, .json and .png.
+structural similarity of the generated images. Written to docs/benchmarks.md, .json and .png.
 """
 
 import io
@@ -28,9 +28,10 @@ from dtufc.coding import bitstream
 from dtufc.coding.codecs.learned import can_run
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.coding.layout import Family
+from dtufc.models.profile import load_profile
 from dtufc_research.data.extract import Cnn, Dinov2, Llama, Sd3, fitting_features
 from dtufc_research.data.sources import photo_views, photos, prompts, square, texts
-from dtufc_research.evaluation.baselines import Method, rivals
+from dtufc_research.evaluation.baselines import Method, baselines
 from dtufc_research.evaluation.samples import Sample, cnn_samples, llm_samples, tti_samples, vit_samples
 from dtufc_research.evaluation.speed import speed_report
 from dtufc_research.training.fit_profiles import FITS
@@ -38,13 +39,13 @@ from dtufc_research.training.fit_profiles import FITS
 DOCS = Path(__file__).parents[3] / "docs"
 QUALITIES = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8)
 NUM_ROWS = 24
-_PICTURE_QUALITIES = (10, 20, 30, 50, 75, 90)
-_SHORTER_EDGE = 256  # of a picture of which the model sees 224 x 224
+_PHOTO_QUALITIES = (10, 20, 30, 50, 75, 90)
+_SHORTER_EDGE = 256  # of a photograph; the model's input is 224 x 224
 _SINGLE = {"limits": 1}
-_CHOSEN = """\
-The few constants of the fit (rounding offsets, the share of plain error, the weight near a mask's border) were chosen
-by agreement on some of these photographs and on similar texts: differences of a tenth are within that choice, factors
-are not.
+_NOTE = """\
+A few constants of the fit (rounding offsets, the share of unweighted error, the weight near a mask's border) were
+chosen by agreement on some of these photographs and on similar texts. Differences of a tenth are within that choice,
+factors are not.
 """
 
 
@@ -63,7 +64,7 @@ class Row:
     values_per_s: float | None
 
 
-def ours(codec: FeatureCodec, label: str = "klt") -> list[Method]:
+def klt_methods(codec: FeatureCodec, label: str = "klt") -> list[Method]:
     """`klt` at every quality."""
     return [
         Method(
@@ -117,12 +118,12 @@ def measure(method: Method, samples: Sequence[Sample]) -> Row:
     )
 
 
-def photo_rows(model: Dinov2 | Cnn, pictures: Sequence[Image.Image], samples: Sequence[Sample]) -> list[Row]:
+def photo_rows(model: Dinov2 | Cnn, images: Sequence[Image.Image], samples: Sequence[Sample]) -> list[Row]:
     """Rows for sending the photographs themselves."""
     return [
-        _picture_row(model, kind, quality, pictures, samples)
+        _photo_row(model, kind, quality, images, samples)
         for kind in ("JPEG", "WEBP")
-        for quality in track(_PICTURE_QUALITIES, description=f"the photographs as {kind}")
+        for quality in track(_PHOTO_QUALITIES, description=f"the photographs as {kind}")
     ]
 
 
@@ -146,44 +147,45 @@ def text_row(model: Llama, rows_of_ids: Sequence[list[int]], num_values: int) ->
 def model_tables() -> Iterator[tuple[str, list[Row]]]:
     """A title and the rows for each model and split."""
     for name, split, count in FITS:
-        codec = dtufc.load(name, split=split)
+        profile = load_profile(name, split)
+        codec = FeatureCodec(profile)
         others: list[Row]
-        if codec.profile.spec.model == "dinov2":
-            dinov2 = Dinov2.load(codec.profile)
-            pictures = [square(photo) for _, photo in photos("test")]
-            samples = vit_samples(dinov2, pictures)
-            others = photo_rows(dinov2, pictures, samples)
+        if profile.spec.model == "dinov2":
+            dinov2 = Dinov2.load(profile)
+            images = [square(photo) for _, photo in photos("test")]
+            samples = vit_samples(dinov2, images)
+            others = photo_rows(dinov2, images, samples)
             what = f"{len(samples)} photographs, 518 x 518, 1370 x 384 values each; mean IoU of the mask"
-        elif codec.profile.spec.model == "cnn":
-            cnn, pictures = Cnn.load(codec.profile), photo_views("test")
-            samples = cnn_samples(cnn, pictures)
-            others = photo_rows(cnn, [_shrunk(picture) for picture in pictures], samples)
+        elif profile.spec.model == "cnn":
+            cnn, images = Cnn.load(profile), photo_views("test")
+            samples = cnn_samples(cnn, images)
+            others = photo_rows(cnn, [_shrunk(image) for image in images], samples)
             what = (
                 f"{len(samples)} views of photographs, 1280 x 7 x 7 values each; top-1 of the labels; the photographs "
                 f"themselves with a shorter edge of {_SHORTER_EDGE}"
             )
-        elif codec.profile.spec.model == "sd3":
-            sd3, others = Sd3.load(codec.profile), []
+        elif profile.spec.model == "sd3":
+            sd3, others = Sd3.load(profile), []
             samples = tti_samples(sd3, prompts("test")[:NUM_ROWS])
-            what = f"{len(samples)} latents, 16 x 16 x 16 values each; structural similarity of their pictures"
+            what = f"{len(samples)} latents, 16 x 16 x 16 values each; structural similarity of the generated images"
         else:
-            llama = Llama.load(codec.profile)
+            llama = Llama.load(profile)
             rows_of_ids = list(llama.rows("test", NUM_ROWS))
             samples = llm_samples(llama, rows_of_ids)
             others = [text_row(llama, rows_of_ids, sum(sample.features.size for sample in samples))]
-            what = f"{len(samples)} stretches of 256 tokens, 256 x 576 values each; top-1 of the next token"
-        inputs = fitting_features(codec.profile, count)
-        plain = dtufc.fit(inputs, profile=codec.profile)
-        methods = [*rivals(), levels(codec), *ours(codec), *ours(plain, "klt without gradients")]
+            what = f"{len(samples)} excerpts of 256 tokens, 256 x 576 values each; top-1 of the next token"
+        inputs = fitting_features(profile, count)
+        unweighted = dtufc.fit(inputs, profile=profile)
+        methods = [*baselines(), levels(codec), *klt_methods(codec), *klt_methods(unweighted, "klt without gradients")]
         rows = [measure(method, samples) for method in track(methods, description=f"{name}, split {split}")]
-        yield f"{name}, split after layer {split} of {codec.profile.spec.num_layers} ({what})", [*rows, *others]
+        yield f"{name}, split after layer {split} of {profile.spec.num_layers} ({what})", [*rows, *others]
 
 
 def main() -> int:
     if not can_run():
         print("error: the benchmark compares with CompressAI, which needs Python 3.11 or 3.12", file=sys.stderr)
         return 1
-    sections = [f"Measured by `make bench` on {_machine()}.\n", _CHOSEN]
+    sections = [f"Measured by `make bench` on {_machine()}.\n", _NOTE]
     results: dict[str, object] = {}
     tables = list(model_tables())
     for title, rows in tables:
@@ -195,7 +197,7 @@ def main() -> int:
     sections.append(speed.markdown)
     print(speed.markdown)
     goals = "\n".join(_goals(tables, speed.figures))
-    sections.insert(2, f"## What was to be reached\n\n{goals}\n")
+    sections.insert(2, f"## Goals\n\n{goals}\n")
     print(goals)
     (DOCS / "benchmarks.md").write_text("# Benchmarks\n\n" + "\n".join(sections), encoding="utf-8")
     (DOCS / "benchmarks.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -245,14 +247,14 @@ def _goals(tables: Sequence[tuple[str, list[Row]]], figures: dict[str, float]) -
     yield f"| inverse as fast as numpy.take | {figures['inverse_times_faster']:.2f} times |"
 
 
-def _picture_row(
-    model: Dinov2 | Cnn, kind: str, quality: int, pictures: Sequence[Image.Image], samples: Sequence[Sample]
+def _photo_row(
+    model: Dinov2 | Cnn, kind: str, quality: int, images: Sequence[Image.Image], samples: Sequence[Sample]
 ) -> Row:
     sizes, encode_s, decode_s, agreements, errors = [], [], [], [], []
-    for picture, sample in zip(pictures, samples, strict=True):
+    for image, sample in zip(images, samples, strict=True):
         file = io.BytesIO()
         start = time.perf_counter()
-        picture.save(file, kind, quality=quality)
+        image.save(file, kind, quality=quality)
         middle = time.perf_counter()
         received = Image.open(io.BytesIO(file.getvalue())).convert("RGB")
         decode_s.append(time.perf_counter() - middle)
@@ -276,14 +278,14 @@ def _picture_row(
     )
 
 
-def _shrunk(picture: Image.Image) -> Image.Image:
-    """As small as a classifier wants it: nobody would send more."""
-    scale = _SHORTER_EDGE / min(picture.size)
-    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+def _shrunk(image: Image.Image) -> Image.Image:
+    """Resized to the smallest size that the classifier needs."""
+    scale = _SHORTER_EDGE / min(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
 
 
 def _overhead(codec: FeatureCodec) -> int:
-    """Bytes of a frame that are not payload, for features of the profile's usual size."""
+    """Bytes of a frame that are not payload, for features of the usual size."""
     channels = codec.profile.layout.channels or len(codec.profile.calibration["klt.mean"])
     shapes = {Family.cnn: (channels, 7, 7), Family.latent: (channels, 16, 16)}
     shape = shapes.get(codec.profile.layout.family, (300, channels))

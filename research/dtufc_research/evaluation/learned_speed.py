@@ -1,9 +1,9 @@
-"""`python -m dtufc_research.evaluation.learned_speed`: a learned codec's time, stage by stage, against CompressAI's own coder.
+"""`python -m dtufc_research.evaluation.learned_speed`: times of the learned codecs and of CompressAI's coder, by stage.
 
-Both have the same weights and run in this process, one after the other, on one plane of each task. Ours is taken apart
-at its own seams; of CompressAI the networks are timed by hooks, and what is left of `compress` and `decompress` is its
-entropy coding. One thread is timed by the processor's time, which other programs do not lengthen; more by the clock on
-the wall. What a process did before can change all of it: run it alone.
+Both have the same weights and run in this process, one after the other, on one plane of each task. Our codec is timed
+stage by stage. Of CompressAI, hooks time the networks, and the rest of `compress` and `decompress` is entropy coding.
+One thread is timed by process time, which other programs do not affect; several threads by wall time. Earlier work of
+the process affects the times: run it alone.
 """
 
 import argparse
@@ -27,16 +27,16 @@ from dtufc.coding.codecs.learned.codec import padded
 from dtufc.coding.codecs.learned.latents import Coding, Reader, Writer
 from dtufc.coding.codecs.learned.network_file import TrainedNetwork, load_network
 from dtufc.coding.codecs.learned.networks import in_strips
-from dtufc.coding.codecs.learned.plane import Preparation
+from dtufc.coding.codecs.learned.plane import PlaneTransform
 from dtufc.coding.entropy import Decoder, Encoder
 from dtufc.models.profile import load_profile
-from dtufc_research.evaluation.reference import HIGHEST, from_units, plain
+from dtufc_research.evaluation.reference import HIGHEST, from_network_scale, reference_model
 from dtufc_research.training.features import TASKS, Task, stored
-from dtufc_research.training.plane_transforms import prepare
+from dtufc_research.training.plane_transforms import fit_plane_transform
 
 Side = Literal["ours", "CompressAI"]
 STAGES: Final = (
-    "encode: preparation",
+    "encode: plane transform",
     "encode: g_a",
     "encode: h_a",
     "encode: probability networks",
@@ -44,11 +44,11 @@ STAGES: Final = (
     "decode: entropy coding",
     "decode: probability networks",
     "decode: g_s",
-    "decode: preparation",
+    "decode: plane transform",
 )
 _SUMS: Final = {"entropy coding": "entropy coding", "probability networks": "probability networks", "total": ""}
 _NUM_ROWS: Final[dict[Task, int]] = {"vit": 1370, "llm": 256}
-_WARM_S: Final = 0.5
+_WARM_UP_S: Final = 0.5
 _QUALITY: Final = 0.5
 _NUM_FITTED: Final = 10
 
@@ -59,9 +59,9 @@ class StageTime:
 
     Attributes:
         network: hyperprior, elic or kltprior.
-        task: whose plane it was.
+        task: of the plane.
         threads: of torch and BLAS.
-        side: whose coder.
+        side: of the coder.
         stage: one of STAGES.
         milliseconds: for the plane.
     """
@@ -76,25 +76,25 @@ class StageTime:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """One plane's features, and how they come onto it."""
+    """One plane's features, and their plane transform."""
 
     features: Array
-    preparation: Preparation
+    plane_transform: PlaneTransform
 
     def plane(self) -> tuple[torch.Tensor, bytes]:
-        """[1, 1, H, W] in network units, as `LearnedCodec.encoder` makes it; and the payload's head."""
-        plane, head = self.preparation.to_plane(self.features)
-        return padded(plane, self.preparation.padding), head
+        """[1, 1, H, W] at network scale, as in `LearnedCodec.encoder`; and the payload's head."""
+        plane, head = self.plane_transform.to_plane(self.features)
+        return padded(plane, self.plane_transform.padding), head
 
     def restore(self, plane: torch.Tensor, data: bytes) -> Array:
         """[1, 1, H, W] of levels / 255 and the payload's head -> features."""
-        head, _ = self.preparation.read_head(data, 0, self.features.shape)
+        head, _ = self.plane_transform.read_head(data, 0, self.features.shape)
         height, width = head.plane_shape
         return head.features((plane[0, 0, :height, :width] * HIGHEST).numpy())
 
 
 class _Clock:
-    """Seconds by stage; what one stage does inside another counts for the inner one alone."""
+    """Seconds by stage; the time of a nested stage counts for the inner one only."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -110,11 +110,11 @@ class _Clock:
         finally:
             self._leave()
 
-    def watch(self, module: nn.Module, part: str) -> None:
-        """Counts a module's calls as `part` of the stage around them: "encode: g_a" within "encode: ..."."""
+    def watch(self, module: nn.Module, name: str) -> None:
+        """Times a module's calls as `name` of the stage around them: "encode: g_a" within "encode: ..."."""
 
         def enter(*_: object) -> None:
-            self._enter(f"{self._running[-1].partition(':')[0]}: {part}")
+            self._enter(f"{self._running[-1].partition(':')[0]}: {name}")
 
         def leave(*_: object) -> None:
             self._leave()
@@ -138,7 +138,7 @@ class _Clock:
 
 
 class _TimedCoding:
-    """A Writer or a Reader on the clock."""
+    """A Writer or a Reader that is timed."""
 
     def __init__(self, coding: Coding, clock: _Clock, stage: str) -> None:
         self._coding, self._clock, self._stage = coding, clock, stage
@@ -154,9 +154,9 @@ class _TimedCoding:
 
 @torch.inference_mode()
 def run_ours(clock: _Clock, trained: TrainedNetwork, sample: _Sample) -> None:
-    """One plane there and back, in the steps of `LearnedCodec`."""
+    """Codes and decodes one plane, in the steps of `LearnedCodec`."""
     network, rate = trained.network, torch.tensor([_QUALITY * (trained.num_rates - 1)])
-    with clock.stage("encode: preparation"):
+    with clock.stage("encode: plane transform"):
         plane, head = sample.plane()
     with clock.stage("encode: g_a"):
         y = in_strips(network.g_a, plane) * network.gains.gain(rate)
@@ -179,39 +179,39 @@ def run_ours(clock: _Clock, trained: TrainedNetwork, sample: _Sample) -> None:
     with clock.stage("decode: g_s"):
         latent = torch.from_numpy(y_hat).permute(2, 0, 1)[None]
         decoded = in_strips(network.g_s, latent * network.gains.inverse(rate))
-    with clock.stage("decode: preparation"):
-        sample.restore(from_units(decoded), head)
+    with clock.stage("decode: plane transform"):
+        sample.restore(from_network_scale(decoded), head)
 
 
 @torch.inference_mode()
-def run_theirs(clock: _Clock, network: Any, sample: _Sample) -> None:
-    """The same plane through `compress` and `decompress`; `watch_theirs` takes the networks' times."""
-    with clock.stage("encode: preparation"):
-        units, head = sample.plane()
-        plane = from_units(units)
+def run_reference(clock: _Clock, network: Any, sample: _Sample) -> None:
+    """The same plane through `compress` and `decompress`; `watch_reference` times the networks."""
+    with clock.stage("encode: plane transform"):
+        scaled, head = sample.plane()
+        plane = from_network_scale(scaled)
     with clock.stage("encode: entropy coding"):
         coded = network.compress(plane)
     with clock.stage("decode: entropy coding"):
         decoded = network.decompress(coded["strings"], coded["shape"])["x_hat"]
-    with clock.stage("decode: preparation"):
+    with clock.stage("decode: plane transform"):
         sample.restore(decoded, head)
 
 
-def watch_theirs(clock: _Clock, network: Any) -> None:
-    """Puts the networks of a `plain` model on the clock."""
+def watch_reference(clock: _Clock, network: Any) -> None:
+    """Times the networks of a reference model."""
     clock.watch(network.g_a, "g_a")
     clock.watch(network.g_s, "g_s")
-    deciding = []
+    predicting = []
     if hasattr(network, "latent_codec"):
         hyper, y = network.latent_codec["hyper"], network.latent_codec["y"]
         groups = y.latent_codec.values()
-        deciding += [hyper.h_s, *y.channel_context.values()]
-        deciding += [part for group in groups for part in (group.context_prediction, group.entropy_parameters)]
+        predicting += [hyper.h_s, *y.channel_context.values()]
+        predicting += [module for group in groups for module in (group.context_prediction, group.entropy_parameters)]
     else:
         hyper = network
-        deciding += [network.h_s]
+        predicting += [network.h_s]
     clock.watch(hyper.h_a, "h_a")
-    for module in deciding:
+    for module in predicting:
         clock.watch(module, "probability networks")
 
 
@@ -224,8 +224,8 @@ def stage_times(
         samples = [features.astype(np.float32) for features in stored(task, "validate")[:_NUM_FITTED]]
         profile = load_profile(TASKS[task].profile, TASKS[task].split)
         for name in networks:
-            preparation = prepare("klt" if VARIANTS[name].uses_klt else "near", profile, samples)
-            sample = _Sample(samples[0][:num_rows], preparation)
+            plane_transform = fit_plane_transform("klt" if VARIANTS[name].uses_klt else "trimmed", profile, samples)
+            sample = _Sample(samples[0][:num_rows], plane_transform)
             for side, run in _sides(name, sample).items():
                 for count in threads:
                     medians = _medians(run, count, repeats)
@@ -244,7 +244,7 @@ def stage_times(
 
 
 def learned_speed_report(repeats: int = 5) -> str:
-    """A table of all stages, ours beside theirs."""
+    """A table of all stages, ours beside CompressAI's."""
     times = stage_times(repeats=repeats)
     settings = list(dict.fromkeys((time.network, time.task, time.threads) for time in times))
     stages = {stage: stage for stage in STAGES} | _SUMS
@@ -270,18 +270,17 @@ def _sides(name: str, sample: _Sample) -> dict[Side, Callable[[_Clock], None]]:
         run_ours(clock, trained, sample)
 
     def theirs(clock: _Clock) -> None:
-        network = plain(trained.network, _QUALITY * (trained.num_rates - 1))
-        watch_theirs(clock, network)
-        run_theirs(clock, network, sample)
+        network = reference_model(trained.network, _QUALITY * (trained.num_rates - 1))
+        watch_reference(clock, network)
+        run_reference(clock, network, sample)
 
     return {"ours": ours, "CompressAI": theirs}
 
 
 def _medians(run: Callable[[_Clock], None], threads: int, repeats: int) -> dict[str, float]:
-    """Median seconds of each stage, after runs that are not counted.
+    """Median seconds of each stage, after warm-up runs.
 
-    Other threads, of what came before, spin for some tenths of a second before they sleep, and the processor's time
-    has theirs too.
+    Threads of earlier work spin for some tenths of a second before they sleep, and process time includes them.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -289,7 +288,7 @@ def _medians(run: Callable[[_Clock], None], threads: int, repeats: int) -> dict[
         with threadpool_limits(limits=threads), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             now = time.process_time if threads == 1 else time.perf_counter
-            end = time.perf_counter() + _WARM_S
+            end = time.perf_counter() + _WARM_UP_S
             while time.perf_counter() < end:
                 run(_Clock(now))
             clocks = [_Clock(now) for _ in range(repeats)]

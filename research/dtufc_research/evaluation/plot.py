@@ -1,4 +1,4 @@
-"""The benchmark's tables as one picture: rate against agreement, for each model."""
+"""The benchmark's tables as one plot: rate against agreement, for each model."""
 
 from collections.abc import Sequence
 from pathlib import Path

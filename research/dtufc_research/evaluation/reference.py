@@ -1,9 +1,9 @@
-"""A trained network at one rate as an ordinary CompressAI model, with its own coder: the rival in `learned_speed`.
+"""A trained network at one rate as a reference model: CompressAI's own class, with its own coder. For `learned_speed`.
 
-    [0, 1] --to network units--> g_a --gain--> y ... y_hat --inverse gain--> g_s --to [0, 1]--> x_hat
+    [0, 1] --to network scale--> g_a --gain--> y ... y_hat --inverse gain--> g_s --to [0, 1]--> x_hat
 
-The weights are those of the learned codec. What CompressAI lacks, the gains and the units of a plane, becomes a layer
-before or behind its transforms; its `compress` and `decompress` stay as they are.
+The weights are those of the learned codec. CompressAI has no gains and no network
+scale: layers before and behind its transforms apply them. Its `compress` and `decompress` are unchanged.
 """
 
 import copy
@@ -16,16 +16,16 @@ from compressai.models import Elic2022Official, ScaleHyperprior
 from torch import Tensor, nn
 
 from dtufc.coding.codecs.learned.networks import Elic, Hyperprior
-from dtufc.coding.codecs.learned.plane import MIDDLE, UNIT
+from dtufc.coding.codecs.learned.plane import MIDDLE, NETWORK_SCALE
 from dtufc.coding.transform import NUM_LEVELS
 
-HIGHEST: Final = NUM_LEVELS - 1.0  # a plane's level that is 1 in CompressAI's units
-_WIDEST: Final = 255
+HIGHEST: Final = NUM_LEVELS - 1.0  # the level that is 1 in a CompressAI plane
+_MAX_SYMBOL: Final = 255
 
 
-def from_units(plane: Tensor) -> Tensor:
-    """A plane in network units -> in levels / 255, as CompressAI's models take it."""
-    return (plane * UNIT + MIDDLE) / HIGHEST
+def from_network_scale(plane: Tensor) -> Tensor:
+    """A plane at network scale -> levels / 255, the input of CompressAI's models."""
+    return (plane * NETWORK_SCALE + MIDDLE) / HIGHEST
 
 
 class Affine(nn.Module):
@@ -41,12 +41,12 @@ class Affine(nn.Module):
 
 
 @torch.no_grad()
-def plain(trained: Hyperprior | Elic, rate: float) -> Any:
-    """The same network at one rate, its coder's tables made.
+def reference_model(trained: Hyperprior | Elic, rate: float) -> Any:
+    """The same network at one rate, with the tables of CompressAI's coder.
 
     Args:
         trained: the network; it is copied.
-        rate: a place among the gains' points, in [0, num_rates - 1].
+        rate: a position between the gains' points, in [0, num_rates - 1].
 
     Returns:
         A ScaleHyperprior or an Elic2022Official, for planes [B, 1, H, W] of levels / 255.
@@ -61,9 +61,11 @@ def plain(trained: Hyperprior | Elic, rate: float) -> Any:
         network.h_a, network.h_s = trained.h_a, trained.h_s
         network.entropy_bottleneck = trained.entropy_bottleneck
     at = torch.tensor([rate])
-    network.g_a = nn.Sequential(Affine(HIGHEST / UNIT, -MIDDLE / UNIT), *trained.g_a, Affine(trained.gains.gain(at)))
+    network.g_a = nn.Sequential(
+        Affine(HIGHEST / NETWORK_SCALE, -MIDDLE / NETWORK_SCALE), *trained.g_a, Affine(trained.gains.gain(at))
+    )
     network.g_s = nn.Sequential(
-        Affine(trained.gains.inverse(at)), *trained.g_s, Affine(UNIT / HIGHEST, MIDDLE / HIGHEST)
+        Affine(trained.gains.inverse(at)), *trained.g_s, Affine(NETWORK_SCALE / HIGHEST, MIDDLE / HIGHEST)
     )
     _set_quantiles(trained.side_prior)
     network.update(force=True)
@@ -71,11 +73,11 @@ def plain(trained: Hyperprior | Elic, rate: float) -> Any:
 
 
 def _set_quantiles(side_prior: EntropyBottleneck) -> None:
-    """Sets the range of each channel's table, which our training leaves alone. The median stays 0, as in training."""
-    edges = torch.arange(-_WIDEST, _WIDEST + 1, dtype=torch.float32)
+    """Sets the range of each channel's table, which our training does not learn. The median is 0, as in training."""
+    edges = torch.arange(-_MAX_SYMBOL, _MAX_SYMBOL + 1, dtype=torch.float32)
     logits = side_prior._logits_cumulative(edges.repeat(side_prior.channels, 1, 1), stop_gradient=True)[:, 0]
     tail = math.log(2 / side_prior.tail_mass - 1)  # CompressAI's target for the outer quantiles
     num_below, num_above = (logits < -tail).sum(dim=1), (logits > tail).sum(dim=1)
-    side_prior.quantiles[:, 0, 0] = (num_below - 1.0 - _WIDEST).clamp(-_WIDEST, 0)
+    side_prior.quantiles[:, 0, 0] = (num_below - 1.0 - _MAX_SYMBOL).clamp(-_MAX_SYMBOL, 0)
     side_prior.quantiles[:, 0, 1] = 0.0
-    side_prior.quantiles[:, 0, 2] = (_WIDEST + 1.0 - num_above).clamp(0, _WIDEST)
+    side_prior.quantiles[:, 0, 2] = (_MAX_SYMBOL + 1.0 - num_above).clamp(0, _MAX_SYMBOL)

@@ -1,4 +1,4 @@
-"""Features of test inputs, each with how well other features in its place agree with it."""
+"""Features of test inputs, each with a measure of agreement for decoded features."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ from dtufc_research.evaluation.agreement import mean_iou
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A feature of a test input, and how well another in its place agrees with it: a share of 1."""
+    """Features of a test input, and the agreement of decoded features with them, in [0, 1]."""
 
     features: Array
     agreement: Callable[[Array], float]
 
 
-def vit_samples(model: Dinov2, pictures: Sequence[Image.Image]) -> list[Sample]:
+def vit_samples(model: Dinov2, images: Sequence[Image.Image]) -> list[Sample]:
     """Agreement is the mean IoU of the saliency mask with the uncompressed model's."""
 
     def agreement(mask: Array, decoded: Array) -> float:
         return mean_iou(mask, _mask(model, torch.from_numpy(decoded)))
 
-    originals = [model.features(picture) for picture in pictures]
+    originals = [model.features(image) for image in images]
     return [Sample(features.numpy(), partial(agreement, _mask(model, features))) for features in originals]
 
 
 def llm_samples(model: Llama, rows_of_ids: Sequence[list[int]]) -> list[Sample]:
-    """Agreement is how many of the next tokens, after every token, are the uncompressed model's."""
+    """Agreement is the share of the next tokens, after every token, that equal the uncompressed model's."""
 
     def agreement(expected: Array, decoded: Array) -> float:
         return float(np.mean(_top(model, torch.from_numpy(decoded)) == expected))
@@ -42,28 +42,28 @@ def llm_samples(model: Llama, rows_of_ids: Sequence[list[int]]) -> list[Sample]:
     return [Sample(features.numpy(), partial(agreement, _top(model, features))) for features in originals]
 
 
-def cnn_samples(model: Cnn, pictures: Sequence[Image.Image]) -> list[Sample]:
-    """Agreement is 1 where the most probable label is the uncompressed model's, else 0."""
+def cnn_samples(model: Cnn, images: Sequence[Image.Image]) -> list[Sample]:
+    """Agreement is 1 if the most probable label is the uncompressed model's, else 0."""
 
     def agreement(label: int, decoded: Array) -> float:
         return float(_label(model, torch.from_numpy(decoded)) == label)
 
-    originals = [model.features(picture) for picture in pictures]
+    originals = [model.features(image) for image in images]
     return [Sample(features.numpy(), partial(agreement, _label(model, features))) for features in originals]
 
 
 def tti_samples(model: Sd3, prompts: Sequence[str]) -> list[Sample]:
-    """Agreement is the structural similarity of the picture with that of the latent as it was drawn."""
+    """Agreement is the structural similarity of the images that are decoded from both latents."""
 
-    def agreement(drawn: Array, decoded: Array) -> float:
-        return ssim(drawn, model.head.picture(torch.from_numpy(decoded)))
+    def agreement(original: Array, decoded: Array) -> float:
+        return ssim(original, model.head.picture(torch.from_numpy(decoded)))
 
     originals = [model.features(prompt) for prompt in prompts]
     return [Sample(latent.numpy(), partial(agreement, model.head.picture(latent))) for latent in originals]
 
 
 def ssim(a: Array, b: Array) -> float:
-    """Structural similarity of two pictures uint8[H, W, 3]."""
+    """Structural similarity of two images uint8[H, W, 3]."""
     return float(structural_similarity(a, b, channel_axis=2))
 
 

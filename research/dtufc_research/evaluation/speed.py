@@ -1,4 +1,4 @@
-"""Times against libraries that do the same, single-threaded, as ratios within one run."""
+"""Times against comparable libraries, single-threaded, as ratios within one run."""
 
 import time
 import warnings
@@ -40,7 +40,7 @@ def speed_report() -> Report:
     finally:
         torch.set_num_threads(threads)
     lines = [
-        "## Times against libraries that do the same (one thread, one run)",
+        "## Times against comparable libraries (one thread, one run)",
         "",
         "| what | ms | |",
         "|---|---:|---|",
@@ -113,7 +113,7 @@ def _codec_figures(features: Array) -> dict[str, float]:
 
 
 def _hyperprior() -> Any:
-    """ScaleHyperprior(128, 192) with one channel in and out; weights as initialised, which takes the same time."""
+    """ScaleHyperprior(128, 192) with one channel in and out; untrained, which takes the same time."""
     from compressai.models import ScaleHyperprior
     from compressai.models.utils import conv, deconv
 
@@ -126,7 +126,7 @@ def _hyperprior() -> Any:
 
 
 def _time(run: Callable[[], object], repeats: int = 15) -> float:
-    """Median seconds, after one run that is not counted."""
+    """Median seconds, after one warm-up run."""
     run()
     seconds = []
     for _ in range(repeats):

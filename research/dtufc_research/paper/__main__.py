@@ -8,6 +8,7 @@ import torch
 
 from dtufc_research.paper.measure import PROFILES, is_trained, measure, names, of_one_network
 from dtufc_research.paper.points import load_points
+from dtufc_research.paper.report import write, write_pages
 from dtufc_research.paper.rows import BASELINE, HYBRID, point_table
 
 _NEEDED = (HYBRID, BASELINE)  # without them there is no page
@@ -25,31 +26,35 @@ def main() -> int:
         help=f"only measure these and print their points, of {', '.join(names())}",
     )
     curves.add_argument(
-        "--renew",
+        "--remeasure",
         nargs="+",
         choices=names(),
         metavar="CURVE",
-        help="measure these anew, and the other curves of their networks; keep the pages' points of the others",
+        help="measure these again, and the other curves of their networks; keep the pages' points of the others",
+    )
+    curves.add_argument(
+        "--pages-only", action="store_true", help="write the pages from the kept numbers; measure nothing"
     )
     parser.add_argument("--tasks", nargs="+", choices=list(PROFILES), default=list(PROFILES), help="only on these")
     arguments = parser.parse_args()
-    chosen, tasks = arguments.measure or of_one_network(arguments.renew or ()), arguments.tasks
+    if arguments.pages_only:
+        write_pages(RESULTS)
+        return 0
+    chosen, tasks = arguments.measure or of_one_network(arguments.remeasure or ()), arguments.tasks
     if tasks != list(PROFILES) and not arguments.measure:
         parser.error("the pages need every task: --tasks goes with --measure")
     needed = dict.fromkeys([*chosen, *(() if arguments.measure else _NEEDED)])
     untrained = [name for name in needed if not is_trained(name)]
     if untrained:
         parser.error(f"no network is trained for {', '.join(untrained)}: run `make networks` first")
-    before = load_points(RESULTS / "points.json") if arguments.renew else []
+    before = load_points(RESULTS / "points.json") if arguments.remeasure else []
     kept = [point for point in before if point.curve in names() and point.curve not in chosen]
     torch.set_num_threads(1)
     wanted = chosen or [name for name in names() if is_trained(name)]
     points = [point for name in wanted for point in measure(name, tasks)]
     if arguments.measure:
-        print(point_table(points))
+        print(point_table(points).markdown())
     else:
-        from dtufc_research.paper.report import write
-
         write(points, kept, RESULTS)
     return 0
 

@@ -1,4 +1,4 @@
-"""`python -m dtufc_research.paper.answers`: what each codec does to chosen answers, written to docs/results/answers.md.
+"""`python -m dtufc_research.paper.answers`: rate against chosen answers, to docs/results/answers.md.
 
 The paper's measure on text is the letter that a model chooses. Questions: the capitals of the 64 most populous
 countries, four choices each.
@@ -34,9 +34,9 @@ class Row:
     """One codec at one quality, over all questions.
 
     Attributes:
-        same: share of the questions whose letter is the uncompressed model's.
+        same: share of the questions with the uncompressed model's letter.
         distance: mean total variation between the letters' probabilities and the uncompressed model's.
-        right: answers that are right.
+        right: number of right answers.
     """
 
     codec: str
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def probabilities(model: Llama, features: Sequence[Array]) -> Array:
-    """float64[questions, 4]: of each letter, among the letters alone."""
+    """float64[questions, 4]: of each letter, among the four letters only."""
     ids = [model.backbone.token_id(letter) for letter in _LETTERS]
     return np.array([model.head.answer(torch.from_numpy(feature), ids) for feature in features])
 

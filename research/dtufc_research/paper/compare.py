@@ -1,7 +1,6 @@
 """Compares curves of points: BD-rate, accuracy at equal rate, and whether a curve behaves.
 
-Hides the package `bjontegaard` and what has to be done to a measured curve before it can be integrated. Rates are
-`bpfp_payload`, as in the paper.
+Hides the package `bjontegaard` and the preprocessing of measured curves. Rates are `bpfp_payload`, as in the paper.
 """
 
 from collections.abc import Sequence
@@ -15,11 +14,11 @@ import numpy as np
 from dtufc.coding.arrays import Array
 from dtufc_research.paper.points import Point
 
-TOLERANCE: Final = 0.01  # of accuracy: what a curve may fall by and still be called monotone
-REACHED: Final = 0.9  # of the best accuracy: what a useful codec gets to
-_FEWEST: Final = 4  # points of each curve
-_FEWEST_COMMON: Final = 2  # of them in the common range
-_NARROWEST: Final = 0.2  # of the accuracy range of both curves
+TOLERANCE: Final = 0.01  # of accuracy: the largest fall of a monotone curve
+REACHED: Final = 0.9  # of the best accuracy: the least of a useful codec
+_MIN_POINTS: Final = 4  # of each curve
+_MIN_COMMON_POINTS: Final = 2  # of each curve, in the common range
+_MIN_SPAN: Final = 0.2  # of the accuracy range of both curves
 _NUM_STEPS: Final = 64
 
 
@@ -28,7 +27,7 @@ class BdRate:
     """Bjontegaard's difference in rate at equal accuracy.
 
     Attributes:
-        percent: mean difference of the rate; negative where the test curve needs fewer bits. None where unknown.
+        percent: mean difference of the rate; negative if the test curve needs fewer bits, None if unknown.
         span: the common accuracy range as a share of both curves' range together.
         reason: why there is no number.
     """
@@ -42,7 +41,7 @@ class BdRate:
 
 
 def improving(points: Sequence[Point]) -> list[Point]:
-    """The points that have a better accuracy than every point of a lower or equal rate, by rising rate."""
+    """The points of a higher accuracy than every point of a lower or equal rate, by rising rate."""
     kept: list[Point] = []
     for point in sorted(points, key=lambda p: (p.bpfp_payload, -p.accuracy)):
         if not kept or point.accuracy > kept[-1].accuracy:
@@ -60,11 +59,11 @@ def bd_rate(anchor: Sequence[Point], test: Sequence[Point]) -> BdRate:
     whole = max(curve[-1].accuracy for curve in curves) - min(curve[0].accuracy for curve in curves)
     span = max(high - low, 0.0) / whole if whole else 0.0
     counts = [sum(low <= p.accuracy <= high for p in curve) for curve in curves]
-    if span < _NARROWEST:
+    if span < _MIN_SPAN:
         return BdRate(percent=None, span=span, reason=f"the common accuracy range is {span:.0%} of both curves' range")
-    if min(len(curve) for curve in curves) < _FEWEST:
-        return BdRate(percent=None, span=span, reason=f"fewer than {_FEWEST} improving points of a curve")
-    if min(counts) < _FEWEST_COMMON:
+    if min(len(curve) for curve in curves) < _MIN_POINTS:
+        return BdRate(percent=None, span=span, reason=f"fewer than {_MIN_POINTS} improving points of a curve")
+    if min(counts) < _MIN_COMMON_POINTS:
         return BdRate(percent=None, span=span, reason=f"{min(counts)} points of a curve in the common accuracy range")
     (anchor_rates, anchor_accuracies), (test_rates, test_accuracies) = (_arrays(curve) for curve in curves)
     percent = bjontegaard.bd_rate(
@@ -80,7 +79,7 @@ def bd_rate(anchor: Sequence[Point], test: Sequence[Point]) -> BdRate:
 
 
 def accuracy_within(points: Sequence[Point], bpfp: float) -> float | None:
-    """The best accuracy at a rate or below, between neighbours by log-rate; None where no point is so cheap.
+    """The best accuracy at a rate or below, between neighbours by log-rate; None if no point is as cheap.
 
     Only points that improve on cheaper ones count: a sender would not choose the others.
     """
@@ -92,7 +91,7 @@ def accuracy_within(points: Sequence[Point], bpfp: float) -> float | None:
 
 
 def mean_gain(anchor: Sequence[Point], test: Sequence[Point]) -> float | None:
-    """Mean accuracy of `test` minus that of `anchor` over their common range of log-rate; None where there is none."""
+    """Mean accuracy of `test` minus that of `anchor` over their common range of log-rate; None if there is none."""
     if len(anchor) < 2 or len(test) < 2:
         return None
     low = max(min(p.bpfp_payload for p in curve) for curve in (anchor, test))
@@ -105,7 +104,7 @@ def mean_gain(anchor: Sequence[Point], test: Sequence[Point]) -> float | None:
 
 
 def is_monotone(points: Sequence[Point]) -> bool:
-    """Whether with the rate setting bits rise, and accuracy never falls more than `TOLERANCE` below its best so far."""
+    """Whether bits rise with the rate, and accuracy never falls more than `TOLERANCE` below its best so far."""
     ordered = sorted((p for p in points if p.rate is not None), key=lambda p: p.rate or 0.0)
     best = accumulate((p.accuracy for p in ordered), max)
     return all(a.bpfp_payload < b.bpfp_payload for a, b in pairwise(ordered)) and all(

@@ -1,4 +1,4 @@
-"""What exact decoding costs in rate: code lengths under integer probabilities, against the float network's ideal."""
+"""The rate of exact decoding: code lengths under integer probabilities, against the floating-point network's ideal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from dtufc.coding.entropy import PRECISION, Encoder, Tables
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """What real streams have more than the float network says they need.
+    """Overhead of real streams over the code length of the floating-point network.
 
     Attributes:
-        share: of its code length, under integer probabilities: what exactness costs.
-        end_bytes: a stream: what the coder rounds up to whole words, whatever its probabilities.
+        share: of its code length, under integer probabilities: the cost of exact decoding.
+        end_bytes: a stream: rounding up to whole words, with any probabilities.
     """
 
     share: float
@@ -52,23 +52,23 @@ class _Measured(Encoder):
 def rate_overhead(
     trained: TrainedNetwork, planes: Sequence[Array], quality: float, padding: float | None = None
 ) -> Overhead:
-    """How many more bits the streams of all planes have than the float network says they need.
+    """Overhead of the streams of all planes over the code length of the floating-point network.
 
     Args:
         trained: with normal tables: fitted ones may need fewer bits than the network's own distributions.
         planes: [H, W] float32 levels each, of at most one tile.
         quality: in [0, 1].
-        padding: of the planes; see `Preparation`.
+        padding: of the planes; see `PlaneTransform`.
     """
     network, rate = trained.network, torch.tensor([quality * (trained.num_rates - 1)])
     real = coded = ideal = 0.0
     for plane in planes:
-        units = padded(plane, padding)
-        y = network.analysis(units, rate)
+        inputs = padded(plane, padding)
+        y = network.analysis(inputs, rate)
         y_rows, z_rows = (value[0].permute(1, 2, 0).numpy() for value in (y, network.hyper_analysis(y)))
         encoder = _Measured()
         trained.latents.transcode(Writer(encoder, trained.tables), (y.shape[2], y.shape[3]), y_rows, z_rows)
         real += 8 * len(encoder.finish())
         coded += encoder.bits
-        ideal += float(network(units, rate).bits.sum())
+        ideal += float(network(inputs, rate).bits.sum())
     return Overhead(share=coded / ideal - 1, end_bytes=(real - coded) / 8 / len(planes))

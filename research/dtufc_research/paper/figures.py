@@ -1,21 +1,19 @@
-"""The paper's figures from measured points, as PNG; a curve looks the same in all of them.
+"""The paper's figures from measured points, as PNG; a curve has the same style in all of them.
 
-Hides matplotlib. Every picture is about 1200 pixels wide; legends stand below the panels, where no data is.
+Hides matplotlib. Every figure is about 1200 pixels wide; legends are below the panels.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Float
 
 from dtufc.coding.arrays import Array
 from dtufc.coding.transform import NUM_LEVELS
-from dtufc_research.paper.histograms import OWN_BINS, TaskValues, level_counts
-from dtufc_research.paper.points import Point, curves_of, seen_tasks, select
+from dtufc_research.paper.distributions import Activation, TaskDistribution
+from dtufc_research.paper.points import Point, curves_of, select, trained_tasks
 from dtufc_research.paper.verdicts import IDLE, idle_share
 
 mpl.use("Agg")
@@ -29,13 +27,13 @@ if TYPE_CHECKING:
 _WIDTH: Final = 12.0  # inches
 _DPI: Final = 100
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
-_STYLES: Final = {  # transformed features: full lines; truncated ones: broken lines of the same colour
+_STYLES: Final = {  # transformed features: solid lines; truncated ones: dashed lines of the same colour
     "hyperprior-hybrid": (_BLUE, "o-"),
     "hyperprior-llm": (_ORANGE, "s-"),
     "hyperprior-vit": (_GREEN, "D-"),
     "hyperprior-tti": (_PURPLE, "P-"),
     "elic-hybrid": (_RED, "^-"),
-    "arranged-hybrid": ("black", "d-"),
+    "pca-arranged-hybrid": ("black", "d-"),
     "baseline-hybrid": (_BLUE, "o--"),
     "baseline-llm": (_ORANGE, "s--"),
     "baseline-vit": (_GREEN, "D--"),
@@ -58,23 +56,15 @@ CODECS: Final = (
 Quantity: TypeAlias = Callable[[Point], float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Activation:
-    """How far a network's latent channels are used: mean |y| of each, at a middle rate."""
-
-    curve: str
-    mean_abs: Float[Array, "M"]
-
-
-def figure2(tasks: Sequence[TaskValues], path: Path) -> None:
+def figure2(tasks: Sequence[TaskDistribution], path: Path) -> None:
     """For each task: histogram and CDF of features, the learned map, widths of regions, histogram and CDF of levels."""
     figure, axes = plt.subplots(len(tasks), 4, figsize=(_WIDTH, 2.9 * len(tasks)), layout="constrained", squeeze=False)
     for row, task in zip(axes, tasks, strict=True):
-        _histogram(row[0], *np.histogram(task.values, OWN_BINS), f"{task.task}: features", "value", log=True)
+        _histogram(row[0], task.counts, task.edges, f"{task.task}: features", "value", log=True)
         _learned_map(row[1], task)
         _region_widths(row[2], task)
         edges = np.arange(NUM_LEVELS + 1) - 0.5
-        _histogram(row[3], level_counts(task), edges, "transformed features", "level", log=False)
+        _histogram(row[3], task.level_counts, edges, "transformed features", "level", log=False)
     _save(figure, path)
 
 
@@ -100,14 +90,14 @@ def figure4(points: Sequence[Point], path: Path) -> None:
 
     def curves(task: str) -> list[str]:
         own = [f"hyperprior-{task}", "baseline-hybrid", f"baseline-{task}"]
-        return ["hyperprior-hybrid", "elic-hybrid", *own, "arranged-hybrid"]
+        return ["hyperprior-hybrid", "elic-hybrid", *own, "pca-arranged-hybrid"]
 
     _rate_panels(points, curves, path, with_mse=True)
 
 
 def figure5(points: Sequence[Point], path: Path) -> None:
-    """Rate against accuracy of every hyperprior codec on every task, whatever it was trained on."""
-    tasks = seen_tasks(points)
+    """Rate against accuracy of every hyperprior codec on every task."""
+    tasks = trained_tasks(points)
 
     def curves(task: str) -> list[str]:
         return [f"{family}-{trained}" for family in ("hyperprior", "baseline") for trained in ("hybrid", *tasks)]
@@ -119,9 +109,9 @@ def codec_figure(points: Sequence[Point], task: str, path: Path) -> None:
     """All kinds of codec on one task: accuracy, and time to encode and decode, against the rate on the wire."""
     figure, axes = plt.subplots(1, 2, figsize=(_WIDTH, 5.2), layout="constrained")
     chosen = [curve for curve in CODECS if curve in curves_of(points)]
-    _draw(axes[0], points, task, chosen, _bpfp_wire, lambda p: p.accuracy)
+    _plot_curves(axes[0], points, task, chosen, _bpfp_wire, lambda p: p.accuracy)
     axes[0].set(ylabel="accuracy (agreement)")
-    _draw(axes[1], points, task, chosen, _bpfp_wire, lambda p: p.encode_ms + p.decode_ms)
+    _plot_curves(axes[1], points, task, chosen, _bpfp_wire, lambda p: p.encode_ms + p.decode_ms)
     axes[1].set(yscale="log", ylabel="encode + decode, ms a feature")
     for axis in axes:
         _rate_axis(axis, "BPFP on the wire")
@@ -132,15 +122,15 @@ def codec_figure(points: Sequence[Point], task: str, path: Path) -> None:
 
 def _rate_panels(points: Sequence[Point], curves: Callable[[str], list[str]], path: Path, *, with_mse: bool) -> None:
     """A column for each task; accuracy above, MSE below."""
-    tasks, rows = seen_tasks(points), 2 if with_mse else 1
+    tasks, rows = trained_tasks(points), 2 if with_mse else 1
     figure, axes = plt.subplots(
         rows, len(tasks), figsize=(_WIDTH, 0.7 + 4.0 * rows), layout="constrained", squeeze=False
     )
     for column, task in enumerate(tasks):
-        _draw(axes[0, column], points, task, curves(task), _bpfp, lambda p: p.accuracy)
+        _plot_curves(axes[0, column], points, task, curves(task), _bpfp, lambda p: p.accuracy)
         axes[0, column].set(title=task, ylabel="accuracy (agreement)")
         if with_mse:
-            _draw(axes[1, column], points, task, curves(task), _bpfp, lambda p: p.mse)
+            _plot_curves(axes[1, column], points, task, curves(task), _bpfp, lambda p: p.mse)
             axes[1, column].set(yscale="log", ylabel="MSE of the features")
     for axis in axes.flat:
         _rate_axis(axis, "BPFP")
@@ -148,7 +138,9 @@ def _rate_panels(points: Sequence[Point], curves: Callable[[str], list[str]], pa
     _save(figure, path)
 
 
-def _draw(axis: "Axes", points: Sequence[Point], task: str, curves: Iterable[str], x: Quantity, y: Quantity) -> None:
+def _plot_curves(
+    axis: "Axes", points: Sequence[Point], task: str, curves: Iterable[str], x: Quantity, y: Quantity
+) -> None:
     for curve in dict.fromkeys(curves):
         chosen = select(points, curve, task)
         color, style = _STYLES.get(curve, (_GREY, ".:"))
@@ -166,7 +158,7 @@ def _bpfp_wire(point: Point) -> float:
 
 
 def _rate_axis(axis: "Axes", label: str) -> None:
-    """A logarithmic rate axis, and plain numbers on every logarithmic axis; called last."""
+    """A logarithmic rate axis, and decimal numbers on every logarithmic axis; called last."""
     axis.set(xscale="log", xlabel=f"{label} (bits a feature value)")
     for scale in (axis.xaxis, axis.yaxis):
         if scale.get_scale() == "log":
@@ -185,14 +177,14 @@ def _histogram(axis: "Axes", counts: Array, edges: Array, title: str, label: str
     shares.yaxis.label.set_color(_RED)
 
 
-def _learned_map(axis: "Axes", task: TaskValues) -> None:
+def _learned_map(axis: "Axes", task: TaskDistribution) -> None:
     axis.step(task.transform.centroids, np.arange(NUM_LEVELS), where="mid", color=_BLUE)
     axis.set(title="learned map", xlabel="value", ylabel="level", ylim=(0, NUM_LEVELS - 1))
     axis.grid(alpha=0.3)
 
 
-def _region_widths(axis: "Axes", task: TaskValues) -> None:
-    """Of the 254 regions that have two borders."""
+def _region_widths(axis: "Axes", task: TaskDistribution) -> None:
+    """Widths of the 254 regions that have two borders."""
     widths = np.diff(task.transform.borders)
     axis.semilogy(np.arange(1, NUM_LEVELS - 1), np.where(widths > 0, widths, np.nan), color=_BLUE)
     axis.axhline(float(widths.mean()), color=_RED, linestyle="--", label="mean")

@@ -1,4 +1,4 @@
-"""How the tasks' features are distributed, before and after the transform, and how far apart (paper eq. 1, Table 1)."""
+"""Distributions of the tasks' features before and after the transform, and their divergences (paper eq. 1, Table 1)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ class TaskValues:
         task: whose.
         values: [n], all features in one.
         transform: the paper's.
-        near: [256], how often each of the product's levels occurs, which are for values that do not go apart.
-        near_transform: those levels.
-        channelwise: [256], the same where every channel is brought to one scale first.
-        arranged: [256], of the levels for an entropy coder, of channels that are centred, and turned or ordered.
+        trimmed: [256], the count of each of the product's levels, which are fitted without outliers.
+        trimmed_transform: those levels.
+        channelwise: [256], the same after a mean and a scale for each channel.
+        pca_arranged: [256], of the entropy-constrained levels of PCA-arranged channels.
     """
 
     task: str
     values: Float[Array, "n"]
     transform: PeakyToBalanced
-    near: Float[Array, "256"]
-    near_transform: PeakyToBalanced
+    trimmed: Float[Array, "256"]
+    trimmed_transform: PeakyToBalanced
     channelwise: Float[Array, "256"]
-    arranged: Float[Array, "256"]
+    pca_arranged: Float[Array, "256"]
 
 
 def kl_divergence(p: Float[Array, "bins"], q: Float[Array, "bins"]) -> float:
@@ -55,12 +55,12 @@ def entropy(counts: Float[Array, "bins"]) -> float:
 
 
 def level_counts(task: TaskValues) -> Float[Array, "256"]:
-    """How often each level occurs."""
+    """The count of each level."""
     return np.bincount(task.transform.forward(task.values), minlength=NUM_LEVELS).astype(np.float64)
 
 
 def common_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the original features, each pair on `COMMON_BINS` equal bins over the range of both."""
+    """Divergences of the original features, each pair on `COMMON_BINS` equal bins over the range of both."""
     found = {}
     for a, b in permutations(tasks, 2):
         low, high = min(a.values.min(), b.values.min()), max(a.values.max(), b.values.max())
@@ -70,40 +70,37 @@ def common_divergences(tasks: Sequence[TaskValues]) -> Divergences:
 
 
 def own_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the original features, each on `OWN_BINS` equal bins over its own range: as a codec sees them, scaled."""
+    """Divergences of the original features, each on `OWN_BINS` equal bins over its own range, as scaled to [0, 1]."""
     return _pairs(tasks, lambda t: np.histogram(t.values, OWN_BINS)[0])
 
 
 def transformed_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the 256 levels."""
+    """Divergences of the paper's levels."""
     return _pairs(tasks, level_counts)
 
 
-def near_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the 256 levels of the product."""
-    return _pairs(tasks, lambda t: t.near)
+def trimmed_divergences(tasks: Sequence[TaskValues]) -> Divergences:
+    """Divergences of the product's levels."""
+    return _pairs(tasks, lambda t: t.trimmed)
 
 
 def channelwise_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the 256 levels after a mean and a scale for each channel."""
+    """Divergences of the levels after a mean and a scale for each channel."""
     return _pairs(tasks, lambda t: t.channelwise)
 
 
-def arranged_divergences(tasks: Sequence[TaskValues]) -> Divergences:
-    """Of the 256 levels of `arranged-hybrid`."""
-    return _pairs(tasks, lambda t: t.arranged)
+def pca_arranged_divergences(tasks: Sequence[TaskValues]) -> Divergences:
+    """Divergences of the levels of `pca-arranged-hybrid`."""
+    return _pairs(tasks, lambda t: t.pca_arranged)
 
 
 DISTANCES: Final = {  # of Table 1
-    f"Original, {COMMON_BINS} equal bins over the range of both": common_divergences,
-    f"Original, {OWN_BINS} equal bins over each task's own range, bin by bin (as a codec sees features scaled to "
-    "[0, 1])": own_divergences,
-    "Transformed, 256 levels, as the paper does": transformed_divergences,
-    "Transformed, 256 levels that are fitted again to the values that do not go apart, as `hyperprior` and `elic` "
-    "do": near_divergences,
-    "Transformed, 256 levels, with a mean and a scale for each channel before": channelwise_divergences,
-    "Transformed, 256 levels for an entropy coder, of centred channels that are turned or ordered, as "
-    "`arranged-hybrid` does": arranged_divergences,
+    f"original, {COMMON_BINS} equal bins over the range of both": common_divergences,
+    f"original, {OWN_BINS} equal bins over each task's own range": own_divergences,
+    "transformed, the paper's levels": transformed_divergences,
+    "transformed, levels without outliers (hyperprior, elic)": trimmed_divergences,
+    "transformed, after a mean and a scale for each channel": channelwise_divergences,
+    "transformed, entropy-constrained levels of PCA-arranged channels (pca-arranged-hybrid)": pca_arranged_divergences,
 }
 
 

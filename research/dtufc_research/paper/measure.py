@@ -1,7 +1,7 @@
 """Measures the curves: rate, accuracy, error and time of each codec at each of its rates, on test features.
 
-Every rate is that of a real bitstream. A curve's points are kept in the cache folder, so that a run that was cut off
-goes on where it stopped; they are measured again when the curve, its network or the fit of its codec is another.
+Every rate is that of a real bitstream. A curve's points are kept in the cache folder, so that an interrupted run
+resumes. They are measured again if the curve, its network or the fit of its codec has changed.
 """
 
 import time
@@ -24,24 +24,24 @@ from dtufc.coding.codecs import Payload
 from dtufc.coding.codecs.learned import shipped_network
 from dtufc.coding.codecs.learned.codec import LearnedCodec
 from dtufc.coding.codecs.learned.network_file import load_network
-from dtufc.coding.codecs.learned.plane import Assignment, Levels, Preparation
+from dtufc.coding.codecs.learned.plane import Assignment, Levels, PlaneTransform
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.models.profile import Profile, load_profile
 from dtufc.models.zoo import cache_folder
 from dtufc_research.data.extract import Cnn, Dinov2, Llama, Sd3, fitting_features
 from dtufc_research.data.sources import photo_views, photos, prompts, square
-from dtufc_research.evaluation.baselines import rivals
+from dtufc_research.evaluation.baselines import baselines
 from dtufc_research.evaluation.samples import Sample, cnn_samples, llm_samples, tti_samples, vit_samples
 from dtufc_research.paper.points import Point, load_points, save_points
 from dtufc_research.paper.scalar import ScalarCodec
 from dtufc_research.training.configurations import Tables, TrainSpec
 from dtufc_research.training.features import TASKS, stored
-from dtufc_research.training.plane_transforms import Kind, evenly, prepare
+from dtufc_research.training.plane_transforms import PlaneTransformKind, evenly, fit_plane_transform
 from dtufc_research.training.train import SHIPPED, export, run_folder
 
 NUM_SAMPLES: Final = 32  # a task; of `cnn`, where each has but one label, all views of all test photographs
 QUALITIES: Final = (0.2, 0.4, 0.55, 0.7, 0.85, 1.0)
-ALL_QUALITIES: Final = (0.0, *QUALITIES)  # of the pages on one task; of baselines, and where lowest rates are high
+ALL_QUALITIES: Final = (0.0, *QUALITIES)  # of the pages on one task, of baselines, and of curves with high lowest rates
 PROFILES: Final = {
     "llm": ("smollm2-135m", 30),
     "vit": ("dinov2-small", 12),
@@ -58,21 +58,21 @@ Coder = tuple[Callable[[Array], Callable[[float], bytes]], Callable[[bytes, tupl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """A trained network on features prepared in one way.
+    """A trained network with one plane transform.
 
     Attributes:
-        name: as the tables have it.
+        name: in the tables.
         network: the configuration it was trained by.
-        preparation: of the features; see `preparations`. None: as the network was trained.
-        assignment: of values to levels.
-        tables: of the symbols; None: as the network is shipped.
+        plane_transform: of the features; None: as in training.
+        assignment: of values to levels; None: the plane transform's own.
+        tables: of the symbols; None: those of the configuration.
         tasks: on which it is measured.
         rates: at which qualities.
     """
 
     name: str
     network: str
-    preparation: Kind | None = None
+    plane_transform: PlaneTransformKind | None = None
     assignment: Assignment | None = None
     tables: Tables | None = None
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -97,30 +97,30 @@ CURVES: Final = (
     Curve(name="baseline-noise", network="baseline-noise", rates=ALL_QUALITIES),
     Curve(name="truncated-prior", network="truncated-prior"),
     Curve(name="hyperprior-hybrid, floor", network="hyperprior-hybrid", assignment=Assignment.floor),
-    Curve(name="hyperprior-hybrid, levels of all values", network="hyperprior-hybrid", preparation="paper"),
+    Curve(name="hyperprior-hybrid, levels of all values", network="hyperprior-hybrid", plane_transform="paper"),
     Curve(name="affine-hybrid", network="affine-hybrid"),
     Curve(name="affine-grid-hybrid", network="affine-grid-hybrid"),
-    Curve(name="arranged-hybrid", network="arranged-hybrid", rates=ALL_QUALITIES),
-    Curve(name="arranged-lloyd-hybrid", network="arranged-lloyd-hybrid", rates=ALL_QUALITIES),
+    Curve(name="pca-arranged-hybrid", network="pca-arranged-hybrid", rates=ALL_QUALITIES),
+    Curve(name="pca-arranged-lloyd-hybrid", network="pca-arranged-lloyd-hybrid", rates=ALL_QUALITIES),
     Curve(name="hyperprior-long", network="hyperprior-long", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="baseline-long", network="baseline-long", rates=ALL_QUALITIES),
-    Curve(name="arranged-long", network="arranged-long", rates=ALL_QUALITIES),
+    Curve(name="pca-arranged-long", network="pca-arranged-long", rates=ALL_QUALITIES),
     Curve(name="elic-long", network="elic-long", tasks=("llm", "vit", "tti", "cnn", "llm-16")),
     Curve(name="hyperprior-hybrid, fitted tables", network="hyperprior-hybrid", tables="fitted"),
-    Curve(name="baseline-hybrid, transformed features", network="baseline-hybrid", preparation="near"),
-    Curve(name="hyperprior-hybrid, truncated features", network="hyperprior-hybrid", preparation="truncate"),
+    Curve(name="baseline-hybrid, transformed features", network="baseline-hybrid", plane_transform="trimmed"),
+    Curve(name="hyperprior-hybrid, truncated features", network="hyperprior-hybrid", plane_transform="truncate"),
 )
 SCALAR: Final[
-    dict[str, tuple[Kind, float, float]]
-] = {  # its curves: the features' preparation, and the steps at the lowest and the highest rate, in levels
-    "scalar, transformed features": ("near", 160.0, 6.0),
+    dict[str, tuple[PlaneTransformKind, float, float]]
+] = {  # its curves: the plane transform, and the steps at the lowest and the highest rate, in levels
+    "scalar, transformed features": ("trimmed", 160.0, 6.0),
     "scalar, truncated features": ("truncate", 40.0, 1.5),
 }
 OTHERS: Final = ("raw", "klt", "levels", _INT8, *SCALAR)
 
 
 def every_setting(codec: FeatureCodec) -> list[tuple[str, float | None]]:
-    """(codec, quality) of all that a profile has; None where a codec has no rate."""
+    """(codec, quality) of every codec of a profile; quality is None if the codec has no rate."""
     return [(n, quality) for n in codec.codecs for quality in (ALL_QUALITIES if codec.has_rate(n) else (None,))]
 
 
@@ -130,26 +130,26 @@ def names() -> list[str]:
 
 
 def is_trained(name: str) -> bool:
-    """Whether a curve needs no network, or has one: trained here, or shipped."""
+    """Whether a curve needs no network, or its network was trained here or is shipped."""
     curve = _curve(name)
     return curve is None or has_run(curve.network) or _is_shipped(curve)
 
 
 def measure(name: str, tasks: Sequence[str] = tuple(PROFILES)) -> list[Point]:
-    """The points of one curve on these of its tasks, from the cache or measured now."""
+    """The points of one curve on those of its tasks, cached or measured now."""
     curve = _curve(name)
     return [point for task in (curve.tasks if curve else PROFILES) if task in tasks for point in _kept(name, task)]
 
 
 def points_path(name: str, task: str) -> Path:
-    """Where the points of a curve on a task are kept; another place where the curve, its network or its fit is another.
+    """Path of the cached points of a curve on a task; it depends on the curve, its network and its fit.
 
-    Raises FileNotFoundError where a network was neither trained here nor shipped.
+    Raises FileNotFoundError if a network was neither trained here nor shipped.
     """
     profile, curve = _profile(task), _curve(name)
     slug = name.replace(" ", "-").replace(",", "")
-    if curve:  # it is fitted and trained anew, whatever the profile's codecs are; but for `klt`
-        uses_klt = (curve.preparation or TrainSpec.load(curve.network).preparation) == "klt"
+    if curve:  # its plane transform is its own, not the profile's, except for `klt`
+        uses_klt = (curve.plane_transform or TrainSpec.load(curve.network).plane_transform) == "klt"
         used = {key: array for key, array in profile.calibration.items() if uses_klt and key.startswith("klt.")}
         profile = replace(profile, calibration=used)
         slug += "-" + sha256(_network_path(curve).read_bytes() + repr(curve).encode()).hexdigest()[:12]
@@ -168,8 +168,8 @@ def _kept(name: str, task: str) -> list[Point]:
 def of_one_network(chosen: Sequence[str]) -> list[str]:
     """These curves, and the others of those of their networks that were trained here, in the order of all curves."""
     networks = {curve.network for curve in CURVES if curve.name in chosen and has_run(curve.network)}
-    renewed = {*chosen, *(curve.name for curve in CURVES if curve.network in networks)}
-    return [name for name in names() if name in renewed]
+    remeasured = {*chosen, *(curve.name for curve in CURVES if curve.network in networks)}
+    return [name for name in names() if name in remeasured]
 
 
 def has_run(network: str) -> bool:
@@ -182,7 +182,7 @@ def _is_shipped(curve: Curve) -> bool:
 
 
 def _network_path(curve: Curve) -> Path:
-    """The file of the curve's network: of its run, or the package's where it was not trained here."""
+    """Path of the curve's network: of its run, or the package's if it was not trained here."""
     if not has_run(curve.network) and _is_shipped(curve):
         return shipped_network(SHIPPED[curve.network])
     return export(curve.network, curve.tables)
@@ -199,7 +199,7 @@ def _points(name: str, curve: Curve | None, task: str) -> Iterator[Point]:
         codec, rates = learned_codec(curve, task), curve.rates
         coder = partial(_learned_encoder, codec), partial(_learned_decode, codec)
     elif name == _INT8:
-        method = next(method for method in rivals() if method.name == _INT8)
+        method = next(method for method in baselines() if method.name == _INT8)
         coder = (lambda features: lambda rate: method.encode(features)), method.decode
     elif name in SCALAR:
         yield from _scalar_points(name, task)
@@ -213,10 +213,10 @@ def _points(name: str, curve: Curve | None, task: str) -> Iterator[Point]:
 
 def _scalar_points(name: str, task: str) -> Iterator[Point]:
     kind, widest, narrowest = SCALAR[name]
-    preparation = preparation_for(kind, task)
+    plane_transform = plane_transform_for(kind, task)
     fitted = [sample.astype(np.float32) for sample in evenly(_fitting(task), _NUM_FITTED)]
     for rate in QUALITIES:
-        codec = ScalarCodec(preparation, fitted, widest * (narrowest / widest) ** rate)
+        codec = ScalarCodec(plane_transform, fitted, widest * (narrowest / widest) ** rate)
         yield from _measure(name, task, (partial(_scalar_encoder, codec), codec.decode), (rate,))
 
 
@@ -227,22 +227,22 @@ def _scalar_encoder(codec: ScalarCodec, features: Array) -> Callable[[float], by
 def learned_codec(curve: Curve, task: str) -> LearnedCodec:
     """The curve's codec for the features of a task."""
     spec = TrainSpec.load(curve.network)
-    preparation = preparation_for(curve.preparation or spec.preparation, task)
+    plane_transform = plane_transform_for(curve.plane_transform or spec.plane_transform, task)
     if curve.assignment is not None:
-        assert isinstance(preparation, Levels)
-        preparation = replace(preparation, assignment=curve.assignment)
+        assert isinstance(plane_transform, Levels)
+        plane_transform = replace(plane_transform, assignment=curve.assignment)
     codec_id = CodecId[SHIPPED.get(curve.network, "hyperprior")]
-    return LearnedCodec(codec_id, load_network(_network_path(curve)), preparation)
+    return LearnedCodec(codec_id, load_network(_network_path(curve)), plane_transform)
 
 
-def preparation_for(kind: Kind, task: str) -> Preparation:
-    """As in training."""
-    return prepare(kind, _profile(task), _fitting(task))
+def plane_transform_for(kind: PlaneTransformKind, task: str) -> PlaneTransform:
+    """The plane transform of that kind, fitted as in training."""
+    return fit_plane_transform(kind, _profile(task), _fitting(task))
 
 
 @cache
 def _fitting(task: str) -> list[Array]:
-    """What is learned from: features for training, or ten of the same sources for a task that none was trained on."""
+    """Features for fitting: those for training, or ten of the same sources for a task without training."""
     if task in TASKS:
         return stored(task, "train")
     return fitting_features(_profile(task), _NUM_FITTED)
@@ -268,7 +268,7 @@ def _profile(task: str) -> Profile:
 
 
 def _measure(name: str, task: str, coder: Coder, rates: Sequence[float | None]) -> Iterator[Point]:
-    """All rates of one codec on one task, on one thread, by the processor's time: other programs do not lengthen it."""
+    """All rates of one codec on one task, on one thread, in process time: other programs do not affect it."""
     encoder_of, decode = coder
     found: dict[float | None, list[tuple[float, ...]]] = {rate: [] for rate in rates}
     for sample in track(samples(task), description=f"{name}, {task}"):

@@ -1,7 +1,7 @@
-"""What was measured: one point for each curve, task and rate; kept as JSON.
+"""Measured points: one for each curve, task and rate; kept as JSON.
 
-Hides the file's form: nested by curve, task and rate, in order, with rounded numbers, so that a diff of two
-measurements shows which point moved. Each point is there once.
+Hides the file's format: nested by curve, task and rate, sorted, with rounded numbers, so that a diff of two
+measurements shows which point changed.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 KNOWN_TASKS: Final = ("llm", "vit", "tti", "cnn", "llm-16")  # in the order of the tables
-_UNSEEN_TASKS: Final = frozenset({"cnn", "llm-16"})  # no network is to be trained on their features
+_UNTRAINED_TASKS: Final = frozenset({"cnn", "llm-16"})  # no network is to be trained on their features
 _NO_RATE: Final = "-"
 
 
@@ -20,13 +20,13 @@ class Point:
     """One codec at one setting, over all test features of one task.
 
     Attributes:
-        curve: the codec and, after a comma, what is not as usual.
+        curve: the codec and, after a comma, what differs from its default.
         task: whose features.
-        rate: the position in the network's range, or the quality, in [0, 1]; None where a codec has but one.
+        rate: the position in the network's range, or the quality, in [0, 1]; None if a codec has only one.
         bpfp_payload: bits a feature value, entropy-coded strings only (as the paper counts).
         bpfp_wire: bits a feature value, the whole frame.
-        accuracy: agreement with the uncompressed model, in [0, 1]; of pictures, their structural similarity.
-        mse: of the features, in their own domain.
+        accuracy: agreement with the uncompressed model, in [0, 1]; of generated images, their structural similarity.
+        mse: of the features, not of the plane.
         encode_ms: a feature, median.
         decode_ms: a feature, median.
     """
@@ -53,14 +53,14 @@ def tasks_of(points: Iterable[Point]) -> list[str]:
     return [task for task in KNOWN_TASKS if task in found] + sorted(found.difference(KNOWN_TASKS))
 
 
-def seen_tasks(points: Iterable[Point]) -> list[str]:
+def trained_tasks(points: Iterable[Point]) -> list[str]:
     """The measured tasks that networks are trained on."""
-    return [task for task in tasks_of(points) if task not in _UNSEEN_TASKS]
+    return [task for task in tasks_of(points) if task not in _UNTRAINED_TASKS]
 
 
-def unseen_tasks(points: Iterable[Point]) -> list[str]:
+def untrained_tasks(points: Iterable[Point]) -> list[str]:
     """The measured tasks that no network is trained on."""
-    return [task for task in tasks_of(points) if task in _UNSEEN_TASKS]
+    return [task for task in tasks_of(points) if task in _UNTRAINED_TASKS]
 
 
 def curves_of(points: Iterable[Point]) -> list[str]:

@@ -1,9 +1,12 @@
-"""Rows of points as Markdown, and the names of the curves that most tables have."""
+"""Tables as data, tables of points, and the names of the curves that most tables have."""
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from dtufc_research.paper.compare import BdRate, bd_rate, mean_gain
+from dtufc_research.paper.compare import bd_rate, mean_gain
 from dtufc_research.paper.points import Point, curves_of, select, tasks_of
 from dtufc_research.paper.verdicts import Verdict
 
@@ -11,20 +14,61 @@ HYBRID: Final = "hyperprior-hybrid"
 ELIC: Final = "elic-hybrid"
 BASELINE: Final = "baseline-hybrid"
 KLTPRIOR: Final = "kltprior"
+_POINT_COLUMNS: Final = ("task", "curve", "rate", "bpfp_payload", "bpfp_wire", "accuracy", "mse")
+_BD_COLUMNS: Final = ("curve", "against", "task", "bd_rate_percent", "common_range", "accuracy_gain", "no_bd_rate")
 
 
-def point_table(points: Sequence[Point]) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One table of the results.
+
+    Attributes:
+        name: of its file.
+        text: what it shows, and how.
+        columns: their names.
+        rows: a cell for each column; empty where there is no number.
+    """
+
+    name: str
+    text: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def csv(self) -> str:
+        """The table as CSV."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        return file.getvalue()
+
+    def markdown(self) -> str:
+        """The table as Markdown, without its text."""
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Tables of one topic, and the verdicts on them."""
+
+    tables: Sequence[Table] = ()
+    verdicts: Sequence[Verdict] = ()
+
+
+def point_table(points: Sequence[Point]) -> Table:
     """Every point that was measured."""
-    return long_table(points, [(curve, task) for task in tasks_of(points) for curve in curves_of(points)])
+    curves = [(curve, task) for task in tasks_of(points) for curve in curves_of(points)]
+    return long_table("points", "All points.", points, curves)
 
 
-def long_table(points: Sequence[Point], curves: Iterable[tuple[str, str]]) -> str:
+def long_table(name: str, text: str, points: Sequence[Point], curves: Iterable[tuple[str, str]]) -> Table:
     """A row for each point of these (curve, task)."""
     rows = [
         [
             p.task,
             p.curve,
-            "-" if p.rate is None else f"{p.rate:.3g}",
+            "" if p.rate is None else f"{p.rate:.3g}",
             f"{p.bpfp_payload:.3f}",
             f"{p.bpfp_wire:.3f}",
             f"{p.accuracy:.4f}",
@@ -33,45 +77,33 @@ def long_table(points: Sequence[Point], curves: Iterable[tuple[str, str]]) -> st
         for curve, task in curves
         for p in select(points, curve, task)
     ]
-    return table_of(["task", "curve"], ["rate", "BPFP", "BPFP on the wire", "accuracy", "MSE"], rows)
+    return Table(name=name, text=text, columns=_POINT_COLUMNS, rows=rows)
 
 
 def bd_table(
-    points: Sequence[Point], pairs: Sequence[tuple[str, str]], tasks: Sequence[str], names: Sequence[str] = ()
-) -> tuple[str, str]:
-    """A row for each (test, anchor) and columns for each task, under names of its own; and why numbers are missing."""
-    rows, notes = [], []
-    for name, (test, anchor) in zip(names or [test for test, _ in pairs], pairs, strict=True):
-        cells = []
+    name: str,
+    text: str,
+    points: Sequence[Point],
+    pairs: Sequence[tuple[str, str]],
+    tasks: Sequence[str],
+    changes: Sequence[str] = (),
+) -> Table:
+    """A row for each (test, anchor) and task; with a column of `changes`, one for each pair, where there are any."""
+    rows = []
+    for index, (test, anchor) in enumerate(pairs):
         for task in tasks:
             curves = select(points, anchor, task), select(points, test, task)
-            found: BdRate = bd_rate(*curves)
-            cells += [str(found), gain_cell(*curves)]
-            if found.reason and all(curves):
-                notes.append(f"{test} on {task}: {found.reason}")
-        rows.append([name, anchor, *cells])
-    heads = [f"{task}: {what}" for task in tasks for what in ("BD-rate", "accuracy at equal rate")]
-    return table_of(["curve", "against"], heads, rows), f"No BD-rate: {'; '.join(notes)}." if notes else ""
-
-
-def table_of(texts: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of texts, then of numbers, which are aligned to the right."""
-    if not rows:
-        return "Nothing of this was measured."
-    lines = [_line([*texts, *numbers]), "|" + "---|" * len(texts) + "---:|" * len(numbers)]
-    return "\n".join(lines + [_line(row) for row in rows])
-
-
-def section(title: str, parts: Sequence[str], verdicts: Sequence[Verdict]) -> str:
-    """A heading, and what is below it; empty parts are left out."""
-    return "\n\n".join([f"## {title}", *(part for part in parts if part), *map(str, verdicts)]) + "\n"
+            if not all(curves):
+                continue
+            found = bd_rate(*curves)
+            percent = "" if found.percent is None else f"{found.percent:.1f}"
+            cells = [test, anchor, task, percent, f"{found.span:.2f}", gain_cell(*curves), found.reason or ""]
+            rows.append([*changes[index : index + 1], *cells])
+    columns = ("change", *_BD_COLUMNS) if changes else _BD_COLUMNS
+    return Table(name=name, text=text, columns=columns, rows=rows)
 
 
 def gain_cell(anchor: Sequence[Point], test: Sequence[Point]) -> str:
-    """Mean accuracy that `test` has more at equal rate."""
+    """Mean accuracy of `test` minus that of `anchor` at equal rate."""
     gain = mean_gain(anchor, test)
-    return "-" if gain is None else f"{gain:+.3f}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return "" if gain is None else f"{gain:+.3f}"

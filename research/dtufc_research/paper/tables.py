@@ -1,227 +1,197 @@
-"""The paper's tables from measured points, as Markdown; below each, whether it says what the paper's says.
+"""The paper's tables and figures as data, with a verdict on each of its claims.
 
-Every sentence of agreement is computed (`verdicts.py`), none is typed in. BPFP is `bpfp_payload`, which the paper
-counts, with the true `bpfp_wire` beside it.
+Every verdict is computed (`verdicts.py`), none is typed in. Rates are `bpfp_payload`, which the paper counts, with
+`bpfp_wire` beside it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-import numpy as np
-from jaxtyping import Float
-
-from dtufc.coding.arrays import Array
 from dtufc.coding.transform import NUM_LEVELS
 from dtufc_research.paper import paper
-from dtufc_research.paper.beyond import ablation_table, baseline_table, codec_table, companding_table, scalar_table
 from dtufc_research.paper.compare import is_monotone, reaches
-from dtufc_research.paper.histograms import (
-    DISTANCES,
-    EPSILON,
-    OWN_BINS,
-    Divergences,
-    TaskValues,
-    entropy,
-    level_counts,
-)
-from dtufc_research.paper.measure import PROFILES
-from dtufc_research.paper.points import Point, seen_tasks, select, tasks_of, unseen_tasks
-from dtufc_research.paper.rows import BASELINE, ELIC, HYBRID, KLTPRIOR, gain_cell, long_table, section, table_of
+from dtufc_research.paper.distributions import Distributions
+from dtufc_research.paper.histograms import EPSILON, OWN_BINS, entropy
+from dtufc_research.paper.points import Point, select, trained_tasks, untrained_tasks
+from dtufc_research.paper.rows import BASELINE, ELIC, HYBRID, KLTPRIOR, Section, Table, gain_cell, long_table
 from dtufc_research.paper.verdicts import (
     COMPARABLE,
+    IDLE,
+    OURS,
+    Claim,
+    accepts_truncated,
     aligned,
     balanced,
     best_accuracy,
     cheaper,
     crosses,
     generalizes,
-    livelier,
+    more_active,
     reached,
     transfers,
-    truncation_endured,
+    word_of,
 )
 
 TRANSFORMED_IN: Final = "baseline-hybrid, transformed features"
 TRUNCATED_IN: Final = "hyperprior-hybrid, truncated features"
 
 
-def results_page(points: Sequence[Point], values: Sequence[TaskValues]) -> str:
-    """All tables, one below the other; `values` may be empty."""
-    sections = [missing_tasks(points)]
-    if len(values) > 1:
-        sections.append(table1(values))
-        sections.append(figure2_note(values))
-    sections += [f(points) for f in (table2, table3, table4, table5, table6, baseline_table, scalar_table)]
-    if values:
-        sections.append(companding_table(values))
-    sections += [ablation_table(points), codec_table(points)]
-    return "# The paper's tables, on our models\n\n" + "\n".join(sections)
-
-
-def missing_tasks(points: Sequence[Point]) -> str:
-    """Which tasks stand for the paper's, and which of the paper's are not there."""
-    found = tasks_of(points)
-    there = [
-        f"`{task}` ({PROFILES[task][0]} after layer {PROFILES[task][1]}) for the paper's {name}"
-        for task, name in paper.TASK_NAMES.items()
-        if task in found
-    ]
-    lacking = [name for task, name in paper.TASK_NAMES.items() if task not in found]
-    text = f"Measured: {', '.join(there)}." if there else "None of the paper's tasks was measured."
-    if lacking:
-        text += f" Of the paper's tasks not there yet: {', '.join(lacking)}."
-    if "llm-16" in found:
-        text += f" `llm-16` is {PROFILES['llm-16'][0]} after layer {PROFILES['llm-16'][1]}."
-    unseen = [f"`{task}`" for task in unseen_tasks(points)]
-    if unseen:
-        text += f" No network was trained on the features of {', '.join(unseen)}."
-    return (
-        text + " Accuracy is agreement with the uncompressed model; of `tti`, the structural similarity of pictures.\n"
-    )
-
-
-def table1(tasks: Sequence[TaskValues]) -> str:
+def table1(found: Distributions) -> Section:
     """KL divergence between the tasks' features, every ordered pair."""
-    names = [task.task for task in tasks]
-    found = {title: divergences(tasks) for title, divergences in DISTANCES.items()}
-    common, own, transformed, *_ = found.values()
-    top, low, high = max(paper.KL_ORIGINAL.values()), *_ends(paper.KL_TRANSFORMED.values())
-    claim = (
-        f"original up to {top:.2f}, transformed {low:.2f} to {high:.2f} (Table 1; bins not stated), "
-        "so the transform brings all tasks nearer to one another"
+    common, own, transformed, *_ = found.divergences.values()
+    rows = [
+        [name, a, b, f"{kl:.3f}"]
+        for name, divergences in found.divergences.items()
+        for (a, b), kl in divergences.items()
+    ]
+    table = Table(
+        name="table1-divergences",
+        text="KL divergence of the first task's features from the second's, in nats (natural logarithm); "
+        f"{EPSILON:g} is added to the probability of each bin.",
+        columns=("features", "task", "other", "kl_nats"),
+        rows=rows,
     )
-    parts = [
-        "KL divergence of the row's task from the column's, in nats (natural logarithm); "
-        f"{EPSILON:g} is added to the probability of each bin."
+    top, low, high = max(paper.KL_ORIGINAL.values()), *_ends(paper.KL_TRANSFORMED.values())
+    said = f"the transform reduces the divergence of tasks, up to {top:.2f} nats, to {low:.2f} to {high:.2f}"
+    verdicts = [
+        aligned(Claim(source="Table 1", text=f"{said}; here with bins common to both tasks"), common, transformed),
+        aligned(Claim(source="Table 1", text="the same; here with bins over each task's own range"), own, transformed),
     ]
-    for title, pairs in found.items():
-        parts += [f"{title} (at most {max(pairs.values()):.2f}):", _matrix(names, pairs)]
-    verdicts = [aligned(f"{claim}, on a common grid", common, transformed)]
-    verdicts.append(aligned(f"{claim}, each on its own range", own, transformed))
-    return section("Table 1: distance between the tasks' features", parts, verdicts)
+    return Section(tables=[table], verdicts=verdicts)
 
 
-def table2(points: Sequence[Point]) -> str:
+def table2(points: Sequence[Point]) -> Section:
     """The hybrid hyperprior codec and the baselines."""
-    pairs = [(task, HYBRID, f"baseline-{kind}") for task in seen_tasks(points) for kind in ("hybrid", task)]
+    pairs = [(task, HYBRID, f"baseline-{kind}") for task in trained_tasks(points) for kind in ("hybrid", task)]
+    claim = Claim(source="5.3", text="the hybrid hyperprior needs fewer bits than both baselines, on CSR and Seg")
     verdicts = [
-        cheaper("better than the baselines of both trainings on CSR and Seg (section 5.3)", points, pairs),
-        reached(f"{_sources(paper.HYPERPRIOR)}", points, HYBRID, paper.HYPERPRIOR),
+        cheaper(claim, points, pairs),
+        reached(_reached_claim("Table 2", paper.HYPERPRIOR), points, HYBRID, paper.HYPERPRIOR),
     ]
-    return section("Table 2: hyperprior, trained on all tasks", [_with_baselines(points, HYBRID)], verdicts)
+    return Section(tables=[_with_baselines("table2-hyperprior", points, HYBRID)], verdicts=verdicts)
 
 
-def table3(points: Sequence[Point]) -> str:
+def table3(points: Sequence[Point]) -> Section:
     """The hybrid ELIC codec and the baselines."""
-    tasks = [task for task in seen_tasks(points) if task != "llm"]
+    tasks = [task for task in trained_tasks(points) if task != "llm"]
+    claim = Claim(source="5.3", text="ELIC needs fewer bits than the hyperprior on vision, if not on text")
     verdicts = [
-        cheaper(
-            "better than the hyperprior on vision, if not on text (5.3)", points, [(t, ELIC, HYBRID) for t in tasks]
-        ),
-        reached(f"{_sources(paper.ELIC)}", points, ELIC, paper.ELIC),
+        cheaper(claim, points, [(task, ELIC, HYBRID) for task in tasks]),
+        reached(_reached_claim("Table 3", paper.ELIC), points, ELIC, paper.ELIC),
     ]
-    return section("Table 3: ELIC, trained on all tasks", [_with_baselines(points, ELIC)], verdicts)
+    return Section(tables=[_with_baselines("table3-elic", points, ELIC)], verdicts=verdicts)
 
 
-def table4(points: Sequence[Point]) -> str:
+def table4(points: Sequence[Point]) -> Section:
     """Networks trained on one task, tested on every other."""
     pairs = [
         (curve, task) for family in ("hyperprior", "baseline", KLTPRIOR) for curve, task in crosses(points, family)
     ]
-    parts = [long_table(points, [(curve, task) for curve, task in pairs])]
-    parts.append(
-        "Summary; `best` is the best accuracy of any hyperprior or baseline network on the task, for `kltprior` of "
-        "these and its own:"
-    )
-    parts.append(_cross_summary(points, pairs))
-    rivals = [(task, curve, curve.replace("hyperprior", "baseline")) for curve, task in crosses(points, "hyperprior")]
-    serve = "codecs for transformed features serve tasks they were not trained on (5.4)"
-    verdicts = [
-        transfers(serve, points, "hyperprior"),
-        transfers(f"{serve}; here `kltprior`", points, KLTPRIOR),
-        cheaper("and outperform baselines that were trained on another task (5.4)", points, rivals),
+    baselines = [
+        (task, curve, curve.replace("hyperprior", "baseline")) for curve, task in crosses(points, "hyperprior")
     ]
-    return section("Table 4: trained on one task, tested on another", parts, verdicts)
+    serves = "networks that were trained on one task serve the other tasks"
+    beats = "and need fewer bits than baselines that were trained on another task"
+    verdicts = [
+        transfers(Claim(source="5.4", text=f"{serves}, with transformed features"), points, "hyperprior"),
+        cheaper(Claim(source="5.4", text=beats), points, baselines),
+        transfers(
+            Claim(source=OURS, text="baseline networks that serve a task they were not trained on"), points, "baseline"
+        ),
+        transfers(Claim(source=OURS, text="`kltprior` networks that do"), points, KLTPRIOR),
+    ]
+    table = long_table("table4-transfer", "Networks that were trained on one task, on the others.", points, pairs)
+    return Section(tables=[table, _cross_summary(points, pairs)], verdicts=verdicts)
 
 
-def table5(points: Sequence[Point]) -> str:
+def table5(points: Sequence[Point]) -> Section:
     """Transformed features into the baseline's codec, truncated features into ours."""
-    tasks = seen_tasks(points)
+    tasks = trained_tasks(points)
     curves = [(curve, task) for task in tasks for curve in (BASELINE, TRANSFORMED_IN, HYBRID, TRUNCATED_IN)]
-    helped = "transformed features gain accuracy in the baseline's codec, untrained for them, on all tasks (5.5)"
-    endured = (
-        f"truncated features in the universal codec: over {paper.TRUNCATED_GAIN:.2f} more accuracy than the baseline "
-        f"at {paper.TRUNCATED_BPFP} BPFP on CSR, comparable elsewhere (5.6; here: a mean loss up to {COMPARABLE})"
+    helps = Claim(source="5.5", text="transformed features gain in the baseline's codec, which was not trained on them")
+    accepts = Claim(
+        source="5.6",
+        text=f"truncated features in the universal codec gain {paper.TRUNCATED_GAIN:.2f} accuracy at "
+        f"{paper.TRUNCATED_BPFP} BPFP on CSR and are comparable elsewhere (here: lose at most {COMPARABLE})",
     )
     verdicts = [
-        cheaper(helped, points, [(task, TRANSFORMED_IN, BASELINE) for task in tasks]),
-        truncation_endured(endured, points, TRUNCATED_IN, BASELINE),
+        cheaper(helps, points, [(task, TRANSFORMED_IN, BASELINE) for task in tasks]),
+        accepts_truncated(accepts, points, TRUNCATED_IN, BASELINE),
     ]
-    return section("Table 5: features and codecs crossed", [long_table(points, curves)], verdicts)
+    text = "Transformed and truncated features in the codecs that were trained on either."
+    return Section(tables=[long_table("table5-crossed", text, points, curves)], verdicts=verdicts)
 
 
-def table6(points: Sequence[Point]) -> str:
-    """Features no codec was trained on, through the codecs that were trained on others."""
-    tasks = unseen_tasks(points)
-    claim = f"nearly lossless at {paper.UNSEEN.bpfp} BPFP ({paper.UNSEEN.source}), the error falling with the rate"
-    parts = [long_table(points, [(curve, task) for task in tasks for curve in (HYBRID, ELIC, KLTPRIOR)])]
-    verdict = generalizes(claim, points, HYBRID, tasks, paper.UNSEEN)
-    return section("Table 6: features never seen in training", parts, [verdict])
-
-
-def figure2_note(tasks: Sequence[TaskValues]) -> str:
-    """What Fig. 2 shows, as a number: how even the distributions are."""
-    claim = "the transformed features are much more balanced (4.2, Fig. 2)"
-    original = {t.task: entropy(np.histogram(t.values, OWN_BINS)[0]) for t in tasks}
-    transformed = {t.task: entropy(level_counts(t)) for t in tasks}
-    text = (
-        f"Entropy of {OWN_BINS} equal bins over each task's own range, and of the {NUM_LEVELS} levels; 8 bits where "
-        "all are alike. The picture is below."
+def table6(points: Sequence[Point]) -> Section:
+    """Features that no codec was trained on, through the codecs that were trained on others."""
+    tasks = untrained_tasks(points)
+    claim = Claim(source="Table 6", text=f"untrained features are nearly lossless at {paper.UNTRAINED.bpfp} BPFP")
+    text = "Features of tasks that no network was trained on."
+    table = long_table(
+        "table6-untrained", text, points, [(curve, task) for task in tasks for curve in (HYBRID, ELIC, KLTPRIOR)]
     )
-    verdict = balanced(claim, original, transformed)
-    return section("Figure 2: distributions before and after the transform", [text], [verdict])
+    return Section(tables=[table], verdicts=[generalizes(claim, points, HYBRID, tasks, paper.UNTRAINED)])
 
 
-def figure3_note(baseline: Float[Array, "M"], transformed: Float[Array, "M"]) -> str:
-    """What Fig. 3 shows, of mean |y| of each latent channel with truncated and with transformed features."""
-    claim = "truncated features leave much of the latent space idle, transformed ones use it (3.3, Fig. 3)"
-    return section("Figure 3: activation of the latent space", [], [livelier(claim, baseline, transformed)])
+def figure2_section(found: Distributions) -> Section:
+    """Figure 2 as a number: the entropy of the distributions."""
+    original = {task.task: entropy(task.counts) for task in found.tasks}
+    transformed = {task.task: entropy(task.level_counts) for task in found.tasks}
+    table = Table(
+        name="figure2-entropy",
+        text=f"Entropy in bits of {OWN_BINS} equal bins over each task's own range, and of the {NUM_LEVELS} levels; "
+        "8 bits is uniform.",
+        columns=("task", "original_bits", "transformed_bits"),
+        rows=[[task, f"{original[task]:.2f}", f"{transformed[task]:.2f}"] for task in original],
+    )
+    claim = Claim(source="Fig. 2", text="transformed features are much more balanced (by entropy)")
+    return Section(tables=[table], verdicts=[balanced(claim, original, transformed)])
 
 
-def _with_baselines(points: Sequence[Point], curve: str) -> str:
-    pairs = [(name, task) for task in seen_tasks(points) for name in (curve, BASELINE, f"baseline-{task}")]
-    return long_table(points, pairs)
+def figure3_section(found: Distributions) -> Section:
+    """Figure 3: mean |y| of each latent channel with truncated and with transformed features."""
+    baseline, transformed = found.activations
+    claim = Claim(source="Fig. 3", text=f"truncated features leave latent channels idle (mean magnitude below {IDLE})")
+    return Section(verdicts=[more_active(claim, baseline.mean_abs, transformed.mean_abs)])
 
 
-def _cross_summary(points: Sequence[Point], pairs: Iterable[tuple[str, str]]) -> str:
+def _with_baselines(name: str, points: Sequence[Point], curve: str) -> Table:
+    pairs = [(found, task) for task in trained_tasks(points) for found in (curve, BASELINE, f"baseline-{task}")]
+    return long_table(name, f"`{curve}`, trained on all tasks, and the baselines.", points, pairs)
+
+
+def _cross_summary(points: Sequence[Point], pairs: Iterable[tuple[str, str]]) -> Table:
     rows = []
     for curve, task in pairs:
         chosen, best = select(points, curve, task), best_accuracy(points, curve, task)
         monotone, enough = is_monotone(chosen), reaches(chosen, best)
         own = select(points, f"{curve.partition('-')[0]}-{task}", task)
         accuracies = [f"{max(p.accuracy for p in chosen):.3f}", f"{best:.3f}"]
-        rows.append(
-            [task, curve, *accuracies, _yes(monotone), _yes(enough), _yes(monotone and enough), gain_cell(own, chosen)]
-        )
-    heads = ["its best", "best", "monotone", "reaches 90 %", "both", "mean accuracy against the task's own codec"]
-    return table_of(["task", "curve"], heads, rows)
-
-
-def _matrix(names: Sequence[str], values: Divergences) -> str:
-    rows = [[a, *("0" if a == b else f"{values[a, b]:.2f}" for b in names)] for a in names]
-    return table_of(["from"], names, rows)
-
-
-def _sources(facts: dict[str, paper.Reached]) -> str:
-    return ", ".join(
-        f"{paper.TASK_NAMES[task]} at {fact.bpfp:.2f} BPFP ({fact.source})" for task, fact in facts.items()
+        rows.append([task, curve, *accuracies, word_of(monotone), word_of(enough), gain_cell(own, chosen)])
+    columns = (
+        "task",
+        "curve",
+        "highest",
+        "best_accuracy",
+        "is_monotone",
+        "reaches_90_percent",
+        "accuracy_gain",
     )
+    text = (
+        "The curves of `table4-transfer`. `highest` is their highest accuracy, `best_accuracy` that of any hyperprior "
+        "or baseline network on the task (for `kltprior`, also of its own networks). `accuracy_gain` is against the "
+        "task's own network, at equal rate."
+    )
+    return Table(name="table4-summary", text=text, columns=columns, rows=rows)
+
+
+def _reached_claim(source: str, facts: Mapping[str, paper.Reached]) -> Claim:
+    reached_at = (
+        f"{fact.share:.1%} on {paper.TASK_NAMES[task]} at {fact.bpfp:.2f} BPFP" for task, fact in facts.items()
+    )
+    return Claim(source=source, text=f"of the uncompressed accuracy, {', '.join(reached_at)}")
 
 
 def _ends(values: Iterable[float]) -> tuple[float, float]:
     found = list(values)
     return min(found), max(found)
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"

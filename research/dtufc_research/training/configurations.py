@@ -1,4 +1,4 @@
-"""What a network is trained by: the configurations in `networks/`, one YAML file each."""
+"""The configurations of trained networks: `networks/`, one YAML file each."""
 
 from importlib import resources
 from pathlib import Path
@@ -8,8 +8,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dtufc.coding.codecs.learned.networks import Kind, Widths
-from dtufc_research.training import plane_transforms as preparations
 from dtufc_research.training.features import Task
+from dtufc_research.training.plane_transforms import PlaneTransformKind
 
 
 class _Spec(BaseModel):
@@ -19,9 +19,9 @@ class _Spec(BaseModel):
 class Schedule(_Spec):
     """The optimizer and its learning rate.
 
-    `plateau` is the paper's: Adam, its rate halved where the validation loss stalls, until `floor`, then `last_epochs`
-    more. `cycle` is for a budget of time: Muon for the kernels between layers and Adam for the rest, rates that rise
-    for a twentieth of the epochs and fall by a cosine; `learning_rate` is Muon's.
+    `plateau` is the paper's: Adam, its rate halved when the validation loss stalls, until `floor`, then `last_epochs`
+    more. `cycle` is for a limited time: Muon for the kernels between layers and Adam for the rest, with rates that rise
+    for a twentieth of the epochs and then fall by a cosine; `learning_rate` is Muon's.
     """
 
     kind: Literal["plateau", "cycle"]
@@ -32,12 +32,12 @@ class Schedule(_Spec):
 
 
 class Crops(_Spec):
-    """What a step sees.
+    """The crops of one training step.
 
     Attributes:
-        from_epoch: the first epoch of such crops; they last until the next entry's.
-        side: of a crop. A batch of one has crops no larger than the plane, up to a multiple of 64.
-        batch: crops a step; with one, planes that are much smaller come some at a time.
+        from_epoch: the first epoch of these crops; they last until the next entry begins.
+        side: of a crop. With a batch of one, crops are no larger than the plane, rounded up to a multiple of 64.
+        batch: crops a step; with a batch of one, several of the much smaller planes form a step.
     """
 
     from_epoch: int = 0
@@ -52,19 +52,19 @@ class TrainSpec(_Spec):
     """One trained codec: a file in `networks/`.
 
     Attributes:
-        crops: in the order of their epochs. Validation is on the last ones: where the side information of a network
-            reaches over 250 values, small crops are mostly border, and what is learned on them alone does not hold
-            inside of whole planes.
-        from_top: share of the crops that begin in the plane's first row and column, where coefficients are large.
-        shuffle: share of the crops whose rows are out of order, and of those whose columns are. So a network does not
-            rely on what only some models have.
-        start: the shipped network whose weights a training starts from; None: a Walsh-Hadamard transform.
-        noise: whether a decoder in training sees noise in place of rounding, as the paper's; not of ELIC.
-        steps_per_epoch: whatever the crops.
+        crops: in the order of their epochs. Validation uses the last ones: the receptive field of the side information
+            is 250 values, so that small crops are mostly border, and a network that is trained on them alone fails
+            inside whole planes.
+        from_top: share of the crops that begin at the plane's first row and column, where coefficients are large.
+        shuffle: share of the crops whose rows are permuted, and share whose columns are. It keeps a network from
+            relying on correlations that only some models have.
+        start: the shipped network to fine-tune from; None starts from a Walsh-Hadamard transform.
+        noise: whether the decoder is trained with noise instead of rounding, as in the paper; not for ELIC.
+        steps_per_epoch: for any crops.
     """
 
     kind: Kind
-    preparation: preparations.Kind = "paper"
+    plane_transform: PlaneTransformKind = "paper"
     tasks: tuple[Task, ...] = ("llm", "vit", "tti")
     widths: Widths = Widths()
     lambdas: tuple[float, ...]
@@ -81,13 +81,13 @@ class TrainSpec(_Spec):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _elic_rounds(self) -> Self:
+    def _elic_has_no_noise(self) -> Self:
         if self.noise and self.kind == "elic":
-            raise ValueError("noise: not of kind elic, whose decoder sees rounded values")
+            raise ValueError("noise: not for kind elic, whose decoder is trained on rounded values")
         return self
 
     def at_whole_planes(self) -> "TrainSpec":
-        """The last crops' epochs alone, at half the learning rate: for a network that has been trained."""
+        """Only the epochs of the last crops, at half the learning rate: to fine-tune a network."""
         last, schedule = self.crops[-1], self.schedule
         changes = {"epochs": schedule.epochs - last.from_epoch, "learning_rate": schedule.learning_rate / 2}
         crops = (last.model_copy(update={"from_epoch": 0}),)
@@ -95,14 +95,14 @@ class TrainSpec(_Spec):
 
     @classmethod
     def load(cls, name: str) -> "TrainSpec":
-        """Of the configuration of that name, or of a YAML file."""
+        """Loads the configuration of that name, or a YAML file."""
         shipped = _folder() / f"{name}.yaml"
         path = shipped if shipped.exists() else Path(name)
         return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def configurations() -> list[str]:
-    """Names of the configurations that come with the workbench."""
+    """Names of the configurations that come with this package."""
     return sorted(path.stem for path in _folder().glob("*.yaml"))
 
 

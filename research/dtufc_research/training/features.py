@@ -1,8 +1,8 @@
-"""`python -m dtufc_research.training.features`: features of the fitting sources to disk, for training; with where each comes from.
+"""`python -m dtufc_research.training.features`: writes the training features of the fitting sources to disk.
 
-One safetensors file for each task and source, [features, ...] float16, and its origin in the file's metadata: where the
-model has become another, it is written anew. A source is for training or for validation, never both; what tests are
-made of is never read here.
+Each task and source has one safetensors file, [features, ...] float16, with its origin in the metadata. If the model
+has changed, the file is written again. A source is for training or for validation, never both; test sources are not
+read.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Task = Literal["llm", "vit", "tti"]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Which features a task has: a profile's, at one split."""
+    """The origin of a task's features: a profile and a split."""
 
     profile: str
     split: int
@@ -41,20 +41,20 @@ TASKS: Final[dict[Task, Origin]] = {
     "vit": Origin("dinov2-small", 12),
     "tti": Origin("sd3-emoji", 1),
 }
-VALIDATION: Final = frozenset({"asyoulik", "travel-1", "7193656", "names-kept"})  # sources kept from training
-_NAMES: Final = (400, 40)  # drawn for training, and kept from it
-_ROWS: Final = 160  # stretches of a text
+VALIDATION: Final = frozenset({"asyoulik", "travel-1", "7193656", "names-kept"})  # validation sources
+_NAMES: Final = (400, 40)  # of generated latents for training and for validation
+_ROWS: Final = 160  # excerpts of a text
 
 
 def folder() -> Path:
-    """Where features for training lie; `DTUFC_CACHE` moves it."""
+    """Folder of the training features; `DTUFC_CACHE` sets the cache folder."""
     return cache_folder() / "features"
 
 
 def stored(task: Task, part: Part) -> list[Array]:
     """All features of a task's training or validation files, float16.
 
-    Raises FileNotFoundError where they were not extracted.
+    Raises FileNotFoundError if they were not extracted.
     """
     paths = sorted((folder() / task).glob("*.safetensors"))
     if not paths:
@@ -69,7 +69,7 @@ def stored(task: Task, part: Part) -> list[Array]:
 
 
 def extract(task: Task) -> None:
-    """Writes the features of one task; files of the same model stay."""
+    """Writes the features of one task; files of the same model are kept."""
     origin = TASKS[task]
     profile = load_profile(origin.profile, origin.split)
     (folder() / task).mkdir(parents=True, exist_ok=True)
@@ -103,14 +103,14 @@ def _photo_features(profile: Profile) -> Iterator[tuple[str, Iterator[Array]]]:
         yield name, (model.features(view).numpy() for view in views(photo, np.random.default_rng(len(name))))
 
 
-def _drawn_features(profile: Profile) -> Iterator[tuple[str, Iterator[Array]]]:
+def _latent_features(profile: Profile) -> Iterator[tuple[str, Iterator[Array]]]:
     model = Sd3.load(profile)
     names = iter(prompts("fit"))
     for name, count in zip(("names", "names-kept"), _NAMES, strict=True):
         yield name, (model.features(prompt).numpy() for prompt in islice(names, count))
 
 
-_SOURCES: Final = {"llm": _text_features, "vit": _photo_features, "tti": _drawn_features}
+_SOURCES: Final = {"llm": _text_features, "vit": _photo_features, "tti": _latent_features}
 
 
 def main() -> None:

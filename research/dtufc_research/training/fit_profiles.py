@@ -1,12 +1,13 @@
-"""`python -m dtufc_research.training.fit_profiles`: fits the shipped profiles anew and writes them into the package."""
+"""`python -m dtufc_research.training.fit_profiles`: fits the shipped profiles and writes them into the package."""
 
 import argparse
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import yaml
 
-from dtufc.models.fitting import fit
+from dtufc.coding.feature_codec import fit_calibration
 from dtufc.models.profile import load_profile
 from dtufc_research.data.extract import fitting_set
 
@@ -27,15 +28,15 @@ def main() -> None:
     for name, split, count in (entry for entry in FITS if not wanted or entry[0] in wanted):
         profile = load_profile(name, split)
         samples, gradients = fitting_set(profile, count)
-        codec = fit(samples, gradients=gradients, profile=profile)
+        fitted = replace(profile, calibration=fit_calibration(samples, profile.layout, gradients))
         file = f"{name}.split{split}.safetensors"
-        codec.profile.save_calibration(home / file)
+        fitted.save_calibration(home / file)
         _name_calibration(home / f"{name}.yaml", split, file)
         print(f"{name} at split {split}: {(home / file).stat().st_size} bytes")
 
 
 def _name_calibration(path: Path, split: int, file: str) -> None:
-    """Enters the file into the profile's `calibrations`, its last line."""
+    """Adds the file to the profile's `calibrations`, which is its last line."""
     text = path.read_text(encoding="utf-8")
     calibrations = {**yaml.safe_load(text)["calibrations"], split: file}
     entries = ", ".join(f"{key}: {value}" for key, value in sorted(calibrations.items()))

@@ -1,10 +1,10 @@
-"""`python -m dtufc_research.training.train NAME`: trains one codec's network as `networks/NAME.yaml` says; resumes where it stopped.
+"""`python -m dtufc_research.training.train NAME`: trains the network of `networks/NAME.yaml`, or resumes.
 
-    features on disk --preparation--> planes --crops--> network --> bits + lambda * squared error (eq. 7)
+    features on disk --plane transform--> planes --crops--> network --> bits + lambda * squared error (eq. 7)
 
-Every crop, rate and noise follows from the seed and the epoch, so that a run that was cut off and resumed at its
-last epoch ends with the same weights, but for the last bits of float arithmetic. One command for two cores and for
-several GPUs: Lightning finds what there is.
+The seed and the epoch determine every crop, rate and noise, so that a run that was interrupted and resumed at its last
+epoch ends with the same weights, up to the last bits of floating-point arithmetic. The same command runs on two cores
+and on several GPUs: Lightning detects the devices.
 """
 
 import argparse
@@ -33,28 +33,28 @@ from dtufc.coding.codecs.learned.codec import LearnedCodec
 from dtufc.coding.codecs.learned.latents import Counter
 from dtufc.coding.codecs.learned.network_file import TrainedNetwork, load_network, save_network
 from dtufc.coding.codecs.learned.networks import KINDS, STRIDE, Hyperprior
-from dtufc.coding.codecs.learned.plane import MIDDLE, UNIT, Preparation
+from dtufc.coding.codecs.learned.plane import MIDDLE, NETWORK_SCALE, PlaneTransform
 from dtufc.models.profile import load_profile
 from dtufc.models.zoo import cache_folder
 from dtufc_research.training.configurations import Crops, Schedule, Tables, TrainSpec, configurations
 from dtufc_research.training.features import TASKS, Part, Task, stored
-from dtufc_research.training.plane_transforms import evenly, prepare
+from dtufc_research.training.plane_transforms import evenly, fit_plane_transform
 
 SHIPPED: Final = {"hyperprior-hybrid": "hyperprior", "elic-hybrid": "elic", "klt-hybrid": "kltprior"}
-_SMALL: Final = 4  # times a plane fits into a crop: of smaller ones, a step sees some
-_ADAM_TIMES: Final = 0.5  # of Muon's learning rate: Adam's
+_SMALL: Final = 4  # times a plane fits into a crop: several smaller planes form a step
+_ADAM_TIMES: Final = 0.5  # Adam's learning rate relative to Muon's
 _VALIDATION_CROPS: Final = 64
 _NUM_COUNTED: Final = 12  # features of each task
 _COUNTED_QUALITIES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def run_folder(name: str) -> Path:
-    """Where a run keeps its checkpoints and its curves."""
+    """Folder of a run's checkpoints and curves."""
     return cache_folder() / "runs" / Path(name).stem
 
 
 class CropDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Parts of planes in network units, and a rate for each; item i of an epoch is always the same."""
+    """Crops of planes at network scale, and a rate for each; item i of an epoch is always the same."""
 
     def __init__(
         self,
@@ -73,16 +73,16 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         return self._count
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """([n, 1, H, W], [n]): one crop and its rate; of planes much smaller than a crop, some of them."""
+        """([n, 1, H, W], [n]): one crop and its rate, or several of planes that are much smaller than a crop."""
         rng = np.random.default_rng([self._spec.seed, self._epoch, index])
         planes = self._planes[self._spec.tasks[index % len(self._spec.tasks)]]
         count = max(1, self._crops.side**2 // (_SMALL * planes[0].size)) if self._crops.batch == 1 else 1
         crops = np.stack([self._crop(rng, planes) for _ in range(count)])
         rates = rng.uniform(0, len(self._spec.lambdas) - 1, count).astype(np.float32)
-        return torch.from_numpy((crops - MIDDLE) / UNIT)[:, None], torch.from_numpy(rates)
+        return torch.from_numpy((crops - MIDDLE) / NETWORK_SCALE)[:, None], torch.from_numpy(rates)
 
     def _crop(self, rng: np.random.Generator, planes: list[Array]) -> Array:
-        """[H, W] float32, of one of the planes; where they are smaller than a batch's crops, of some side by side."""
+        """[H, W] float32, of one of the planes, or of several side by side if they are smaller than a batch's crops."""
         down, across = (-(-self._crops.side // extent) if self._crops.batch > 1 else 1 for extent in planes[0].shape)
         plane = np.block([[planes[rng.integers(len(planes))] for _ in range(across)] for _ in range(down)])
         at_top = self._spec.from_top > 0 and rng.random() < self._spec.from_top
@@ -90,7 +90,7 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         return plane[np.ix_(*lines)].astype(np.float32)
 
     def _lines(self, rng: np.random.Generator, extent: int, *, at_top: bool) -> Array:
-        """Which rows or columns of a plane a crop has; the last one again where there are too few."""
+        """Indices of the rows or columns of a crop; the last one is repeated if there are too few."""
         size = self._crops.side
         if self._crops.batch == 1:
             size = min(size, extent + -extent % STRIDE)
@@ -113,12 +113,12 @@ class Training(lightning.LightningModule):
         torch.manual_seed(spec.seed)
         self.network = KINDS[spec.kind](spec.widths, spec.lambdas).to(memory_format=torch.channels_last)
         if isinstance(self.network, Hyperprior):
-            self.network.sees_noise = spec.noise
+            self.network.uses_noise = spec.noise
         self.register_buffer("steps_before", torch.tensor(0))
         self._spec, self._planes = spec, planes
 
     def start_from(self, path: Path) -> None:
-        """Takes the weights of a network file, and the count of the steps that they had."""
+        """Loads the weights of a network file and its number of training steps."""
         with safe_open(path, "pt") as file:
             self.steps_before.fill_(int(file.metadata()["steps"]))  # type: ignore[operator]
         nn.Module.load_state_dict(self.network, load_network(path).network.state_dict())
@@ -128,14 +128,16 @@ class Training(lightning.LightningModule):
         plane, rate = batch
         coded = self.network(plane.contiguous(memory_format=torch.channels_last), rate)
         bpfp = coded.bits / plane[0].numel()
-        mse = UNIT**2 * ((coded.plane - plane) ** 2).mean(dim=(1, 2, 3))
+        mse = NETWORK_SCALE**2 * ((coded.plane - plane) ** 2).mean(dim=(1, 2, 3))
         logs = torch.tensor(self._spec.lambdas, device=rate.device).log()
         low = rate.long().clamp(max=len(logs) - 2)
         lambdas = torch.lerp(logs[low], logs[low + 1], rate - low).exp()
         return (bpfp + lambdas * mse).mean(), bpfp.mean(), mse.mean()
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        torch.manual_seed(hash((self._spec.seed, self.current_epoch, batch_idx)))  # of the noise; integers hash alike
+        torch.manual_seed(
+            hash((self._spec.seed, self.current_epoch, batch_idx))
+        )  # seeds the noise; integers hash to themselves
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         loss, bpfp, mse = self.loss(batch)
@@ -196,7 +198,7 @@ class Training(lightning.LightningModule):
 
 
 class _StopAtFloor(lightning.Callback):
-    """Ends the paper's schedule: so many epochs after the learning rate has reached its floor."""
+    """Ends the paper's schedule: `last_epochs` epochs after the learning rate has reached its floor."""
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
@@ -217,26 +219,28 @@ class _StopAtFloor(lightning.Callback):
 def train(
     name: str, *, epochs: int | None = None, start: Path | None = None, devices: int | Literal["auto"] = "auto"
 ) -> Path:
-    """Trains one network, from its last checkpoint where there is one; returns the best checkpoint's path.
+    """Trains one network, from its last checkpoint if there is one; returns the best checkpoint's path.
 
     Args:
         name: of the configuration.
-        epochs: stop after so many.
-        devices: GPUs, or processes where there is none, each with crops of its own; by default all GPUs.
-        start: a network file to train on from, on whole planes at half the learning rate; by default none, or what
-            the configuration starts from, as it says.
+        epochs: stop after this many.
+        devices: number of GPUs, or of processes without a GPU, each with its own crops; by default all GPUs.
+        start: a network file to fine-tune from, on whole planes at half the learning rate; by default the
+            configuration's `start`.
     """
     spec = TrainSpec.load(name) if start is None else TrainSpec.load(name).at_whole_planes()
     weights = start or (shipped_network(spec.start) if spec.start else None)
     planes: dict[Part, dict[Task, list[Array]]] = {"train": {}, "validate": {}}
     for task in spec.tasks:
         samples = stored(task, "train")
-        preparation = prepare(spec.preparation, load_profile(TASKS[task].profile, TASKS[task].split), samples)
-        planes["train"][task] = _planes(preparation, samples)
-        planes["validate"][task] = _planes(preparation, stored(task, "validate"))
+        plane_transform = fit_plane_transform(
+            spec.plane_transform, load_profile(TASKS[task].profile, TASKS[task].split), samples
+        )
+        planes["train"][task] = _planes(plane_transform, samples)
+        planes["validate"][task] = _planes(plane_transform, stored(task, "validate"))
     folder = run_folder(name)
     best = ModelCheckpoint(folder, "best", monitor="val/loss", enable_version_counter=False)
-    latest = ModelCheckpoint(folder, "last", enable_version_counter=False)  # of every epoch, whatever its loss
+    latest = ModelCheckpoint(folder, "last", enable_version_counter=False)  # of every epoch
     has_floor = spec.schedule.kind == "plateau"
     stop = _StopAtFloor(spec.schedule) if has_floor else EarlyStopping("val/loss", patience=spec.patience)
     trainer = lightning.Trainer(
@@ -261,8 +265,8 @@ def train(
     return Path(best.best_model_path)
 
 
-def _planes(preparation: Preparation, features: Sequence[Array]) -> list[Array]:
-    return [preparation.to_plane(sample)[0].astype(np.float16) for sample in features]
+def _planes(plane_transform: PlaneTransform, features: Sequence[Array]) -> list[Array]:
+    return [plane_transform.to_plane(sample)[0].astype(np.float16) for sample in features]
 
 
 def export(name: str, tables: Tables | None = None) -> Path:
@@ -272,7 +276,7 @@ def export(name: str, tables: Tables | None = None) -> Path:
         name: of the configuration.
         tables: the configuration's by default.
 
-    Raises FileNotFoundError where the run has no checkpoint.
+    Raises FileNotFoundError if the run has no checkpoint.
     """
     spec, checkpoint = TrainSpec.load(name), run_folder(name) / "best.ckpt"
     wanted = tables or spec.tables
@@ -296,14 +300,14 @@ def count_symbols(spec: TrainSpec, trained: TrainedNetwork) -> Counter:
     for task in spec.tasks:
         samples = stored(task, "train")
         profile = load_profile(TASKS[task].profile, TASKS[task].split)
-        codec = LearnedCodec(CodecId.hyperprior, trained, prepare(spec.preparation, profile, samples))
+        codec = LearnedCodec(CodecId.hyperprior, trained, fit_plane_transform(spec.plane_transform, profile, samples))
         for sample in evenly(samples, _NUM_COUNTED):
             codec.count(sample.astype(np.float32), counter, _COUNTED_QUALITIES)
     return counter
 
 
 def trained_steps(name: str) -> tuple[int, float]:
-    """(steps behind the best checkpoint of a run, its validation loss)."""
+    """(training steps of the best checkpoint of a run, its validation loss)."""
     state = torch.load(run_folder(name) / "best.ckpt", map_location="cpu", weights_only=True)
     best = next(value for key, value in state["callbacks"].items() if "val/loss" in key and "ModelCheckpoint" in key)
     return _num_steps(state), float(best["best_model_score"])
@@ -316,23 +320,23 @@ def _num_steps(state: dict[str, Any]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="configurations' names, or YAML files; by default all but the paper's")
-    parser.add_argument("--epochs", type=int, help="stop after so many, whatever the configuration says")
+    parser.add_argument("--epochs", type=int, help="stop after this many, instead of the configuration's")
     parser.add_argument("--devices", type=int, help="GPUs, or processes without one; by default all GPUs")
-    parser.add_argument("--further", action="store_true", help="start from the shipped network, not from nothing")
+    parser.add_argument("--fine-tune-from", choices=["shipped"], help="start from the shipped networks' weights")
     parser.add_argument("--ship", action="store_true", help="put the shipped networks into the package; train nothing")
     arguments = parser.parse_args()
     if arguments.ship:
         for name in SHIPPED:
             print(shutil.copy(export(name), shipped_network(SHIPPED[name])))
         return
-    ours = [name for name in configurations() if not name.startswith("paper-")]
-    names = arguments.names or (list(SHIPPED) if arguments.further else ours)
-    if arguments.further and not set(names) <= set(SHIPPED):
-        parser.error(f"--further goes on from a shipped network: of {', '.join(SHIPPED)}")
+    trainable = [name for name in configurations() if not name.startswith("paper-")]
+    names = arguments.names or (list(SHIPPED) if arguments.fine_tune_from else trainable)
+    if arguments.fine_tune_from and not set(names) <= set(SHIPPED):
+        parser.error(f"--fine-tune-from shipped needs a shipped network: one of {', '.join(SHIPPED)}")
     for name in names:
-        start = shipped_network(SHIPPED[name]) if arguments.further else None
+        start = shipped_network(SHIPPED[name]) if arguments.fine_tune_from else None
         train(name, epochs=arguments.epochs, start=start, devices=arguments.devices or "auto")
-        exported = rank_zero_only(export)(name)  # None in the other processes that share the work
+        exported = rank_zero_only(export)(name)  # None in the other processes
         if exported:
             print(exported)
 

@@ -1,4 +1,4 @@
-"""Frames: the bytes that cross the wire. `docs/bitstream.md` is the norm.
+"""Frames: the bytes that cross the wire. `docs/bitstream.md` is the specification.
 
 Pure and self-contained: standard library only, no I/O, no arrays. `parse` returns a Frame or raises
 BitstreamError, for every input; it checks every size against a cap before anything is allocated.

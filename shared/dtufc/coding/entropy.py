@@ -2,7 +2,7 @@
 
 Hides constriction's rANS coder (24-bit probabilities, 32-bit words) and the escape for symbols that a table does
 not hold. No probability is ever computed here: tables are integers from the profile. `docs/bitstream.md`, "Coded
-symbols", is the norm.
+symbols", is the specification.
 """
 
 import zlib
@@ -26,8 +26,8 @@ _Categorical = constriction.stream.model.Categorical
 class Tables:
     """Rows of integer frequencies, each over its own alphabet.
 
-    Without an escape, entry i stands for the symbol i. With one, entry i stands for i - radius, where radius is half
-    of what is left of the row beside its last entry; and the last entry for every symbol beyond.
+    Without an escape, entry i stands for the symbol i. With an escape, entry i stands for i - radius, where radius is
+    (entries - 2) / 2, and the last entry stands for every symbol of a larger magnitude.
 
     Attributes:
         rows: each sums to 2^24, no entry is zero.
@@ -46,7 +46,7 @@ class Tables:
         self._models: dict[int, Any] = {}
 
     def radius(self, row: int) -> int:
-        """What is added to a symbol to give its entry."""
+        """The number that is added to a symbol to give its entry."""
         return (len(self.rows[row]) - 2) // 2 if self.escape else 0
 
     def model(self, row: int) -> Any:
@@ -84,7 +84,7 @@ class Encoder:
     def finish(self) -> bytes:
         """The stream: length of the escapes, the escapes, the words of the coder."""
         coder = _AnsCoder()
-        for entries, model in reversed(self._runs):  # a stack: what is read first is written last
+        for entries, model in reversed(self._runs):  # a stack: the last run is written first
             coder.encode_reverse(entries, model)
         words = coder.get_compressed().astype("<u4").tobytes()
         return write_varint(len(self._escapes)) + bytes(self._escapes) + words
@@ -94,7 +94,7 @@ class Decoder:
     """Reads back what an Encoder wrote, run by run, in the same order."""
 
     def __init__(self, data: bytes) -> None:
-        """Raises BitstreamError where the stream cannot be one."""
+        """Raises BitstreamError if the stream is malformed."""
         num_escapes, start = read_varint(data, 0)
         self._escapes, words = data[start : start + num_escapes], data[start + num_escapes :]
         if len(self._escapes) < num_escapes or len(words) % 4:
@@ -122,8 +122,8 @@ class Decoder:
         """Checks what was read.
 
         Raises:
-            Desync: these are not the symbols that were encoded; whatever else is wrong follows from it.
-            Corrupt: they are, and yet an escape was missing or malformed, or something is left over.
+            Desync: the symbols differ from those that were encoded; other problems may follow from it.
+            Corrupt: the symbols match, but an escape is missing or malformed, or data is left over.
         """
         if self.crc != symbol_crc:
             raise Desync(expected=f"{symbol_crc:08x}", found=f"{self.crc:08x}")

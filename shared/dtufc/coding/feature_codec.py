@@ -36,12 +36,12 @@ _QUALITY_STEPS: Final = 1024  # how finely a rate target is searched
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """How many bytes to spend; at most one of the three is set.
+    """The rate of a frame; at most one of the three is set.
 
     Attributes:
         quality: from 0, the fewest bytes, to 1, the most exact.
-        target_bpfp: at most so many bits a feature value, the whole frame counted.
-        max_bytes: at most so many bytes a frame.
+        target_bpfp: at most this many bits a feature value, of the whole frame.
+        max_bytes: at most this many bytes a frame.
     """
 
     quality: float | None = None
@@ -61,7 +61,7 @@ class Rate:
 
     @property
     def label(self) -> str:
-        """What this is in a metric: the quality to a tenth, or the kind of the limit. Of few values."""
+        """The label of a metric, with few values: the quality to a tenth, or the kind of the limit."""
         if self.target_bpfp is not None:
             return "target_bpfp"
         if self.max_bytes is not None:
@@ -69,14 +69,14 @@ class Rate:
         return f"{DEFAULT_QUALITY if self.quality is None else self.quality:.1f}"
 
     def byte_limit(self, num_values: int) -> int | None:
-        """Bytes that a frame of so many values may have, or None where quality decides."""
+        """The largest size of a frame of this many values, or None if the quality decides."""
         if self.target_bpfp is not None:
             return int(min(self.target_bpfp * num_values / 8, bitstream.MAX_PAYLOAD_BYTES))
         return self.max_bytes
 
 
 class CodingProfile(Protocol):
-    """What a FeatureCodec needs of a profile; `dtufc.models.profile.Profile` is one."""
+    """The interface of a profile that FeatureCodec needs; `dtufc.models.profile.Profile` has it."""
 
     @property
     def name(self) -> str: ...
@@ -103,13 +103,13 @@ class CodingProfile(Protocol):
 
 
 class EncodedFrame(bytes):
-    """The bytes of one frame, which still know the Frame that they were packed from."""
+    """The bytes of one frame, with the Frame that they were packed from."""
 
     frame: Frame
 
     @classmethod
     def pack(cls, frame: Frame) -> Self:
-        """Raises InputError where a frame cannot carry the shape or the payload."""
+        """Raises InputError if a frame cannot carry the shape or the payload."""
         encoded = cls(bitstream.pack(frame))
         encoded.frame = frame
         return encoded
@@ -149,7 +149,7 @@ class FeatureCodec:
         return codec in self._codecs
 
     def has_rate(self, codec: str) -> bool:
-        """Whether this one of `codecs` spends more or less bytes as it is told to."""
+        """Whether this codec, one of `codecs`, has an adjustable rate."""
         return self._codec(codec).has_rate
 
     def encode(
@@ -161,17 +161,17 @@ class FeatureCodec:
         max_bytes: int | None = None,
         codec: str | None = None,
     ) -> EncodedFrame:
-        """One feature tensor to one frame.
+        """Encodes one feature tensor to one frame.
 
         Args:
             features: any shape that the profile's layout knows; float32, float16 or bfloat16; finite.
-            quality: in [0, 1]; 0.5 by default. More of it, more bytes.
-            target_bpfp: instead of quality: at most so many bits a value.
-            max_bytes: instead of quality: at most so many bytes.
+            quality: in [0, 1]; 0.5 by default. A higher quality costs more bytes.
+            target_bpfp: instead of quality: at most this many bits a value.
+            max_bytes: instead of quality: at most this many bytes.
             codec: one of `codecs`; klt by default where it is fitted.
 
         Raises:
-            InputError: features, rate or codec that cannot be.
+            InputError: the features, the rate or the codec are invalid.
         """
         rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
         array = as_array(features)
@@ -190,14 +190,14 @@ class FeatureCodec:
         return _largest_within(limit, at, chosen.has_rate)
 
     def decode(self, data: bytes) -> Array:
-        """One frame to its features, of the shape and type that went in; bfloat16 as ml_dtypes has it.
+        """Decodes one frame to features of the original shape and type; bfloat16 is that of ml_dtypes.
 
-        The same bits on every machine; of a learned codec, the same symbols.
+        The result has the same bits on every machine; for a learned codec, the same symbols.
 
         Raises:
             BitstreamError: the bytes are no frame, or no frame that this release reads.
             ProfileMismatch: the frame was made with another profile.
-            Desync: it decoded to other symbols than were encoded.
+            Desync: the decoded symbols differ from those that were encoded.
         """
         return self.decode_frame(bitstream.parse(data))
 
@@ -243,7 +243,7 @@ class FeatureCodec:
     def _codec(self, name: str) -> Codec:
         if name not in CodecId.__members__:
             raise InputError(field="codec", problem=f"no codec {name}", remedy=f"Use one of {', '.join(self.codecs)}")
-        with self._loading:  # a network takes seconds: it is loaded once, however many ask for it
+        with self._loading:  # a network takes seconds to load: it is loaded once, by one thread
             if name not in self._codecs:
                 self._codecs[name] = self._load(name)
             return self._codecs[name]
@@ -255,7 +255,7 @@ class FeatureCodec:
         if not can_run():
             problem = f"{name} needs CompressAI, which is not installed"
             raise InputError(field="codec", problem=problem, remedy="Install it, or use codec 'klt'")
-        from dtufc.coding.codecs.learned.codec import LearnedCodec  # which takes seconds to import
+        from dtufc.coding.codecs.learned.codec import LearnedCodec  # takes seconds to import
 
         uses_klt = VARIANTS[name].uses_klt
         klt = KltTransform.from_arrays(self.profile.of_codec("klt"), layout) if uses_klt else None
@@ -284,7 +284,7 @@ def fit_calibration(
     Args:
         samples: features, each of a shape that the layout knows; finite.
         layout: of the features.
-        gradients: of what the rest of the model makes of each sample, of the same shapes; or none.
+        gradients: of the head's output with respect to each sample, of the same shapes; or none.
 
     Raises:
         InputError: no sample, or one that does not fit the layout or the others.
@@ -304,7 +304,7 @@ def fit_calibration(
 def _largest_within(limit: int, at: Callable[[float], EncodedFrame], has_rate: bool) -> EncodedFrame:
     """The frame of the highest quality that has at most `limit` bytes, by bisection.
 
-    Raises InputError, naming the size that would do, where none has.
+    Raises InputError with the smallest possible size if there is none.
     """
     low, high = 0, _QUALITY_STEPS
     best = at(low / _QUALITY_STEPS)
@@ -329,7 +329,7 @@ def _largest_within(limit: int, at: Callable[[float], EncodedFrame], has_rate: b
 
 
 def describe(frame: Frame, num_bytes: int) -> Mapping[str, str | int | float]:
-    """A frame in words: what `dtufc inspect` prints."""
+    """A description of a frame, for `dtufc inspect`."""
     raw_bytes = frame.num_values * NUMPY_DTYPES[Dtype(frame.dtype)].itemsize
     return {
         "codec": frame.codec.name,

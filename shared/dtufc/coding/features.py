@@ -47,7 +47,7 @@ def as_array(features: "Array | torch.Tensor") -> Array:
 
 
 def to_dtype(values: Array, dtype: np.dtype[Any]) -> Array:
-    """Rounds to float32 and from there to `dtype`; what would be beyond it becomes its largest value."""
+    """Rounds to float32 and from there to `dtype`; values out of its range are clipped to its largest value."""
     largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
     return np.clip(values, -largest, largest).astype(np.float32).astype(dtype)
 

@@ -1,8 +1,8 @@
-"""How a feature tensor is laid out: as one plane for a codec that sees pictures, as rows for one that sees channels.
+"""The layout of a feature tensor: one plane for an image codec, or rows of channels.
 
 Four families (`docs/bitstream.md`, "Layouts"), each an exact round trip between three views of the same values:
 
-    features [...]  <-->  plane [H, W]           what a single-channel codec sees
+    features [...]  <-->  plane [H, W]           the input of a single-channel codec
                     <-->  rows [images, tokens, channels]
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from dtufc.coding.arrays import Array
 from dtufc.errors import InputError
 
-MAX_SIDE = 1024  # of a picture of tokens; a decoder's work grows with its square
+MAX_SIDE = 1024  # of a token grid; a decoder's work grows with its square
 
 
 class Family(StrEnum):
@@ -31,10 +31,10 @@ class Layout:
 
     Attributes:
         family: which of the four.
-        channels: d, 16 or C. None where any number will do.
+        channels: d, 16 or C. None if any number is accepted.
         prefix: tokens before the grid (the class token, registers); `vit` only.
-        patch: side of the squares of positions that are a token each, with all channels of all of them; `latent` only.
-            Where it is not 1 the tokens' order is kept, and no grid: what is busy in a picture is in one place of it.
+        patch: side of the square of positions that forms one token, with all of their channels; `latent` only. If it
+            is not 1, the tokens keep their order but form no grid, because the detail of an image is local.
     """
 
     family: Family
@@ -76,7 +76,7 @@ class Layout:
                 return f"[{channels}, height, width] or [1, {channels}, height, width]"
 
     def grid(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """(height, width) of the tokens' picture behind the prefix, or None where tokens are no picture."""
+        """(height, width) of the token grid behind the prefix, or None if the tokens form no grid."""
         match self.family:
             case Family.llm:
                 return None

@@ -131,8 +131,8 @@ def _index_by_high_half(borders: Array) -> tuple[Array, int]:
 
 def _compand(values: Array) -> Array:
     """256 starting levels with density p(x)^(1/3), the optimum of high-resolution theory; `values` sorted."""
-    # Equal-width bins cannot see a peak beside an outlier of a thousand standard deviations: bins of equal
-    # count see the peak, bins of equal width the tails; use the edges of both.
+    # Equal-width bins miss a peak beside an outlier of a thousand standard deviations. Bins of equal count
+    # resolve the peak, bins of equal width the tails; use the edges of both.
     width_edges = np.linspace(values[0], values[-1], _DENSITY_BINS)
     count_edges = values[np.linspace(0, values.size - 1, _DENSITY_BINS).astype(np.int64)].astype(np.float64)
     edges = np.unique(np.concatenate([width_edges, count_edges]))

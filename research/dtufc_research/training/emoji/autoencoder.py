@@ -1,4 +1,4 @@
-"""The picture's half of the checkpoint: `AutoencoderKL`, 64 x 64 pictures to 16 x 16 latents of 16 channels."""
+"""The image half of the checkpoint: `AutoencoderKL`, 64 x 64 images to 16 x 16 latents of 16 channels."""
 
 from typing import Any, Final
 
@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dtufc.coding.arrays import Array
-from dtufc_research.training.emoji.pictures import SIDE, Captioned
+from dtufc_research.training.emoji.images import SIDE, Captioned
 
-_KL_WEIGHT: Final = 1e-3  # of a latent value's divergence, in nats, beside the mean absolute error of a colour
+_KL_WEIGHT: Final = 1e-3  # of a latent value's divergence, in nats, relative to the mean absolute error of a colour
 _BATCH: Final = 16
 _LEARNING_RATE: Final = 1e-3
 
 
 def new_autoencoder() -> AutoencoderKL:
-    """Untrained, of SD3's shape: 16 latent channels, no convolutions about the latent."""
+    """Untrained, shaped like SD3's: 16 latent channels, no convolutions around the latent."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -31,31 +31,31 @@ def new_autoencoder() -> AutoencoderKL:
     )
 
 
-def to_tensor(pictures: Array) -> Tensor:
+def to_tensor(images: Array) -> Tensor:
     """uint8[B, h, w, 3] -> float32[B, 3, h, w] from -1 to 1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
 
 
-class Pictures(Dataset[Tensor]):
-    """The pictures, each as often as the others."""
+class Images(Dataset[Tensor]):
+    """The images, each sampled equally often."""
 
-    def __init__(self, pictures: list[Captioned]) -> None:
-        self._pictures = pictures
+    def __init__(self, images: list[Captioned]) -> None:
+        self._images = images
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return to_tensor(self._pictures[index].picture[None])[0]
+        return to_tensor(self._images[index].image[None])[0]
 
 
 class AutoencoderTraining(lightning.LightningModule):
     """Mean absolute error and a little divergence from the normal distribution, so that the latent is smooth."""
 
-    def __init__(self, pictures: list[Captioned], num_steps: int) -> None:
+    def __init__(self, images: list[Captioned], num_steps: int) -> None:
         super().__init__()
         self.autoencoder = new_autoencoder()
-        self._pictures, self._num_steps = pictures, num_steps
+        self._images, self._num_steps = images, num_steps
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
         posterior = self.autoencoder.encode(batch).latent_dist
@@ -66,7 +66,7 @@ class AutoencoderTraining(lightning.LightningModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         seeded = torch.Generator().manual_seed(self.current_epoch)
-        return DataLoader(Pictures(self._pictures), _BATCH, shuffle=True, drop_last=True, generator=seeded)
+        return DataLoader(Images(self._images), _BATCH, shuffle=True, drop_last=True, generator=seeded)
 
     def configure_optimizers(self) -> Any:
         adam = torch.optim.AdamW(self.autoencoder.parameters(), _LEARNING_RATE, weight_decay=0.0)

@@ -1,8 +1,8 @@
-"""The words' half of the checkpoint: two `CLIPTextModelWithProjection` and an `SD3Transformer2DModel`, trained as one.
+"""The text half of the checkpoint: two `CLIPTextModelWithProjection` and an `SD3Transformer2DModel`, trained together.
 
-Flow matching as SD3's: between a latent x and noise e lies (1 - s) x + s e, and the model learns e - x. Now and then
-the caption is empty, so that guidance has something to lead away from. Most s are near 1: there the caption alone says
-what the picture is, and where the noise is faint the picture says so itself.
+Flow matching as in SD3: the model gets (1 - s) x + s e of a latent x and noise e, and learns e - x. A share of the
+captions is empty, for classifier-free guidance. Most s are near 1: there only the caption determines the image, while
+at low noise the image itself does.
 """
 
 import json
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from dtufc_research.training.emoji.pictures import Captioned
+from dtufc_research.training.emoji.images import Captioned
 
 NUM_TOKENS: Final = 16  # of a caption, its start and end among them
 BATCH: Final = 32
@@ -37,16 +37,16 @@ _NUM_LAYERS: Final = 6
 _LEARNING_RATE: Final = 2e-3
 _WARM_UP: Final = 500  # steps
 _COOL_DOWN: Final = 0.25  # share of the steps, at the end, in which the learning rate falls to nothing
-_EMPTY: Final = 0.1  # share of the pictures that are shown without their caption
-_ORIGINALS: Final = 0.55  # share of the pictures that are no compositions
+_EMPTY: Final = 0.1  # share of the images that are trained without their caption
+_ORIGINALS: Final = 0.55  # share of the images that are not compositions
 _TIMESTEPS: Final = 1000
-_SHIFT: Final = 3.0  # towards noise, in training and in drawing; SD3's
-_DRAWING_STEPS: Final = 28
+_SHIFT: Final = 3.0  # towards noise, in training and in sampling; SD3's
+_SAMPLING_STEPS: Final = 28
 _GUIDANCE: Final = 4.0
 
 
 def new_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
-    """CLIP's tokenizer with a vocabulary of these captions' own; any other text falls apart into bytes."""
+    """CLIP's tokenizer with a vocabulary of these captions; other text is split into bytes."""
     alike = CLIPTokenizer().backend_tokenizer
     learned = Tokenizer(BPE(end_of_word_suffix="</w>"))
     learned.normalizer, learned.pre_tokenizer = alike.normalizer, alike.pre_tokenizer
@@ -59,7 +59,7 @@ def new_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
 
 
 def new_text_encoder() -> CLIPTextModelWithProjection:
-    """Untrained. Its last layer makes the pooled vector alone, as in SD3."""
+    """Untrained. Its last layer produces only the pooled vector, as in SD3."""
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=_VOCABULARY,
@@ -94,22 +94,24 @@ def new_transformer() -> SD3Transformer2DModel:
     )
 
 
-class Draw(Dataset[tuple[Tensor, str]]):
-    """Latents with captions, drawn by weight; item i of an epoch is always the same.
+class LatentDataset(Dataset[tuple[Tensor, str]]):
+    """Latents with captions, sampled by weight; item i of an epoch is always the same.
 
     Args:
         latents: float16[N, 16, h, w], normalised.
         captions: of each.
         weights: of each within its half.
-        num_originals: so many of the first are no compositions.
+        num_originals: the first of the latents, which are not compositions.
     """
 
     def __init__(
         self, latents: Tensor, captions: list[tuple[str, ...]], weights: Sequence[float], num_originals: int, epoch: int
     ) -> None:
         rng = np.random.default_rng([0, epoch])
-        plain, made = np.array(weights[:num_originals]), np.array(weights[num_originals:])
-        chances = np.concatenate([_ORIGINALS * plain / plain.sum(), (1 - _ORIGINALS) * made / made.sum()])
+        originals, composed = np.array(weights[:num_originals]), np.array(weights[num_originals:])
+        chances = np.concatenate(
+            [_ORIGINALS * originals / originals.sum(), (1 - _ORIGINALS) * composed / composed.sum()]
+        )
         self._chosen = rng.choice(len(chances), STEPS_PER_EPOCH * BATCH, p=chances)
         self._epoch, self._latents, self._captions = epoch, latents, captions
 
@@ -125,11 +127,11 @@ class Draw(Dataset[tuple[Tensor, str]]):
 
 
 class DenoiserTraining(lightning.LightningModule):
-    """Transformer and text encoders; the autoencoder only draws the samples."""
+    """Transformer and text encoders; the autoencoder only decodes the samples."""
 
     def __init__(
         self,
-        pictures: list[Captioned],
+        images: list[Captioned],
         latents: Tensor,
         autoencoder: AutoencoderKL,
         *,
@@ -141,15 +143,15 @@ class DenoiserTraining(lightning.LightningModule):
         super().__init__()
         self.transformer = new_transformer()
         self.text_encoders = nn.ModuleList([new_text_encoder(), new_text_encoder()])
-        self.tokenizer = new_tokenizer([caption for picture in pictures for caption in picture.captions])
-        self._captions = [picture.captions for picture in pictures]
-        self._weights = [picture.weight for picture in pictures]
-        self._autoencoder = [autoencoder]  # in a list, no part of the module: it is trained
+        self.tokenizer = new_tokenizer([caption for image in images for caption in image.captions])
+        self._captions = [image.captions for image in images]
+        self._weights = [image.weight for image in images]
+        self._autoencoder = [autoencoder]  # in a list, so that it is not a submodule: it is already trained
         self._latents, self._num_originals, self._num_steps = latents, num_originals, num_steps
         self._prompts, self._folder = list(prompts), folder
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(tokens [B, 16, joint width], pooled [B, pooled width]) as the pipeline has them."""
+        """(tokens [B, 16, joint width], pooled [B, pooled width]) as in the pipeline."""
         padded = self.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
         encoded = [encoder(padded.to(self.device), output_hidden_states=True) for encoder in self.text_encoders]
         tokens = torch.cat([e.hidden_states[-2] for e in encoded], dim=-1)
@@ -170,7 +172,7 @@ class DenoiserTraining(lightning.LightningModule):
         return loss
 
     def pipeline(self) -> StableDiffusion3Pipeline:
-        """All parts, as one pipeline."""
+        """All components, as one pipeline."""
         first, second = self.text_encoders
         return StableDiffusion3Pipeline(
             transformer=self.transformer,
@@ -185,15 +187,14 @@ class DenoiserTraining(lightning.LightningModule):
         )
 
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
-        """Draws the sample prompts into a picture beside the checkpoint; of the averaged weights."""
+        """Generates images of the sample prompts with the averaged weights, as a grid beside the checkpoint."""
         pipeline = self.pipeline()
         pipeline.set_progress_bar_config(disable=True)
-        drawn = draw(pipeline, self._prompts)
-        sheet(drawn).save(self._folder / f"samples-{self.global_step:06d}.png")
+        sample_grid(generate_images(pipeline, self._prompts)).save(self._folder / f"samples-{self.global_step:06d}.png")
 
     def train_dataloader(self) -> DataLoader[Any]:
-        drawn = Draw(self._latents, self._captions, self._weights, self._num_originals, self.current_epoch)
-        return DataLoader(drawn, BATCH)
+        dataset = LatentDataset(self._latents, self._captions, self._weights, self._num_originals, self.current_epoch)
+        return DataLoader(dataset, BATCH)
 
     def val_dataloader(self) -> DataLoader[Any]:
         return DataLoader([0])  # type: ignore[arg-type]
@@ -217,29 +218,29 @@ class DenoiserTraining(lightning.LightningModule):
         return {"optimizer": muon, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _rate(self, step: int) -> float:
-        """Up, level, and down at the end."""
+        """Warm-up, constant, cool-down."""
         left = (self._num_steps - step) / (_COOL_DOWN * self._num_steps)
         return max(0.0, min((step + 1) / _WARM_UP, left, 1.0))
 
 
-def draw(pipeline: StableDiffusion3Pipeline, prompts: Sequence[str], seed: int = 0) -> list[Image.Image]:
-    """A picture of each prompt, each from the noise that it alone would have."""
+def generate_images(pipeline: StableDiffusion3Pipeline, prompts: Sequence[str], seed: int = 0) -> list[Image.Image]:
+    """One image of each prompt, each from the same noise as if it were generated alone."""
     generators = [torch.Generator().manual_seed(seed) for _ in prompts]
     with torch.autocast(pipeline.device.type, enabled=False):
-        made = pipeline(
+        generated = pipeline(
             list(prompts),
-            num_inference_steps=_DRAWING_STEPS,
+            num_inference_steps=_SAMPLING_STEPS,
             guidance_scale=_GUIDANCE,
             generator=generators,
-            max_sequence_length=0,  # of the third text encoder, which it has not
+            max_sequence_length=0,  # of the third text encoder, which it does not have
         )
-    return list(made.images)
+    return list(generated.images)
 
 
-def sheet(pictures: Sequence[Image.Image], across: int = 8) -> Image.Image:
-    """The pictures in rows."""
-    side = pictures[0].width
-    whole = Image.new("RGB", (across * side, -(-len(pictures) // across) * side), "white")
-    for index, picture in enumerate(pictures):
-        whole.paste(picture, (index % across * side, index // across * side))
-    return whole
+def sample_grid(images: Sequence[Image.Image], across: int = 8) -> Image.Image:
+    """The images in rows."""
+    side = images[0].width
+    grid = Image.new("RGB", (across * side, -(-len(images) // across) * side), "white")
+    for index, image in enumerate(images):
+        grid.paste(image, (index % across * side, index // across * side))
+    return grid

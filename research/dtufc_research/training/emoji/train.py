@@ -1,6 +1,6 @@
-"""`python -m dtufc_research.training.emoji.train`: trains the checkpoint `sd3-emoji`, part after part, each resumed where it stopped.
+"""`python -m dtufc_research.training.emoji.train`: trains the checkpoint `sd3-emoji`, or resumes.
 
-pictures --> autoencoder --latents--> denoiser and text encoders --> a `save_pretrained` folder
+images --> autoencoder --latents--> denoiser and text encoders --> a `save_pretrained` folder
 """
 
 import argparse
@@ -25,25 +25,25 @@ from torch import Tensor
 from dtufc.models.zoo import cache_folder
 from dtufc_research.training.emoji.autoencoder import AutoencoderTraining, new_autoencoder, set_scale, to_tensor
 from dtufc_research.training.emoji.denoiser import DenoiserTraining
-from dtufc_research.training.emoji.pictures import FONT, SEEN, UNSEEN, Captioned, compositions, originals, read_emoji
+from dtufc_research.training.emoji.images import FONT, HELD_OUT, TRAINED, Captioned, compositions, originals, read_emoji
 
 AUTOENCODER_STEPS: Final = 3500
 DENOISER_STEPS: Final = 17_000
 _SAVED: Final = 500  # steps between two checkpoints
 _DECAY: Final = 0.999  # of the averaged weights, a step
-_SHOWN: Final = (*SEEN[::2], *UNSEEN[::2])
+_SAMPLE_PROMPTS: Final = (*TRAINED[::2], *HELD_OUT[::2])
 
 
-def run_folder(part: str) -> Path:
-    """Where a part keeps its checkpoint, its curves and its samples."""
-    return cache_folder() / "runs" / f"sd3-emoji-{part}"
+def run_folder(component: str) -> Path:
+    """Folder of a component's checkpoint, curves and samples."""
+    return cache_folder() / "runs" / f"sd3-emoji-{component}"
 
 
 def fit(
-    part: str, training: lightning.LightningModule, num_steps: int, *callbacks: Callback, devices: int = 1
+    component: str, training: lightning.LightningModule, num_steps: int, *callbacks: Callback, devices: int = 1
 ) -> dict[str, Any]:
-    """Trains to that step, from the last checkpoint where there is one; returns the checkpoint."""
-    folder = run_folder(part)
+    """Trains until that step, from the last checkpoint if there is one; returns the checkpoint."""
+    folder = run_folder(component)
     often = gcd(_SAVED, num_steps)  # the last step is saved too
     latest = ModelCheckpoint(folder, "last", every_n_train_steps=often, enable_version_counter=False)
     trainer = lightning.Trainer(
@@ -66,10 +66,10 @@ def fit(
     return dict(torch.load(last, map_location="cpu", weights_only=False))
 
 
-def train_autoencoder(pictures: list[Captioned], num_steps: int) -> AutoencoderKL:
+def train_autoencoder(images: list[Captioned], num_steps: int) -> AutoencoderKL:
     """The trained autoencoder, without its scale."""
     torch.manual_seed(0)
-    checkpoint = fit("autoencoder", AutoencoderTraining(pictures, num_steps), num_steps)
+    checkpoint = fit("autoencoder", AutoencoderTraining(images, num_steps), num_steps)
     return _load(new_autoencoder(), checkpoint, "autoencoder.").eval().requires_grad_(False)
 
 
@@ -80,45 +80,45 @@ def _load(module: Any, checkpoint: dict[str, Any], prefix: str) -> Any:
 
 
 @torch.no_grad()
-def encode(autoencoder: AutoencoderKL, pictures: list[Captioned]) -> Tensor:
-    """float16[N, 16, 16, 16]: the pictures' latents, as the autoencoder has them; kept on disk."""
-    stacked = np.stack([picture.picture for picture in pictures])
+def encode(autoencoder: AutoencoderKL, images: list[Captioned]) -> Tensor:
+    """float16[N, 16, 16, 16]: the images' latents, unscaled; cached on disk."""
+    stacked = np.stack([image.image for image in images])
     digest = hashlib.sha256(stacked.tobytes())
     for weights in autoencoder.state_dict().values():
         digest.update(weights.numpy().tobytes())
     path = run_folder("autoencoder") / f"latents-{digest.hexdigest()[:12]}.safetensors"
     if not path.exists():
         batches = np.array_split(stacked, -(-len(stacked) // 64))
-        parts = [autoencoder.encode(to_tensor(part)).latent_dist.mean for part in batches]
+        means = [autoencoder.encode(to_tensor(batch)).latent_dist.mean for batch in batches]
         partial = path.with_suffix(".part")
-        save_file({"latents": torch.cat(parts).half().contiguous()}, partial)
+        save_file({"latents": torch.cat(means).half().contiguous()}, partial)
         partial.replace(path)
     return load_file(path)["latents"]
 
 
 def train_denoiser(
-    pictures: list[Captioned], autoencoder: AutoencoderKL, *, num_originals: int, num_steps: int, devices: int = 1
+    images: list[Captioned], autoencoder: AutoencoderKL, *, num_originals: int, num_steps: int, devices: int = 1
 ) -> StableDiffusion3Pipeline:
-    """The whole pipeline, of averaged weights.
+    """The whole pipeline, with averaged weights.
 
     Args:
-        pictures: the originals first, then the compositions.
-        autoencoder: trained; gets its scale.
-        num_originals: how many are no compositions.
+        images: the originals first, then the compositions.
+        autoencoder: trained; its scale is set here.
+        num_originals: how many are not compositions.
         num_steps: of training.
-        devices: GPUs, or processes where there is none; each has its own batch.
+        devices: number of GPUs, or of processes without a GPU; each has its own batch.
     """
-    latents = encode(autoencoder, pictures)
+    latents = encode(autoencoder, images)
     set_scale(autoencoder, latents.float())
     torch.manual_seed(1)
     config = autoencoder.config
     training = DenoiserTraining(
-        pictures,
+        images,
         ((latents.float() - config.shift_factor) * config.scaling_factor).half(),
         autoencoder,
         num_originals=num_originals,
         num_steps=num_steps,
-        prompts=_SHOWN,
+        prompts=_SAMPLE_PROMPTS,
         folder=run_folder("denoiser"),
     )
     average = EMAWeightAveraging(decay=_DECAY, use_buffers=False)
@@ -129,11 +129,11 @@ def train_denoiser(
 
 @rank_zero_only
 def save(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
-    """Writes the checkpoint in half precision, in place of what is in the folder."""
+    """Writes the checkpoint in half precision; replaces the folder."""
     shutil.rmtree(folder, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(folder)
     for path in folder.rglob("*.safetensors"):
-        path.chmod(0o644)  # safetensors leaves it to its owner alone, and a container's user is another
+        path.chmod(0o644)  # safetensors makes it private, and a container's user is another
 
 
 def main() -> None:
@@ -143,11 +143,11 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1, help="for the denoiser: GPUs, or processes without one")
     arguments = parser.parse_args()
     items = read_emoji(arguments.font)
-    plain = originals(items)
-    pictures = [*plain, *compositions(items)]
-    autoencoder = train_autoencoder(pictures, AUTOENCODER_STEPS)
+    glyphs = originals(items)
+    images = [*glyphs, *compositions(items)]
+    autoencoder = train_autoencoder(images, AUTOENCODER_STEPS)
     pipeline = train_denoiser(
-        pictures, autoencoder, num_originals=len(plain), num_steps=arguments.steps, devices=arguments.devices
+        images, autoencoder, num_originals=len(glyphs), num_steps=arguments.steps, devices=arguments.devices
     )
     folder = Path(str(resources.files("dtufc.models"))) / "profiles" / "sd3-emoji"
     save(pipeline, folder)

@@ -16,7 +16,7 @@ from dtufc.coding.layout import Layout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:
-    """What a codec makes of one feature tensor.
+    """One encoded feature tensor.
 
     Attributes:
         data: the codec's own bytes.
@@ -39,31 +39,31 @@ class Codec(Protocol):
         """Whether `quality` changes anything."""
 
     def encoder(self, features: Array) -> Callable[[float], Payload]:
-        """Encodes at any quality in [0, 1]; what does not depend on it is done once.
+        """Encodes at any quality in [0, 1]; work that does not depend on it is done once.
 
         Args:
             features: any dtype and shape that the layout knows, finite.
         """
 
     def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """The features, as near as the codec keeps them.
+        """The decoded features.
 
         Raises:
-            BitstreamError: the payload cannot be one of this codec's.
-            Desync: it decoded to other symbols than were encoded.
+            BitstreamError: the payload is not one of this codec's.
+            Desync: the decoded symbols differ from those that were encoded.
         """
 
 
 class FittedCodec(Codec, Protocol):
-    """A codec that learns from a few features and keeps what it learnt as integers."""
+    """A codec that is fitted to a few features and stores the fit as integers."""
 
     @classmethod
     def fit(cls, samples: Sequence[Array], layout: Layout) -> Self:
-        """Learns from about ten features, float32."""
+        """Fits the codec to about ten features, float32."""
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:
-        """What `arrays` returned, read back from a profile."""
+        """A codec from the result of `arrays`, read from a profile."""
 
     def arrays(self) -> dict[str, Array]:
-        """All that the decoder needs, for a profile."""
+        """All arrays that the decoder needs, for a profile."""

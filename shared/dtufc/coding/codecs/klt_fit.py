@@ -1,15 +1,15 @@
-"""How `klt` is fitted, in closed form, from about ten features.
+"""The fit of `klt`, in closed form, to about ten features.
 
 The transform is the Karhunen-Loeve transform under an error metric M: with A = M^(1/2), the components are the
 eigenvectors of A C A, C the covariance of the channels, so that one step for all of them is the best allocation for
-the error e' M e. Without gradients M is the plain squared error (of channels brought to equal variance where tokens
-are no picture). With gradients g of what the rest of the model makes of the features, M = E[g g'] and a share of
-the plain error: bits then go where the result depends on them.
+the error e' M e. Without gradients M is the unweighted squared error (of channels scaled to equal variance where tokens
+form no grid). With gradients g of the head's output with respect to the features, M = E[g g'] plus a share of the
+unweighted error: bits then go where the result depends on them.
 
-A picture of many channels and few positions (the last feature maps of a CNN) shows too little of C and M: of both, only
-the diagonals are kept, so that the components are the channels themselves, and the DCT and the gains do the work.
+Grids of many channels and few positions (the last feature maps of a CNN) have too few samples to estimate C and M. Then
+only their diagonals are kept: the components are the channels themselves, and the DCT and the gains do the work.
 
-Floating point, on one machine, once: only the result is shared.
+The fit is in floating point and runs once, on one machine: only its result is shared.
 """
 
 from collections.abc import Sequence
@@ -25,39 +25,39 @@ from dtufc.coding.codecs.calibration import (
     CLASS_MAX,
     CLASS_MIN,
     CLASSES_PER_OCTAVE,
-    FAR,
+    OUTLIER_RATIO,
     Calibration,
     activity_of,
     bands_of,
     class_of,
-    is_apart,
+    is_outlier_row,
 )
 from dtufc.coding.codecs.exact import OCTAVE, forward_dct, power_of_two
 from dtufc.coding.entropy import quantize_frequencies
 from dtufc.coding.layout import Family, Layout
 from dtufc.errors import InputError
 
-_PLAIN_SHARE: Final = 0.2  # of the plain error in the metric
-_ROWS_A_CHANNEL: Final = 8  # of a picture: with fewer, correlations would be the samples' and not the model's
-_BAND_SHARE: Final = 0.05  # of the plain error in the bands' gains
+_UNWEIGHTED_SHARE: Final = 0.2  # of the unweighted error in the metric
+_MIN_ROWS_PER_CHANNEL: Final = 8  # of a grid: with fewer, correlations would describe the samples, not the model
+_BAND_SHARE: Final = 0.05  # of the unweighted error in the bands' gains
 _NUM_BANDS: Final = 16
 _BAND_EXPONENT: Final = 0.6  # below 1: narrower bands at low frequencies
 _NUM_FOLDS: Final = 5
 _PRIOR_COUNTS: Final = 200.0  # of a Laplace distribution, in each table
 _MAX_RADIUS: Final = 255
 _TOKEN_STEPS: Final = (2 * OCTAVE, -4 * OCTAVE)  # at quality 0 and at quality 1
-_PICTURE_STEPS: Final = (6 * OCTAVE, -4 * OCTAVE)
-_TOKENS = (0.4, 2.0, 8.0)  # rounding offset, outward shift in sixteenths, and finer outliers, found by agreement
-_PICTURE = (0.5, 0.0, 8.0)
+_GRID_STEPS: Final = (6 * OCTAVE, -4 * OCTAVE)
+_TOKENS = (0.4, 2.0, 8.0)  # rounding offset, outward shift in sixteenths, finer outliers; chosen by agreement
+_GRID = (0.5, 0.0, 8.0)
 
 
 def fit(samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None = None) -> Calibration:
     """Fits everything that `klt` needs.
 
     Args:
-        samples: features of shapes that the layout knows, float32.
+        samples: features of shapes that fit the layout, float32.
         layout: of the features.
-        gradients: of the rest of the model at those samples, of the same shapes; or none.
+        gradients: of the head's output with respect to the samples, of the same shapes; or none.
 
     Raises:
         InputError: fewer than two rows, or gradients of other shapes.
@@ -68,7 +68,7 @@ def fit(samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | N
 
 
 class _Fit:
-    """The steps of one fit, in order; each needs those before."""
+    """The steps of one fit, in order; each needs the previous ones."""
 
     def __init__(self, samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None) -> None:
         self.layout = layout
@@ -76,10 +76,10 @@ class _Fit:
         self.grids = [layout.grid(sample.shape) for sample in samples]
         self.gradients = None if gradients is None else [layout.to_rows(g).astype(np.float64) for g in gradients]
         self.channels = self.rows[0].shape[-1]
-        self.is_picture = all(self.grids)
-        self._find_apart()
+        self.has_grid = all(self.grids)
+        self._find_outliers()
         self._find_transform()
-        self.z = [self._transformed(rows, apart) for rows, apart in zip(self.rows, self.apart, strict=True)]
+        self.z = [self._transformed(rows, outliers) for rows, outliers in zip(self.rows, self.outliers, strict=True)]
         self._find_scales()
 
     def calibration(self) -> Calibration:
@@ -89,7 +89,7 @@ class _Fit:
             scale=self.scale,
             mean=self.mean,
             centre=self.centre,
-            typical=np.array([self.typical]),
+            reference_rms=np.array([self.reference_rms]),
             log_sigma=_log_sigma(np.mean(self.energies, axis=0)),
             gain=self.gain.astype(np.float32),
             edges=_edges(),
@@ -103,97 +103,97 @@ class _Fit:
 
     @property
     def _rounding(self) -> tuple[float, float, float]:
-        return _PICTURE if self.is_picture else _TOKENS
+        return _GRID if self.has_grid else _TOKENS
 
     @property
     def _steps(self) -> tuple[int, int]:
-        return _PICTURE_STEPS if self.is_picture else _TOKEN_STEPS
+        return _GRID_STEPS if self.has_grid else _TOKEN_STEPS
 
-    def _find_apart(self) -> None:
-        """Which rows are apart (prefix, unusual size), and the mean of those, each divided by its size."""
+    def _find_outliers(self) -> None:
+        """Finds the outlier rows (prefix, unusual RMS), and their mean, each divided by its RMS."""
         sizes = [np.sqrt(np.mean(rows * rows, axis=-1)) for rows in self.rows]  # [images, tokens]
-        self.typical = max(float(np.median(np.concatenate([size.ravel() for size in sizes]))), 1e-30)
-        self.apart = []
+        self.reference_rms = max(float(np.median(np.concatenate([size.ravel() for size in sizes]))), 1e-30)
+        self.outliers = []
         for size in sizes:
-            apart = is_apart(size, self.typical, on_grid=self.is_picture)
-            apart[:, : self.layout.prefix if self.is_picture else 0] = True
-            self.apart.append(apart)
-        pairs = list(zip(self.rows, sizes, self.apart, strict=True))
-        ordinary = np.concatenate([rows[~apart] for rows, _, apart in pairs])
+            outliers = is_outlier_row(size, self.reference_rms, on_grid=self.has_grid)
+            outliers[:, : self.layout.prefix if self.has_grid else 0] = True
+            self.outliers.append(outliers)
+        pairs = list(zip(self.rows, sizes, self.outliers, strict=True))
+        ordinary = np.concatenate([rows[~outliers] for rows, _, outliers in pairs])
         self.num_rows = len(ordinary)
         if self.num_rows < 2:
             raise InputError(field="samples", problem="fewer than two rows", remedy="Give about ten features")
         self.mean = ordinary.mean(axis=0)
         self.covariance = np.cov(ordinary, rowvar=False, bias=True).reshape(self.channels, self.channels)
-        normal = [rows[apart] / np.maximum(size[apart], 1e-30)[:, None] for rows, size, apart in pairs]
-        outliers = np.concatenate(normal) * self.typical
-        self.centre = outliers.mean(axis=0) if len(outliers) else self.mean
+        normal = [rows[outliers] / np.maximum(size[outliers], 1e-30)[:, None] for rows, size, outliers in pairs]
+        outlier_rows = np.concatenate(normal) * self.reference_rms
+        self.centre = outlier_rows.mean(axis=0) if len(outlier_rows) else self.mean
 
     def _find_transform(self) -> None:
         """The components, and the step that is the same for all of them."""
         metric, covariance = self._metric(), self.covariance
-        if self.is_picture and self.num_rows < _ROWS_A_CHANNEL * self.channels:
+        if self.has_grid and self.num_rows < _MIN_ROWS_PER_CHANNEL * self.channels:
             metric, covariance = (np.diag(np.diag(matrix)) for matrix in (metric, covariance))
         root, inverse_root = _roots(metric)
         values, vectors = np.linalg.eigh(root @ covariance @ root)
         values, vectors = np.maximum(values[::-1], values.max() * 1e-9), vectors[:, ::-1]
-        unit = np.sqrt(values.mean()) or 1.0  # a step then means the same for every model
-        back = unit * (inverse_root @ vectors).T  # [component, C]: x = mean + z @ back
+        rms = np.sqrt(values.mean()) or 1.0  # a step then means the same for every model
+        back = rms * (inverse_root @ vectors).T  # [component, C]: x = mean + z @ back
         self.scale = np.maximum(np.abs(back).max(axis=0), 1e-30) / (2**BASIS_BITS - 1)
         self.basis = np.rint(back / self.scale)
         self.forward = np.linalg.inv(self.basis * self.scale)
 
     def _metric(self) -> Array:
-        """[C, C]: what an error in the features costs."""
+        """[C, C]: the cost of an error in the features."""
         variance = np.maximum(np.diag(self.covariance), 1e-9 * np.diag(self.covariance).mean() + 1e-30)
-        shows = self.is_picture or self.layout.family == Family.latent  # an error counts as it is, not by its channel
-        by_channel = np.full(self.channels, 1 / variance.mean()) if shows else 1 / variance
-        plain = np.diag(by_channel)
+        is_unscaled = self.has_grid or self.layout.family == Family.latent  # not by channel
+        by_channel = np.full(self.channels, 1 / variance.mean()) if is_unscaled else 1 / variance
+        unweighted = np.diag(by_channel)
         if self.gradients is None:
-            return plain
-        g = np.concatenate([g[~apart] for g, apart in zip(self.gradients, self.apart, strict=True)])
+            return unweighted
+        g = np.concatenate([g[~outliers] for g, outliers in zip(self.gradients, self.outliers, strict=True)])
         outer = g.T @ g
-        return outer * (self.channels / np.sum(outer * self.covariance)) + _PLAIN_SHARE * plain
+        return outer * (self.channels / np.sum(outer * self.covariance)) + _UNWEIGHTED_SHARE * unweighted
 
-    def _transformed(self, rows: Array, apart: Array) -> Array:
-        """z of every row [images, tokens, C]; rows apart against their own centre."""
+    def _transformed(self, rows: Array, outliers: Array) -> Array:
+        """z of every row [images, tokens, C]; of outlier rows relative to their own centre."""
         z = (rows - self.mean) @ self.forward
-        size = np.sqrt(np.mean(rows[apart] ** 2, axis=-1))
-        gain = np.maximum(size / self.typical, 1e-30)[:, None]
-        is_prefix = np.nonzero(apart)[1] < (self.layout.prefix if self.is_picture else 0)
-        is_prefix &= (gain[:, 0] <= FAR) & (gain[:, 0] >= 1 / FAR)
+        size = np.sqrt(np.mean(rows[outliers] ** 2, axis=-1))
+        gain = np.maximum(size / self.reference_rms, 1e-30)[:, None]
+        is_prefix = np.nonzero(outliers)[1] < (self.layout.prefix if self.has_grid else 0)
+        is_prefix &= (gain[:, 0] <= OUTLIER_RATIO) & (gain[:, 0] >= 1 / OUTLIER_RATIO)
         finer = np.where(is_prefix, 1.0, self._rounding[2])[:, None]
-        z[apart] = (rows[apart] / gain - self.centre) * finer @ self.forward
+        z[outliers] = (rows[outliers] / gain - self.centre) * finer @ self.forward
         return z
 
     def _find_scales(self) -> None:
-        """Mean squares of the symbols-to-be, by sample: [1 + B, C] each; and the gains of the bands."""
+        """Mean squares of the coefficients, by sample: [1 + B, C] each; and the gains of the bands."""
         num_rows = _NUM_BANDS + 2
         self.gain = np.ones((num_rows, self.channels))
-        if self.is_picture and self.gradients is not None:
+        if self.has_grid and self.gradients is not None:
             self.gain[1:] = self._band_gains()
         self.energies = []
-        for z, apart, grid in zip(self.z, self.apart, self.grids, strict=True):
+        for z, outliers, grid in zip(self.z, self.outliers, self.grids, strict=True):
             energy = np.empty((num_rows, self.channels))
-            singles = z[apart] if self.is_picture else z.reshape(-1, self.channels)
-            energy[0] = np.mean(singles**2, axis=0) if len(singles) else np.mean(z**2, axis=(0, 1))
-            energy[1:] = self._band_energy(z, apart, grid) / self.gain[1:] ** 2 if grid and self.is_picture else 1.0
+            isolated = z[outliers] if self.has_grid else z.reshape(-1, self.channels)
+            energy[0] = np.mean(isolated**2, axis=0) if len(isolated) else np.mean(z**2, axis=(0, 1))
+            energy[1:] = self._band_energy(z, outliers, grid) / self.gain[1:] ** 2 if grid and self.has_grid else 1.0
             self.energies.append(energy)
-        if self.is_picture:  # few rows apart: smooth their scales over the components
+        if self.has_grid:  # few outlier rows: smooth their scales over the components
             for energy in self.energies:
                 energy[0] = np.exp(_smooth(np.log(energy[0] + 1e-9), 4))
-        ordinary = np.concatenate([z[~apart] for z, apart in zip(self.z, self.apart, strict=True)])
+        ordinary = np.concatenate([z[~outliers] for z, outliers in zip(self.z, self.outliers, strict=True)])
         deviation = ordinary.std(axis=0)
         ratio = np.abs(ordinary).mean(axis=0) / np.maximum(deviation, 1e-30)
-        self.mean_abs = np.where(deviation > 0, ratio, np.sqrt(2 / np.pi))  # a constant's: as a Gaussian's
+        self.mean_abs = np.where(deviation > 0, ratio, np.sqrt(2 / np.pi))  # of a constant: as of a Gaussian
 
     def _band_gains(self) -> Array:
         """[B, C]: steps are larger where the result depends less on a component's band."""
         assert self.gradients is not None
         back = self.basis * self.scale
         by_sample = [
-            self._band_energy(g @ back.T, apart, grid)
-            for g, apart, grid in zip(self.gradients, self.apart, self.grids, strict=True)
+            self._band_energy(g @ back.T, outliers, grid)
+            for g, outliers, grid in zip(self.gradients, self.outliers, self.grids, strict=True)
             if grid
         ]
         energy = _smooth(np.mean(by_sample, axis=0), 6)
@@ -201,9 +201,9 @@ class _Fit:
         gains: Array = 1 / np.sqrt(weight)
         return gains
 
-    def _band_energy(self, z: Array, apart: Array, grid: tuple[int, int]) -> Array:
+    def _band_energy(self, z: Array, outliers: Array, grid: tuple[int, int]) -> Array:
         """[B, C]: mean square of each component's coefficients in each band; empty bands are interpolated."""
-        z = np.where(apart[..., None], 0, z)[:, self.layout.prefix :].astype(np.float32)
+        z = np.where(outliers[..., None], 0, z)[:, self.layout.prefix :].astype(np.float32)
         energy = np.mean(forward_dct(z, *grid).astype(np.float64) ** 2, axis=0)  # [h w, C]
         bands = bands_of(_edges(), grid) - 1
         count = np.bincount(bands, minlength=_NUM_BANDS + 1)
@@ -215,7 +215,7 @@ class _Fit:
         return np.exp(np.stack([np.interp(every, filled, column) for column in logs.T], axis=1))
 
     def _tables(self) -> tuple[list[Array], Array]:
-        """A table for each class, and one for the activity, counted on samples that the scales were not taken from."""
+        """A table for each class, and one for the activity, counted on samples that the scales were not fitted to."""
         num_classes = CLASS_MAX - CLASS_MIN + 1
         radii = [_radius(row + CLASS_MIN) for row in range(num_classes)]
         counts = [np.zeros(radius + 2) for radius in radii]
@@ -234,18 +234,18 @@ class _Fit:
 
     def _count(self, index: int, log_sigma: Array, counts: list[Array], activities: Array) -> None:
         """Adds one sample's symbols at several steps, by class; and its rows' activities."""
-        z, apart, grid = self.z[index], self.apart[index], self.grids[index]
-        singles = z[apart] if self.is_picture else z.reshape(-1, self.channels)
+        z, outliers, grid = self.z[index], self.outliers[index], self.grids[index]
+        isolated = z[outliers] if self.has_grid else z.reshape(-1, self.channels)
         sigma = np.exp2(log_sigma[0] / OCTAVE)
         steps = range(self._steps[1], self._steps[0], OCTAVE // 2)
         for step_index in steps:
             step = power_of_two(step_index)
-            activity = activity_of(singles, sigma, self.mean_abs, step)
+            activity = activity_of(isolated, sigma, self.mean_abs, step)
             activities += np.bincount(activity - ACTIVITY_MIN, minlength=len(activities)) / len(steps)
             classes = class_of(log_sigma[0].astype(np.int32) - step_index) + activity[:, None]
-            self._add(classes, singles, step, counts)
-            if self.is_picture and grid:
-                body = np.where(apart[..., None], 0, z)[:, self.layout.prefix :].astype(np.float32)
+            self._add(classes, isolated, step, counts)
+            if self.has_grid and grid:
+                body = np.where(outliers[..., None], 0, z)[:, self.layout.prefix :].astype(np.float32)
                 bands = bands_of(_edges(), grid)
                 coefficients = forward_dct(body, *grid) / self.gain[bands]
                 classes = class_of(log_sigma[bands].astype(np.int32) - step_index)
@@ -264,7 +264,7 @@ class _Fit:
 
 
 def _edges() -> Array:
-    """Squared radii between the bands; the largest there is, is 2."""
+    """Squared radii between the bands; the largest possible one is 2."""
     relative: Array = 2.0 * (np.arange(1, _NUM_BANDS) / _NUM_BANDS) ** (2 / _BAND_EXPONENT)
     return relative
 

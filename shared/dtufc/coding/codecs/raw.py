@@ -1,4 +1,4 @@
-"""The features as they are, little-endian: the reference that every other codec is held against."""
+"""The features unchanged, little-endian: the reference for every other codec."""
 
 from collections.abc import Callable
 from math import prod

@@ -1,7 +1,7 @@
-"""The paper's learned codecs, one network each for every model and every rate; and one of our own.
+"""The learned codecs: the paper's two, and `kltprior`. Each has one network for every model and every rate.
 
-What a profile keeps for them is here, and needs neither torch nor CompressAI: how features come onto the plane
-(`plane`), and the SHA-256 of the network that it was fitted for. `codec` runs the networks.
+A profile keeps for each its plane transform (`plane`) and the SHA-256 of the network that it was fitted for. No torch
+and no CompressAI is needed here: `codec` runs the networks.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import CodecId
 from dtufc.coding.codecs.klt_transform import KltTransform
-from dtufc.coding.codecs.learned.plane import Coefficients, Levels, Preparation, fit_coefficients, fit_levels
+from dtufc.coding.codecs.learned.plane import Coefficients, Levels, PlaneTransform, fit_coefficients, fit_levels
 from dtufc.coding.layout import Layout
 from dtufc.coding.transform import PeakyToBalanced
 from dtufc.errors import InputError
@@ -26,7 +26,7 @@ from dtufc.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """A learned codec: a network of its name, and what brings features onto its plane: levels, or `klt`'s transform."""
+    """A learned codec: the network of its name, and its plane transform: levels, or coefficients of `klt`."""
 
     id: CodecId
     uses_klt: bool = False
@@ -42,18 +42,18 @@ _COEFFICIENTS: Final = {"scale": np.float32, "network": np.uint8}
 
 
 def can_run() -> bool:
-    """Whether CompressAI is installed, which has the networks."""
+    """Whether CompressAI, which implements the networks, is installed."""
     return find_spec("compressai") is not None
 
 
 def shipped_network(name: str) -> Path:
-    """Where a network that comes with the package lies."""
+    """Path of a network that comes with the package."""
     return Path(str(resources.files(__name__).joinpath("weights", f"{name}.safetensors")))
 
 
 @lru_cache(maxsize=8)
 def network_digest(path: Path) -> bytes:
-    """SHA-256 of a network's file. Raises InputError where there is none."""
+    """SHA-256 of a network's file. Raises InputError if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).digest()
     except OSError as error:
@@ -66,7 +66,7 @@ def is_shipped(name: str, digest: Array) -> bool:
 
 
 def fit_learned(name: str, samples: Sequence[Array], layout: Layout, klt: KltTransform) -> dict[str, Array]:
-    """What a profile keeps for a learned codec, from about ten features, float32.
+    """Fits what a profile keeps for a learned codec, to about ten features, float32.
 
     Args:
         name: of the codec.
@@ -81,14 +81,14 @@ def fit_learned(name: str, samples: Sequence[Array], layout: Layout, klt: KltTra
     return {"centroids": levels.transform.centroids, "range": levels.range, **network}
 
 
-def fitted_preparation(
+def fitted_plane_transform(
     name: str, arrays: Mapping[str, Array], layout: Layout, klt: KltTransform | None = None
-) -> Preparation:
-    """The preparation that `fit_learned` learned.
+) -> PlaneTransform:
+    """The plane transform that `fit_learned` fitted.
 
     Args:
         name: of the codec.
-        arrays: what `fit_learned` returned.
+        arrays: the result of `fit_learned`.
         layout: of the features.
         klt: of the same profile, for a codec that uses it.
 

@@ -1,10 +1,10 @@
-"""The learned codecs behind the codecs' interface.
+"""The learned codecs behind the interface of `codecs`.
 
-    features --preparation--> plane --tiles--> g_a --gain--> y --latents--> symbols --rANS--> bytes behind the head
-    features <--preparation-- plane <--tiles-- g_s <--gain-- y_hat <-------------------------
+    features --plane transform--> plane --tiles--> g_a --gain--> y --latents--> symbols --rANS--> bytes behind the head
+    features <--plane transform-- plane <--tiles-- g_s <--gain-- y_hat <-------------------------
 
-Symbols are the same on every machine; what g_s makes of them is computed in floats, and may differ in its last bits.
-`plane` has the preparations. `docs/bitstream.md` ("hyperprior, elic, kltprior") is the norm of the payload.
+Symbols are the same on every machine. The output of g_s is computed in floating point, and may differ in its last bits.
+`plane` has the plane transforms. `docs/bitstream.md` ("hyperprior, elic, kltprior") specifies the payload.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import CodecId, read_varint, write_varint
 from dtufc.coding.codecs import Payload
 from dtufc.coding.codecs.klt_transform import KltTransform
-from dtufc.coding.codecs.learned import VARIANTS, fitted_preparation, shipped_network
+from dtufc.coding.codecs.learned import VARIANTS, fitted_plane_transform, shipped_network
 from dtufc.coding.codecs.learned.latents import Coding, Counter, Reader, Writer
 from dtufc.coding.codecs.learned.network_file import TrainedNetwork, load_network
 from dtufc.coding.codecs.learned.networks import STRIDE, in_strips
-from dtufc.coding.codecs.learned.plane import MIDDLE, UNIT, Preparation
+from dtufc.coding.codecs.learned.plane import MIDDLE, NETWORK_SCALE, PlaneTransform
 from dtufc.coding.entropy import Decoder, Encoder
 from dtufc.coding.features import to_dtype
 from dtufc.coding.layout import Layout
@@ -31,38 +31,38 @@ from dtufc.errors import Corrupt, InputError
 RATE_STEPS: Final = 1023  # quality is sent as an integer from 0 to this
 _LATENT_STRIDE: Final = 16
 _TILE_SIDE: Final = 2048
-_PADDED_TIMES: Final = 4  # a plane may be padded to so many times its values,
+_PADDED_TIMES: Final = 4  # a plane may be padded to this many times its values,
 _ALWAYS_PADDED: Final = 1 << 22  # or to this area
 
 
 class LearnedCodec:
-    """Features -> payload through a network; quality goes along the network's range of rates."""
+    """Features -> payload through a network; quality is linear in the network's range of rates."""
 
     has_rate = True
 
-    def __init__(self, codec_id: CodecId, trained: TrainedNetwork, preparation: Preparation) -> None:
+    def __init__(self, codec_id: CodecId, trained: TrainedNetwork, plane_transform: PlaneTransform) -> None:
         self.id = codec_id
         self.trained = trained
-        self.preparation = preparation
+        self.plane_transform = plane_transform
 
     @classmethod
     def from_arrays(
         cls, name: str, arrays: Mapping[str, Array], layout: Layout, klt: KltTransform | None = None
     ) -> Self:
-        """What `fit_learned` returned, read back from a profile, with the network that it was fitted for."""
-        preparation = fitted_preparation(name, arrays, layout, klt)
-        return cls(VARIANTS[name].id, load_network(shipped_network(name)), preparation)
+        """A codec from the result of `fit_learned`, read from a profile, with the network that it was fitted for."""
+        plane_transform = fitted_plane_transform(name, arrays, layout, klt)
+        return cls(VARIANTS[name].id, load_network(shipped_network(name)), plane_transform)
 
     @torch.inference_mode()
     def encoder(self, features: Array) -> Callable[[float], Payload]:
-        """Encodes at any quality; what does not depend on it is done once.
+        """Encodes at any quality; work that does not depend on it is done once.
 
         Raises:
-            InputError: the features are too far from those that the profile was fitted on, or no plane for a network.
+            InputError: the features are out of the range of the fit, or their plane is mostly padding.
         """
-        plane, head = self.preparation.to_plane(features)
+        plane, head = self.plane_transform.to_plane(features)
         _check(plane.shape, features.size, InputError)
-        padding = self.preparation.padding
+        padding = self.plane_transform.padding
         analysed = [in_strips(self.trained.network.g_a, padded(plane[tile], padding)) for tile in _tiles(plane.shape)]
 
         def at(quality: float) -> Payload:
@@ -78,7 +78,7 @@ class LearnedCodec:
         index, offset = read_varint(payload.data, 0)
         if index > RATE_STEPS:
             raise Corrupt(problem=f"rate {index} of {RATE_STEPS}")
-        head, offset = self.preparation.read_head(payload.data, offset, shape)
+        head, offset = self.plane_transform.read_head(payload.data, offset, shape)
         _check(head.plane_shape, prod(shape), Corrupt)
         decoder = Decoder(payload.data[offset:])
         reader = Reader(decoder, self.trained.tables)
@@ -88,15 +88,15 @@ class LearnedCodec:
         plane = np.empty(head.plane_shape, np.float32)
         for tile, y_hat in zip(tiles, latents, strict=True):
             plane[tile] = self._synthesize(y_hat, index)[: plane[tile].shape[0], : plane[tile].shape[1]]
-        plane = np.nan_to_num(plane, nan=MIDDLE)  # of symbols that no encoder writes
+        plane = np.nan_to_num(plane, nan=MIDDLE)  # from symbols that no encoder writes
         return to_dtype(head.features(plane), dtype)
 
     def count(self, features: Array, counter: Counter, qualities: Sequence[float]) -> None:
-        """Counts the symbols that would be written, for tables fitted to them."""
-        plane, _ = self.preparation.to_plane(features)
+        """Counts the symbols that an encoder would write, to fit tables to them."""
+        plane, _ = self.plane_transform.to_plane(features)
         for tile in _tiles(plane.shape):
             with torch.inference_mode():
-                analysed = in_strips(self.trained.network.g_a, padded(plane[tile], self.preparation.padding))
+                analysed = in_strips(self.trained.network.g_a, padded(plane[tile], self.plane_transform.padding))
             for quality in qualities:
                 self._transcode(counter, analysed, round(quality * RATE_STEPS))
 
@@ -114,7 +114,7 @@ class LearnedCodec:
         latent = torch.from_numpy(y_hat).permute(2, 0, 1)[None]
         network = self.trained.network
         decoded = in_strips(network.g_s, latent * network.gains.inverse(self._rate(index)))
-        return (decoded[0, 0] * UNIT + MIDDLE).numpy()
+        return (decoded[0, 0] * NETWORK_SCALE + MIDDLE).numpy()
 
     def _rate(self, index: int) -> torch.Tensor:
         return torch.tensor([index * (self.trained.num_rates - 1) / RATE_STEPS])
@@ -132,22 +132,22 @@ def _check(plane_shape: tuple[int, ...], num_values: int, error: type[InputError
 
 
 def _tiles(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Parts of a plane, row by row, of equal sides of at most 2048 but for the last ones."""
+    """Tiles of a plane, row by row, of equal sides of at most 2048 except for the last ones."""
     rows, columns = (_cuts(size) for size in shape)
     yield from ((row, column) for row in rows for column in columns)
 
 
 def _cuts(size: int) -> list[slice]:
-    parts = ceil(size / _TILE_SIDE)
-    step = ceil(size / parts)
+    count = ceil(size / _TILE_SIDE)
+    step = ceil(size / count)
     return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def padded(tile: Array, level: float | None) -> torch.Tensor:
-    """[H, W] levels -> [1, 1, H', W'] in network units, up to multiples of 64 by this level, or by the border."""
+    """[H, W] levels -> [1, 1, H', W'] at network scale, padded to multiples of 64 with this level or the edge."""
     missing = [(0, -size % STRIDE) for size in tile.shape]
     whole = np.pad(tile, missing, mode="edge") if level is None else np.pad(tile, missing, constant_values=level)
-    return torch.from_numpy((whole - np.float32(MIDDLE)) / np.float32(UNIT))[None, None]
+    return torch.from_numpy((whole - np.float32(MIDDLE)) / np.float32(NETWORK_SCALE))[None, None]
 
 
 def _latent_shape(tile: tuple[slice, slice]) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-"""Convolutions in integers: the same result on every machine, for the networks that decide probabilities.
+"""Convolutions in integers: the same result on every machine, for the networks that predict probabilities.
 
-An activation is carried in float64 as an integer below 2^23, in units of 2^-10; a weight as a multiple, by at most
+An activation is stored in float64 as an integer below 2^23, in multiples of 2^-10; a weight as a multiple, by at most
 2^14, of a power of two that its layer has. At most 2^14 products are added up: every partial sum is that power times an
 integer below 2^52, so that no order of summation, instruction set or thread count can change it. What follows a sum is
 one rounding and one clipping.
@@ -26,12 +26,12 @@ _MOST_PRODUCTS: Final = 1 << 14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One convolution, of stride 1, or transposed of stride 2; what lies beyond the border is zero.
+    """One convolution, of stride 1, or transposed of stride 2; zero padding beyond the border.
 
     Attributes:
         taps: [k, k, in, out] float64, multiples of a power of two.
         places: the (row, column) of the taps that are not zero: a masked kernel has half of them.
-        bias: [out] float64, in units of an activation: a multiple of the same power.
+        bias: [out] float64, at the scale of an activation: a multiple of the same power.
         is_transposed: of stride 2: it doubles height and width.
         is_rectified: negative results become zero.
     """
@@ -69,8 +69,8 @@ class Layer:
     def _padded(self, x: Tensor) -> tuple[Tensor, int]:
         """([n, in], positions line after line with zeros around them; how many a line).
 
-        The zeros behind a line are also those before the next. So from where a position's first tap reads, another
-        tap reads as far on for every position, and all positions of one tap are a slice.
+        The zeros behind a line are also those before the next. The offset from a position's first tap to another tap is
+        therefore the same for every position, so that all positions of one tap are a slice.
         """
         height, width, channels = x.shape
         edge = len(self.taps) // 2

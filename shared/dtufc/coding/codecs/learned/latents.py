@@ -1,10 +1,10 @@
-"""Latents <-> coded symbols, under probabilities that integer networks decide.
+"""Latents <-> coded symbols, under probabilities that integer networks predict.
 
     z --round--> symbols under each channel's table
-    y --round--> symbols under the table of the scale that h_s, and for ELIC what is decoded already, predict
+    y --round--> symbols under the table of the scale that h_s (for ELIC also the decoded context) predicts
 
-One class for each network, and one way through it for both directions: a Writer is given the values and returns the
-symbols that it wrote, a Reader returns those that it read. All that either side derives from them is in integers.
+One class for each network, with one code path for both directions: a Writer takes the values and returns the symbols
+that it wrote, a Reader returns the symbols that it read. Everything that is derived from symbols is in integers.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ from dtufc.coding.entropy import Decoder, Encoder, Tables, quantize_frequencies
 
 NUM_SCALES: Final = 64
 _SCALE_MIN, _SCALE_MAX = 0.11, 256.0  # CompressAI's scale table
-_TAIL: Final = 2.0**-20  # of a distribution, left to the escape
-_STRAY: Final = 2.0**-12  # share of latents that are far from what h_s expects
-_STRAY_SIDE: Final = 2.0**-7
-_STRAY_SIDE_SCALE: Final = 8.0
+_ESCAPE_MASS: Final = 2.0**-20  # of a distribution, left to the escape
+_OUTLIER_SHARE: Final = 2.0**-12  # of the latents, far from the prediction of h_s
+_SIDE_OUTLIER_SHARE: Final = 2.0**-7
+_SIDE_OUTLIER_SCALE: Final = 8.0
 _SIDE_RADIUS: Final = 255
-_SEEN_RADIUS: Final = 400
-_PRIOR_WEIGHT: Final = 3e-4  # of a distribution that is assumed, against symbols that were counted
-_MOST: Final = 1 << 13  # a symbol is clipped here when written, and what is derived from one when read
+_COUNTED_RADIUS: Final = 400
+_PRIOR_WEIGHT: Final = 3e-4  # of the assumed distribution, relative to the counted symbols
+_MAX_SYMBOL: Final = 1 << 13  # a symbol is clipped to this when written, and its derived value when read
 
 
 class Coding(Protocol):
@@ -82,10 +82,10 @@ class Reader:
 
 
 class SymbolTables:
-    """Integer tables and the borders between scales, as a network's file keeps them."""
+    """Integer tables and the borders between scales, as stored in a network's file."""
 
     def __init__(self, arrays: dict[str, Array]) -> None:
-        self.borders = torch.from_numpy(arrays["scale_borders"]).double()  # [63] integers, in units of an activation
+        self.borders = torch.from_numpy(arrays["scale_borders"]).double()  # [63] integers, as activations
         self.latent = _tables(arrays["latent_frequencies"], arrays["latent_sizes"])
         self.side = _tables(arrays["side_frequencies"], arrays["side_sizes"])
 
@@ -95,19 +95,19 @@ class SymbolTables:
 
     @staticmethod
     def arrays_for(side_prior: Any, counted: "Counter | None" = None) -> dict[str, Array]:
-        """What the constructor takes: for export, as it computes in floats.
+        """The arrays for the constructor; computed in floating point, for export only.
 
         Args:
             side_prior: CompressAI's entropy bottleneck of z.
-            counted: symbols of training features; without them y is taken to be normal, as the paper does.
+            counted: symbols of training features; without them y is assumed to be normal, as in the paper.
         """
         logs = np.linspace(np.log(_SCALE_MIN), np.log(_SCALE_MAX), NUM_SCALES)
         borders = np.exp((logs[1:] + logs[:-1]) / 2)
         latent = [_scale_weights(scale) for scale in np.exp(logs)]
         side = _side_weights(side_prior)
         if counted:
-            latent = [_blended(assumed, seen) for assumed, seen in zip(latent, counted.latent, strict=True)]
-            side = [_blended(assumed, seen) for assumed, seen in zip(side, counted.side_counts, strict=True)]
+            latent = [_blended(assumed, counts) for assumed, counts in zip(latent, counted.latent, strict=True)]
+            side = [_blended(assumed, counts) for assumed, counts in zip(side, counted.side_counts, strict=True)]
         rows = {"latent": [_frequencies(row) for row in latent], "side": [_frequencies(row) for row in side]}
         return {
             "scale_borders": np.rint(borders * ONE).astype(np.int64),
@@ -117,16 +117,16 @@ class SymbolTables:
 
 
 class Counter:
-    """Values to symbols, counted: what tables can be fitted to, in place of normal distributions.
+    """Values to symbols, counted: tables can be fitted to the counts instead of normal distributions.
 
     Attributes:
-        latent: [64, 801], how often each symbol came in each class.
-        side: [N, 511], and in each channel of z.
+        latent: [64, 801], the count of each symbol in each class.
+        side_counts: [N, 511], the count of each symbol in each channel of z.
     """
 
     def __init__(self, tables: "SymbolTables", num_channels: int) -> None:
         self._tables = tables
-        self.latent = np.zeros((NUM_SCALES, 2 * _SEEN_RADIUS + 1))
+        self.latent = np.zeros((NUM_SCALES, 2 * _COUNTED_RADIUS + 1))
         self.side_counts = np.zeros((num_channels, 2 * _SIDE_RADIUS + 1))
 
     def side(self, z: Array | None, shape: tuple[int, int, int]) -> Array:
@@ -139,7 +139,7 @@ class Counter:
     def latents(self, classes: Array, y: Array | None) -> Array:
         assert y is not None
         symbols = _rounded(y)
-        np.add.at(self.latent, (classes, np.clip(symbols, -_SEEN_RADIUS, _SEEN_RADIUS) + _SEEN_RADIUS), 1.0)
+        np.add.at(self.latent, (classes, np.clip(symbols, -_COUNTED_RADIUS, _COUNTED_RADIUS) + _COUNTED_RADIUS), 1.0)
         return symbols
 
 
@@ -151,7 +151,7 @@ class HyperpriorLatents:
         self._tables = tables
 
     def transcode(self, coding: Coding, shape: tuple[int, int], y: Array | None, z: Array | None) -> Array:
-        """The latent as the decoder has it, [h, w, M] float32; y [h, w, M] and z [h/4, w/4, N] are the Writer's."""
+        """The decoded latent, [h, w, M] float32; only a Writer gets y [h, w, M] and z [h/4, w/4, N]."""
         scales = _hyper(self._h_s, coding, shape, z)
         symbols = coding.latents(self._tables.classes(scales), None if y is None else y.ravel())
         return _bounded(symbols).reshape(scales.shape).float().numpy()
@@ -176,7 +176,7 @@ class ElicLatents:
         ]
 
     def transcode(self, coding: Coding, shape: tuple[int, int], y: Array | None, z: Array | None) -> Array:
-        """As `HyperpriorLatents.transcode`."""
+        """See `HyperpriorLatents.transcode`."""
         hyper = _hyper(self._h_s, coding, shape, z)
         y_hat = hyper.new_zeros((*shape, self._ends[-1]))  # integers, as activations
         for k, (end, size) in enumerate(zip(self._ends, self._sizes, strict=True)):
@@ -207,7 +207,7 @@ class ElicLatents:
 
 
 def _hyper(h_s: list[Layer], coding: Coding, shape: tuple[int, int], z: Array | None) -> Tensor:
-    """[h, w, ...] of what z says, as activations."""
+    """[h, w, ...], the output of h_s for z, as activations."""
     z_hat = coding.side(z, (shape[0] // 4, shape[1] // 4, h_s[0].taps.shape[2]))
     return run(h_s, _bounded(z_hat) * ONE)
 
@@ -218,20 +218,20 @@ def latents_of(network: Hyperprior | Elic, tables: SymbolTables) -> HyperpriorLa
 
 
 def _rounded(values: Array) -> Array:
-    return np.rint(np.clip(values, -_MOST, _MOST)).astype(np.int32)
+    return np.rint(np.clip(values, -_MAX_SYMBOL, _MAX_SYMBOL)).astype(np.int32)
 
 
 def _bounded(symbols: Array) -> Tensor:
-    """Symbols within what is derived from them, float64."""
-    return torch.from_numpy(symbols).clamp(-_MOST, _MOST).double()
+    """Symbols clipped to the range of derived values, float64."""
+    return torch.from_numpy(symbols).clamp(-_MAX_SYMBOL, _MAX_SYMBOL).double()
 
 
 def _runs(classes: Array) -> Sequence[tuple[int, Array]]:
     """(class, its positions), ascending."""
     order = np.argsort(classes, kind="stable")  # of bytes: a radix sort
     counts = np.bincount(classes, minlength=NUM_SCALES)
-    parts = np.split(order, np.cumsum(counts)[:-1])
-    return [(row, part) for row, part in enumerate(parts) if len(part)]
+    runs = np.split(order, np.cumsum(counts)[:-1])
+    return [(row, positions) for row, positions in enumerate(runs) if len(positions)]
 
 
 def _tables(frequencies: Array, sizes: Array) -> Tables:
@@ -239,28 +239,28 @@ def _tables(frequencies: Array, sizes: Array) -> Tables:
 
 
 def _scale_weights(scale: float) -> Array:
-    """[2 r + 1], of the integers under a normal distribution of mean 0, with the strays' longer tails."""
+    """[2 r + 1], weights of the integers under a normal distribution of mean 0, with the longer tails of outliers."""
     radius = min(4096, int(scale * 40) + 16)
     symbols = np.arange(-radius, radius + 1)
     normal = np.diff(_normal_cdf((np.arange(-radius, radius + 2) - 0.5) / scale))
-    return (1 - _STRAY) * normal + _STRAY * _laplace(symbols, 2 * scale + 1)
+    return (1 - _OUTLIER_SHARE) * normal + _OUTLIER_SHARE * _laplace(symbols, 2 * scale + 1)
 
 
 def _side_weights(side_prior: Any) -> list[Array]:
-    """[511] for each channel of z, of its integers, with the strays' tails."""
+    """[511] for each channel of z, weights of its integers, with the tails of outliers."""
     edges = torch.arange(-_SIDE_RADIUS, _SIDE_RADIUS + 2, dtype=torch.float32) - 0.5
     with torch.inference_mode():
         logits = side_prior._logits_cumulative(edges.repeat(side_prior.channels, 1, 1), stop_gradient=True)
     below = torch.sigmoid(logits.double())[:, 0].numpy()  # [N, edges]
-    strays = _laplace(np.arange(-_SIDE_RADIUS, _SIDE_RADIUS + 1), _STRAY_SIDE_SCALE)
+    outliers = _laplace(np.arange(-_SIDE_RADIUS, _SIDE_RADIUS + 1), _SIDE_OUTLIER_SCALE)
     learned = np.maximum(np.diff(below, axis=1), 0)
-    return list((1 - _STRAY_SIDE) * learned + _STRAY_SIDE * strays)
+    return list((1 - _SIDE_OUTLIER_SHARE) * learned + _SIDE_OUTLIER_SHARE * outliers)
 
 
 def _blended(assumed: Array, counts: Array) -> Array:
-    """Counts, with a little of the assumed weights where few were seen; both symmetric about the symbol 0."""
-    radius, seen = len(assumed) // 2, len(counts) // 2
-    padded = np.pad(counts, max(radius - seen, 0))[max(seen - radius, 0) :][: len(assumed)]
+    """Counts, blended with the assumed weights where counts are few; both are centred on the symbol 0."""
+    radius, counted = len(assumed) // 2, len(counts) // 2
+    padded = np.pad(counts, max(radius - counted, 0))[max(counted - radius, 0) :][: len(assumed)]
     return padded / max(counts.sum(), 1.0) + assumed * max(_PRIOR_WEIGHT, 1.0 / max(counts.sum(), 1.0))
 
 
@@ -268,9 +268,9 @@ def _frequencies(weights: Array) -> Array:
     """Integer frequencies of the symbols that matter and of the escape, from weights about the symbol 0."""
     weights = weights / weights.sum()
     middle = len(weights) // 2
-    radius = max(1, int(np.abs(np.flatnonzero(weights > _TAIL / 8) - middle).max(initial=1)))
+    radius = max(1, int(np.abs(np.flatnonzero(weights > _ESCAPE_MASS / 8) - middle).max(initial=1)))
     kept = weights[middle - radius : middle + radius + 1]
-    return quantize_frequencies(np.append(kept, max(1 - kept.sum(), _TAIL)))
+    return quantize_frequencies(np.append(kept, max(1 - kept.sum(), _ESCAPE_MASS)))
 
 
 def _laplace(symbols: Array, scale: float) -> Array:

@@ -1,6 +1,6 @@
-"""A trained network as one file: float16 weights, integer tables, and what it takes to build it again.
+"""A trained network as one file: float16 weights, integer tables, and the configuration to rebuild it.
 
-The SHA-256 of the file stands for it in every profile that was fitted for it.
+Every profile that was fitted for the network holds the SHA-256 of the file.
 """
 
 import json
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -24,12 +23,12 @@ from dtufc.errors import InputError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainedNetwork:
-    """What a learned codec runs.
+    """A network as a learned codec runs it.
 
     Attributes:
-        network: g_a, h_a, g_s and the gains: in floats, where a last bit does not matter.
-        latents: what decides probabilities: in integers.
-        tables: the symbols'.
+        network: g_a, h_a, g_s and the gains, in floating point: the last bit does not matter.
+        latents: the networks that predict probabilities, in integers.
+        tables: of the symbols.
         num_rates: points of the gains.
     """
 
@@ -73,13 +72,13 @@ def load_network(path: Path) -> TrainedNetwork:
     """Reads a file that `save_network` wrote.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: the file is missing or damaged.
     """
     try:
         with safe_open(path, "np") as file:
             shape: dict[str, Any] = json.loads(file.metadata()["network"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        widths = TypeAdapter(Widths).validate_python(shape["widths"])
+        widths = _widths(shape["widths"])
         network = build(shape["kind"], widths, shape["lambdas"], _under(arrays, "network."))
         tables = SymbolTables(_under(arrays, "tables."))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -89,7 +88,7 @@ def load_network(path: Path) -> TrainedNetwork:
 
 def build(kind: str, widths: Widths, lambdas: Sequence[float], weights: dict[str, Array]) -> Hyperprior | Elic:
     """The network with these weights, for coding."""
-    with torch.random.fork_rng(devices=[]):  # what initializes it is thrown away, and nobody else's numbers change
+    with torch.random.fork_rng(devices=[]):  # the initialization is discarded; the caller's random state is kept
         network = KINDS[kind](widths, lambdas)
     state = {name: torch.from_numpy(array.astype(np.float32)) for name, array in weights.items()}
     left = torch.nn.Module.load_state_dict(
@@ -99,6 +98,17 @@ def build(kind: str, widths: Widths, lambdas: Sequence[float], weights: dict[str
     if missing or left.unexpected_keys:
         raise ValueError(f"weights are missing or too many: {sorted(missing | set(left.unexpected_keys))[:3]}")
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # much faster on a CPU
+
+
+def _widths(kept: dict[str, Any]) -> Widths:
+    """From JSON, which has no tuples."""
+    first, second = kept["context"]
+    return Widths(
+        num_channels=int(kept["num_channels"]),
+        num_latents=int(kept["num_latents"]),
+        groups=tuple(int(size) for size in kept["groups"]),
+        context=(int(first), int(second)),
+    )
 
 
 def _half(value: torch.Tensor) -> Array:

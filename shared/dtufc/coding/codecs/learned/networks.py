@@ -1,11 +1,11 @@
-"""The codecs' networks, from CompressAI's: one channel in and out, and one network for the whole range of rates.
+"""The codecs' networks, from CompressAI: one input and output channel, one network for the whole range of rates.
 
     x --g_a--> y --gain(rate)--> y_g --round--> y_hat --inverse gain(rate)--> g_s --> x_hat
                                   |                ^
-                                 h_a --> z_hat --> h_s: what y_hat is likely to be
+                                 h_a --> z_hat --> h_s: the scales of y_hat
 
-Hides CompressAI: nothing outside this module imports it. A plane comes and goes in units of 64 levels around their
-middle, so that a transformed feature has a spread of about one.
+Hides CompressAI: nothing outside this module imports it. A plane is at network scale: 64 levels are 1.0, around the
+middle level, so that a transformed feature has a spread of about one.
 
 Rates are continuous: gains are learned at `num_rates` points, evenly spaced in log lambda, and interpolated between
 them in the logarithm (Cui et al. 2021, arXiv 2003.02012). Training starts from a Walsh-Hadamard packet transform of
@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dtufc.coding.codecs.learned.plane import UNIT
+from dtufc.coding.codecs.learned.plane import NETWORK_SCALE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # CompressAI compiles with torch.jit, which warns that it will go
@@ -57,7 +57,7 @@ class Widths:
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """What a network makes of a batch in training.
+    """The output of a network for a batch in training.
 
     Attributes:
         plane: [B, 1, H, W], decoded.
@@ -73,7 +73,7 @@ class GainUnit(nn.Module):
 
     def __init__(self, num_latents: int, lambdas: Sequence[float]) -> None:
         super().__init__()
-        start = torch.tensor([math.log(UNIT * math.sqrt(value) / _FINENESS) for value in lambdas])
+        start = torch.tensor([math.log(NETWORK_SCALE * math.sqrt(value) / _FINENESS) for value in lambdas])
         self.log_gain = nn.Parameter(start[:, None].repeat(1, num_latents))  # [rates, M]
         self.log_inverse = nn.Parameter(-start[:, None].repeat(1, num_latents))
 
@@ -95,12 +95,12 @@ class Hyperprior(ScaleHyperprior):
     """Balle et al. 2018 with one input channel and a gain unit.
 
     Attributes:
-        sees_noise: whether, in training, what stands for decoded values are values with noise, as in the paper. Else
-            they are rounded, and only the code length is that of noise: mixed quantization (Minnen and Singh 2020,
+        uses_noise: whether, in training, the decoder gets values with noise, as in the paper. Otherwise it gets rounded
+            values, and only the code length is computed with noise: mixed quantization (Minnen and Singh 2020,
             arXiv 2007.08739).
     """
 
-    sees_noise = False
+    uses_noise = False
 
     def __init__(self, widths: Widths, lambdas: Sequence[float]) -> None:
         super().__init__(widths.num_channels, widths.num_latents)
@@ -116,10 +116,10 @@ class Hyperprior(ScaleHyperprior):
         z = self.hyper_analysis(y)
         with torch.autocast(plane.device.type, enabled=False):
             z_noisy, z_likelihoods = self.entropy_bottleneck(z.float())
-        scales = self.h_s(z_noisy if self.sees_noise else quantize_ste(z.float()))
+        scales = self.h_s(z_noisy if self.uses_noise else quantize_ste(z.float()))
         with torch.autocast(plane.device.type, enabled=False):
             y_noisy, y_likelihoods = self.gaussian_conditional(y, scales.float())
-        y_hat = y_noisy if self.sees_noise else quantize_ste(y)
+        y_hat = y_noisy if self.uses_noise else quantize_ste(y)
         return Coded(self.synthesis(y_hat, rate), _bits(y_likelihoods) + _bits(z_likelihoods))
 
     def analysis(self, plane: Tensor, rate: Tensor) -> Tensor:
@@ -137,9 +137,9 @@ class Hyperprior(ScaleHyperprior):
 
 
 class Prior(Hyperprior):
-    """The hyperprior alone, for planes of coefficients: a latent has a block's values as they are, one a channel.
+    """The hyperprior alone, for planes of coefficients: a latent holds a block's values unchanged, one a channel.
 
-    Nothing is transformed, so that what is decoded is what was rounded, on any plane.
+    There is no transform: the decoded values are the rounded ones, on any plane.
     """
 
     def __init__(self, widths: Widths, lambdas: Sequence[float]) -> None:
@@ -208,10 +208,10 @@ Kind = Literal["hyperprior", "elic", "prior"]
 
 
 def in_strips(transform: nn.Sequential, x: Tensor) -> Tensor:
-    """What `transform(x)` is, but for last bits: g_a or g_s, for coding.
+    """`transform(x)` up to the last bits, of g_a or g_s, for coding.
 
-    Blocks that keep the resolution go over strips of rows that fit into a processor's cache, with the rows around
-    them that they reach; over a whole large plane they would wait for memory.
+    Blocks that keep the resolution are applied to strips of rows that fit into a processor's cache, with their
+    receptive field; on a whole large plane they would be bound by memory.
     """
     for is_local, layers in groupby(transform, key=lambda layer: isinstance(layer, tuple(_REACH))):
         chosen = list(layers)

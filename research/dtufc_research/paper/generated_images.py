@@ -1,7 +1,7 @@
-"""`python -m dtufc_research.paper.pictures`: what each codec does to drawn pictures, written to docs/results/pictures.md.
+"""`python -m dtufc_research.paper.generated_images`: rate against the quality of generated images, to docs/results.
 
-Compared are the pictures of the latents as drawn and as decoded, of names that no codec was fitted on: PSNR and SSIM
-picture by picture, and the Frechet distance between both sets of pictures in DINOv2's features.
+It compares the images of original and of decoded latents, of names that no codec was fitted on: PSNR and SSIM by image,
+and the Frechet distance between both sets of images in DINOv2's features.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from transformers import Dinov2Model
 import dtufc
 from dtufc.coding.arrays import Array
 from dtufc.coding.feature_codec import FeatureCodec
-from dtufc.models.profile import load_profile
+from dtufc.models.profile import Profile, load_profile
 from dtufc.models.zoo import weights_folder
 from dtufc_research.data.extract import Sd3, fitting_set
 from dtufc_research.data.sources import prompts
@@ -36,14 +36,14 @@ PROFILE: Final = "sd3-emoji"
 NUM_PROMPTS: Final = 64
 SEEDS: Final = (0, 1)
 _WHOLE_GRID: Final = "klt, DCT over the whole grid"
-_SHOWN: Final = 8  # pictures of the sheet
-_SEEN_SIDE: Final = 140  # pixels, as DINOv2 sees a picture: ten patches
+_NUM_SHOWN: Final = 8  # images in a row of the sample grid
+_INPUT_SIDE: Final = 140  # pixels of DINOv2's input: ten patches
 _GOAL: Final = (30.0, 1.0)  # dB, BPFP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One codec at one quality; means over the pictures."""
+    """One codec at one quality; means over the images."""
 
     codec: str
     quality: float | None
@@ -57,26 +57,28 @@ class Row:
 def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
-    model, codec = Sd3.load(load_profile(PROFILE)), dtufc.load(PROFILE)
-    wishes = [(prompt, seed) for seed in SEEDS for prompt in prompts("test")[:NUM_PROMPTS]]
-    latents = [model.features(*wish).numpy() for wish in track(wishes, description="drawing")]
-    drawn, see = _pictures(model, latents), _observer()
-    seen = see(drawn)
-    chance = frechet_distance(*np.split(seen, len(SEEDS)))
+    profile = load_profile(PROFILE)
+    model, codec = Sd3.load(profile), FeatureCodec(profile)
+    inputs = [(prompt, seed) for seed in SEEDS for prompt in prompts("test")[:NUM_PROMPTS]]
+    latents = [model.features(*one).numpy() for one in track(inputs, description="generating")]
+    originals, embed = _images(model, latents), _embedding()
+    embedded = embed(originals)
+    between_seeds = frechet_distance(*np.split(embedded, len(SEEDS)))
     settings = [(name, codec, name, quality) for name, quality in every_setting(codec)]
-    plain = _on_whole_grid(codec)
-    settings += [(_WHOLE_GRID, plain, "klt", quality) for quality in ALL_QUALITIES]
-    rows, sheet = [], [drawn[:_SHOWN]]
+    whole_grid = _on_whole_grid(profile)
+    settings += [(_WHOLE_GRID, whole_grid, "klt", quality) for quality in ALL_QUALITIES]
+    rows, grid = [], [originals[:_NUM_SHOWN]]
     for label, coder, name, quality in track(settings, description="coding"):
         frames = [coder.encode(latent, codec=name, quality=quality) for latent in latents]
-        decoded = _pictures(model, [coder.decode(frame) for frame in frames])
-        rows.append(_row(label, quality, latents[0].size, frames, drawn, decoded, frechet_distance(seen, see(decoded))))
+        decoded = _images(model, [coder.decode(frame) for frame in frames])
+        distance = frechet_distance(embedded, embed(decoded))
+        rows.append(_row(label, quality, latents[0].size, frames, originals, decoded, distance))
         if label == codec.default_codec:
-            sheet.append(decoded[:_SHOWN])
-    (RESULTS / "pictures.md").write_text(page(rows, chance), encoding="utf-8")
-    _plot(rows, RESULTS / "pictures.png")
-    whole = np.concatenate([np.concatenate(list(line), axis=1) for line in sheet])
-    Image.fromarray(whole).save(RESULTS / "pictures-klt.png")
+            grid.append(decoded[:_NUM_SHOWN])
+    (RESULTS / "generated-images.md").write_text(page(rows, between_seeds), encoding="utf-8")
+    _plot(rows, RESULTS / "generated-images.png")
+    whole = np.concatenate([np.concatenate(list(line), axis=1) for line in grid])
+    Image.fromarray(whole).save(RESULTS / "generated-images-klt.png")
     return 0
 
 
@@ -85,7 +87,7 @@ def _row(
     quality: float | None,
     num_values: int,
     frames: Sequence[bytes],
-    drawn: Array,
+    originals: Array,
     decoded: Array,
     distance: float,
 ) -> Row:
@@ -95,27 +97,27 @@ def _row(
         quality=quality,
         bpfp=8 * size / num_values,
         bytes=size,
-        psnr=float(np.mean([_psnr(a, b) for a, b in zip(drawn, decoded, strict=True)])),
-        ssim=float(np.mean([ssim(a, b) for a, b in zip(drawn, decoded, strict=True)])),
+        psnr=float(np.mean([_psnr(a, b) for a, b in zip(originals, decoded, strict=True)])),
+        ssim=float(np.mean([ssim(a, b) for a, b in zip(originals, decoded, strict=True)])),
         distance=distance,
     )
 
 
-def _on_whole_grid(codec: FeatureCodec) -> FeatureCodec:
-    """The same features fitted without patches: for comparison."""
-    spec = codec.profile.spec
-    plain = replace(codec.profile, spec=spec.model_copy(update={"layout": spec.layout.model_copy(update={"patch": 1})}))
-    samples, gradients = fitting_set(plain, next(count for name, _, count in FITS if name == spec.name))
-    return dtufc.fit(samples, gradients=gradients, profile=plain)
+def _on_whole_grid(profile: Profile) -> FeatureCodec:
+    """The same features fitted without patches, for comparison."""
+    spec = profile.spec
+    unpatched = replace(profile, spec=spec.model_copy(update={"layout": spec.layout.model_copy(update={"patch": 1})}))
+    samples, gradients = fitting_set(unpatched, next(count for name, _, count in FITS if name == spec.name))
+    return dtufc.fit(samples, gradients=gradients, profile=unpatched)
 
 
-def _pictures(model: Sd3, latents: Sequence[Array]) -> Array:
+def _images(model: Sd3, latents: Sequence[Array]) -> Array:
     """uint8[N, H, W, 3]"""
     return np.stack([model.head.picture(torch.from_numpy(latent)) for latent in latents])
 
 
 def _psnr(a: Array, b: Array) -> float:
-    """dB, of 8-bit colours; at most that of a rounding error alone, so that equal pictures count for something."""
+    """dB, of 8-bit colours; at most that of a rounding error, so that it is finite for equal images."""
     error = np.mean((a.astype(np.float64) - b) ** 2)
     return float(10 * np.log10(255**2 / max(error, 1 / 12)))
 
@@ -126,38 +128,38 @@ def frechet_distance(a: Array, b: Array) -> float:
     first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     eigenvalues = np.linalg.eigvals(first @ second).real  # those of a product of covariances are not negative
     spread = np.trace(first) + np.trace(second) - 2 * np.sqrt(np.maximum(eigenvalues, 0)).sum()
-    return float(max(mean + spread, 0.0))  # but for rounding it is not negative
+    return float(max(mean + spread, 0.0))  # negative only by rounding
 
 
-def _observer() -> Callable[[Array], Array]:
-    """Pictures uint8[N, H, W, 3] -> the class token of DINOv2 ViT-S/14, [N, 384]."""
+def _embedding() -> Callable[[Array], Array]:
+    """Images uint8[N, H, W, 3] -> the class token of DINOv2 ViT-S/14, [N, 384]."""
     model = Dinov2Model.from_pretrained(weights_folder(load_profile("dinov2-small").spec)).eval()
     mean, std = (torch.tensor(x)[None, :, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
     @torch.inference_mode()
-    def see(pictures: Array) -> Array:
-        colours = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
-        large = F.interpolate(colours, size=(_SEEN_SIDE, _SEEN_SIDE), mode="bicubic", antialias=True)
-        parts = [model(part).pooler_output for part in ((large - mean) / std).split(32)]
-        return torch.cat(parts).double().numpy()
+    def embed(images: Array) -> Array:
+        colours = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+        large = F.interpolate(colours, size=(_INPUT_SIDE, _INPUT_SIDE), mode="bicubic", antialias=True)
+        tokens = [model(batch).pooler_output for batch in ((large - mean) / std).split(32)]
+        return torch.cat(tokens).double().numpy()
 
-    return see
+    return embed
 
 
-def page(rows: Sequence[Row], chance: float) -> str:
+def page(rows: Sequence[Row], between_seeds: float) -> str:
     """The page of docs/results."""
     goal_db, goal_bpfp = _GOAL
     good = sorted((row for row in rows if row.psnr >= goal_db), key=lambda row: row.bpfp)
     best = good[0] if good else max(rows, key=lambda row: row.psnr)
     verdict = "**yes**" if best.psnr >= goal_db and best.bpfp <= goal_bpfp else "**no**"
     lines = [
-        "# Rate against quality of drawn pictures",
+        "# Rate against quality of generated images",
         "",
-        f"`python -m dtufc_research.paper.pictures`. {len(SEEDS) * NUM_PROMPTS} pictures of `{PROFILE}`: {NUM_PROMPTS} "
-        "names of emoji that no codec was fitted on, two seeds each. Original: the picture of the latent as it was "
-        "drawn. BPFP is of whole frames. FD-DINOv2 is the Frechet distance between both sets of pictures in the class "
-        f"token of DINOv2 ViT-S/14 at {_SEEN_SIDE} pixels; between the pictures of the one seed and of the other it is "
-        f"{chance:.0f}.",
+        f"`python -m dtufc_research.paper.generated_images`. {len(SEEDS) * NUM_PROMPTS} images of `{PROFILE}`: "
+        f"{NUM_PROMPTS} names of emoji that no codec was fitted on, two seeds each. The reference is the image of the "
+        "original latent. BPFP is of whole frames. FD-DINOv2 is the Frechet distance between both sets of images in "
+        f"the class token of DINOv2 ViT-S/14 at {_INPUT_SIDE} pixels; between the images of the two seeds it is "
+        f"{between_seeds:.0f}.",
         "",
         f"PSNR of {goal_db:g} dB at {goal_bpfp:g} BPFP or less: {verdict}, {best.psnr:.1f} dB at {best.bpfp:.2f} BPFP"
         f" ({best.codec}).",
@@ -171,12 +173,12 @@ def page(rows: Sequence[Row], chance: float) -> str:
             f"| {row.codec} | {quality} | {row.bytes:.0f} | {row.bpfp:.3f} | {row.psnr:.1f} | {row.ssim:.3f} "
             f"| {row.distance:.1f} |"
         )
-    lines += ["", "![PSNR, SSIM and FD-DINOv2 against rate](pictures.png)", ""]
+    lines += ["", "![PSNR, SSIM and FD-DINOv2 against rate](generated-images.png)", ""]
     qualities = ", ".join(f"{quality:g}" for quality in ALL_QUALITIES)
     lines += [
-        "Drawn, and below it through `klt` at quality " + qualities + ":",
+        "Originals, and below them decoded from `klt` at quality " + qualities + ":",
         "",
-        "![Pictures](pictures-klt.png)",
+        "![Generated images](generated-images-klt.png)",
         "",
     ]
     return "\n".join(lines)

@@ -1,9 +1,9 @@
-"""Emoji as pictures with captions, and what is made of them: other colours, other backgrounds, two side by side.
+"""Emoji as images with captions, and compositions of them: other colours, other backgrounds, two side by side.
 
-    emoji package --names--> captions       font --glyphs--> 64 x 64 pictures on white
+    emoji package --names--> captions       font --glyphs--> 64 x 64 images on white
 
-The compositions teach that a colour's name means the colour. Those of UNSEEN no training picture has: what the model
-makes of them shows whether it has learned more than its pictures.
+The compositions teach the meaning of colour names. Those in HELD_OUT are not in the training set: images that are
+generated from them show whether the model generalizes.
 """
 
 import re
@@ -36,13 +36,13 @@ COLOURS: Final = {
     "black": (45, 45, 50),
     "white": (240, 240, 240),
 }
-SEEN: Final = (
+TRAINED: Final = (
     *("red apple", "green apple", "banana", "strawberry", "pizza", "hamburger", "grinning cat", "dog face"),
     *("panda", "penguin", "octopus", "butterfly", "sunflower", "rose", "cactus", "christmas tree"),
     *("blue heart", "red heart", "flag", "flag of japan", "flag of germany", "rocket", "airplane", "automobile"),
     *("bicycle", "house", "snowman", "sun with face", "crescent moon", "guitar", "crown", "soccer ball"),
 )
-UNSEEN: Final = (
+HELD_OUT: Final = (
     *("blue apple", "purple banana", "pink strawberry", "blue lemon", "green cat face", "blue fox", "pink frog"),
     *("purple crab", "yellow octopus", "red guitar", "green rose", "blue sunflower", "pink crown", "red duck"),
     *("rocket on a black background", "pizza on a blue background", "panda on a pink background"),
@@ -65,22 +65,22 @@ class Emoji:
     """One emoji.
 
     Attributes:
-        names: what it is called, the Unicode name first.
-        picture: uint8[64, 64, 4], the last of them how opaque.
-        weight: how often it is shown beside others; the variants of one person share theirs.
+        names: its names, the Unicode name first.
+        image: uint8[64, 64, 4], RGBA.
+        weight: its relative frequency in training; the variants of one person share one weight.
         is_person: people and their hands keep their colours.
     """
 
     names: tuple[str, ...]
-    picture: Array
+    image: Array
     weight: float
     is_flag: bool
     is_person: bool
 
     @cached_property
     def hue(self) -> float | None:
-        """The hue of most of its colourful pixels, from 0 to 1; None where it has no such colour."""
-        hsv = rgb2hsv(self.picture[..., :3])[self.picture[..., 3] > 128]
+        """The hue of most of its colourful pixels, from 0 to 1; None if it has no such colour."""
+        hsv = rgb2hsv(self.image[..., :3])[self.image[..., 3] > 128]
         colourful = hsv[(hsv[:, 1] > _COLOURFUL) & (hsv[:, 2] > 0.3)]
         if len(colourful) < 0.3 * len(hsv) or not len(hsv):
             return None
@@ -95,28 +95,28 @@ def _hue_distance(hues: Array, hue: float) -> Array:
 
 
 def read_emoji(font: Path = FONT) -> list[Emoji]:
-    """Every emoji that the font draws and the package `emoji` names.
+    """Every emoji that is in the font and in the package `emoji`.
 
-    Raises InputError where the font is not there.
+    Raises InputError if the font is missing.
     """
     if not font.is_file():
         remedy = "Install it (Debian: apt install fonts-noto-color-emoji) or give its path"
         raise InputError(field="font", problem=f"no {font}", remedy=remedy)
-    drawing = ImageFont.truetype(str(font), _GLYPH_SIZE, layout_engine=ImageFont.Layout.RAQM)
+    face = ImageFont.truetype(str(font), _GLYPH_SIZE, layout_engine=ImageFont.Layout.RAQM)
     entries = {
         text: entry
         for text, entry in emoji.EMOJI_DATA.items()
-        if entry["status"] == emoji.STATUS["fully_qualified"] and round(drawing.getlength(text)) == _GLYPH[0]
+        if entry["status"] == emoji.STATUS["fully_qualified"] and round(face.getlength(text)) == _GLYPH[0]
     }
     variants = Counter(_SKIN_TONE.sub("", text) for text in entries)
-    return [_read(drawing, text, entry, variants[_SKIN_TONE.sub("", text)]) for text, entry in entries.items()]
+    return [_read(face, text, entry, variants[_SKIN_TONE.sub("", text)]) for text, entry in entries.items()]
 
 
 def _read(font: ImageFont.FreeTypeFont, text: str, entry: dict[str, object], num_variants: int) -> Emoji:
     names = tuple(_names(text, entry))
     return Emoji(
         names=names,
-        picture=_draw(font, text),
+        image=_render(font, text),
         weight=0.5 / (num_variants - 1) if _SKIN_TONE.search(text) else 1.0,
         is_flag=_REGION.match(text) is not None,
         is_person=num_variants > 1 or not _PEOPLE.isdisjoint(names[0].split()),
@@ -133,60 +133,60 @@ def _names(text: str, entry: dict[str, object]) -> Iterator[str]:
         yield from dict.fromkeys([words[0], *(alias for alias in words[1:] if len(alias) > 2)])
 
 
-def _draw(font: ImageFont.FreeTypeFont, text: str) -> Array:
+def _render(font: ImageFont.FreeTypeFont, text: str) -> Array:
     glyph = Image.new("RGBA", (_GLYPH[0], _GLYPH[0]))
     ImageDraw.Draw(glyph).text((0, (_GLYPH[0] - _GLYPH[1]) // 2), text, font=font, embedded_color=True)
     return np.asarray(glyph.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
-def on_background(picture: Array, colour: Sequence[int] = (255, 255, 255)) -> Array:
+def on_background(image: Array, colour: Sequence[int] = (255, 255, 255)) -> Array:
     """uint8[h, w, 4] -> uint8[h, w, 3]."""
-    opaque = picture[..., 3:] / 255
-    return np.rint(picture[..., :3] * opaque + np.array(colour) * (1 - opaque)).astype(np.uint8)
+    opaque = image[..., 3:] / 255
+    return np.rint(image[..., :3] * opaque + np.array(colour) * (1 - opaque)).astype(np.uint8)
 
 
 def recoloured(item: Emoji, colour: str) -> Array:
-    """The picture with its main colour changed to the named one, in the same lights and shades.
+    """The image with its main colour changed to the named one; shading is kept.
 
-    Its other colours stay: an apple's leaf stays green.
+    Other colours are kept: an apple's leaf stays green.
     """
     assert item.hue is not None
     target = rgb2hsv(np.array(COLOURS[colour]) / 255)
-    hsv = rgb2hsv(item.picture[..., :3])
+    hsv = rgb2hsv(item.image[..., :3])
     main = (_hue_distance(hsv[..., 0], item.hue) < _SAME_HUE) & (hsv[..., 1] > 0.2)
-    usual = np.median(hsv[main & (item.picture[..., 3] > 128)], axis=0)
+    usual = np.median(hsv[main & (item.image[..., 3] > 128)], axis=0)
     hsv[main, 0] = target[0]
     hsv[main, 1:] = np.clip(hsv[main, 1:] * (target[1:] / usual[1:]), 0, 1)
-    return np.dstack([np.rint(hsv2rgb(hsv) * 255).astype(np.uint8), item.picture[..., 3]])
+    return np.dstack([np.rint(hsv2rgb(hsv) * 255).astype(np.uint8), item.image[..., 3]])
 
 
 def side_by_side(left: Emoji, right: Emoji) -> Array:
-    """Both at half the size, on nothing."""
+    """Both at half the size, on a transparent background."""
     canvas = Image.new("RGBA", (SIDE, SIDE))
     for item, place in ((left, 0), (right, SIDE // 2)):
-        small = Image.fromarray(item.picture).resize((SIDE // 2, SIDE // 2), Image.Resampling.LANCZOS)
+        small = Image.fromarray(item.image).resize((SIDE // 2, SIDE // 2), Image.Resampling.LANCZOS)
         canvas.paste(small, (place, SIDE // 4))
     return np.asarray(canvas)
 
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """A picture uint8[64, 64, 3], what it may be called, and how often it is shown beside others."""
+    """An image uint8[64, 64, 3], its captions, and its relative frequency in training."""
 
-    picture: Array
+    image: Array
     captions: tuple[str, ...]
     weight: float
 
 
 def originals(items: Sequence[Emoji]) -> list[Captioned]:
     """Every emoji on white."""
-    return [Captioned(on_background(item.picture), item.names, item.weight) for item in items]
+    return [Captioned(on_background(item.image), item.names, item.weight) for item in items]
 
 
 def compositions(items: Sequence[Emoji], seed: int = 0) -> list[Captioned]:
-    """Emoji in other colours, on other backgrounds and in pairs, but for those of UNSEEN."""
+    """Emoji in other colours, on other backgrounds and in pairs, without those in HELD_OUT."""
     made = [*_in_colours(items), *_on_backgrounds(items, seed, 5000), *_in_pairs(items, seed, 6000)]
-    return [composition for composition in made if set(composition.captions).isdisjoint(UNSEEN)]
+    return [composition for composition in made if set(composition.captions).isdisjoint(HELD_OUT)]
 
 
 def _in_colours(items: Sequence[Emoji]) -> Iterator[Captioned]:
@@ -210,7 +210,7 @@ def _on_backgrounds(items: Sequence[Emoji], seed: int, count: int) -> Iterator[C
         item, colour = items[rng.integers(len(items))], str(rng.choice(list(COLOURS)))
         article = "an" if colour == "orange" else "a"
         captions = tuple(f"{name} on {article} {colour} background" for name in item.names)
-        yield Captioned(on_background(item.picture, COLOURS[colour]), captions, item.weight)
+        yield Captioned(on_background(item.image, COLOURS[colour]), captions, item.weight)
 
 
 def _in_pairs(items: Sequence[Emoji], seed: int, count: int) -> Iterator[Captioned]:
