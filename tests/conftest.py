@@ -8,7 +8,7 @@ from hypothesis import settings
 from dtufc.coding.codecs.learned import can_run
 
 # Where CompressAI has no wheels there are no learned codecs: `dtufc.coding.codecs.learned.can_run`.
-_OF_NETWORKS = ("shared/*learned*.py", "lab/test_train.py")
+_OF_NETWORKS = ("coding/*learned*.py", "research/test_train.py")
 collect_ignore_glob = [] if can_run() else [*_OF_NETWORKS]
 
 settings.register_profile("here", deadline=None)  # a busy machine is no failure; pytest-timeout bounds each test

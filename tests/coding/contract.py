@@ -39,7 +39,7 @@ def fitted(layout: str) -> FeatureCodec:
 def fitted_profile(layout: str) -> Profile:
     """The profile of `fitted`."""
     sizes = LayoutSpec(family=Family(layout), channels=16 if layout == "latent" else 24, prefix=int(layout == "vit"))
-    profile = Profile(spec=ProfileSpec(name="custom", model="features", layout=sizes), split=0, calibration={})
+    profile = Profile(spec=ProfileSpec(name="custom", layout=sizes), split=0, calibration={})
     return replace(profile, calibration=fit_calibration(_fitting_samples(layout), profile.layout))
 
 

@@ -11,16 +11,17 @@ from rich.progress import track
 from torch import Tensor
 
 from dtufc.coding.arrays import Array
-from dtufc.models.profile import ImagineSpec, Profile
+from dtufc.models.profile import GenerationSpec, Profile
 from dtufc.models.zoo import weights_folder
 from dtufc_cloud.heads.cnn import CnnHead
-from dtufc_cloud.heads.dinov2 import Dinov2Head
-from dtufc_cloud.heads.llama import LlamaHead
+from dtufc_cloud.heads.decoder import DecoderHead
 from dtufc_cloud.heads.sd3 import Sd3Head
+from dtufc_cloud.heads.vit import ClassifierHead, DenseHead, vit_head
+from dtufc_edge.backbones import Generation
 from dtufc_edge.backbones.cnn import CnnBackbone
-from dtufc_edge.backbones.dinov2 import Dinov2Backbone
-from dtufc_edge.backbones.llama import LlamaBackbone
-from dtufc_edge.backbones.sd3 import Sd3Backbone, Wish
+from dtufc_edge.backbones.decoder import DecoderBackbone
+from dtufc_edge.backbones.sd3 import Sd3Backbone
+from dtufc_edge.backbones.vit import VitBackbone
 from dtufc_research.data.sources import Use, photo_views, photos, prompts, square, texts
 
 CPU = torch.device("cpu")
@@ -29,17 +30,17 @@ _SHARPNESS = 4.0  # of the weight near the mask's border
 
 
 @dataclass(frozen=True, slots=True)
-class Llama:
+class Decoder:
     """Both halves of a decoder."""
 
-    backbone: LlamaBackbone
-    head: LlamaHead
+    backbone: DecoderBackbone
+    head: DecoderHead
 
     @classmethod
-    def load(cls, profile: Profile) -> "Llama":
+    def load(cls, profile: Profile) -> "Decoder":
         folder = weights_folder(profile.spec)
-        sides = (folder, profile.split, CPU, torch.float32)
-        return cls(LlamaBackbone(*sides), LlamaHead(*sides))
+        sides = (folder, profile, CPU, torch.float32)
+        return cls(DecoderBackbone(*sides), DecoderHead(*sides))
 
     def rows(self, use: Use, count: int) -> Iterator[list[int]]:
         """Token ids of `count` excerpts of text, in turn from each source, every fourth as a user's turn of a chat."""
@@ -64,21 +65,21 @@ class Llama:
 
 
 @dataclass(frozen=True, slots=True)
-class Dinov2:
-    """Both halves of a DINOv2."""
+class Vit:
+    """Both halves of a transformer for images."""
 
-    backbone: Dinov2Backbone
-    head: Dinov2Head
+    backbone: VitBackbone
+    head: DenseHead | ClassifierHead
 
     @classmethod
-    def load(cls, profile: Profile) -> "Dinov2":
+    def load(cls, profile: Profile) -> "Vit":
         folder = weights_folder(profile.spec)
-        sides = (folder, profile.split, CPU, torch.float32)
-        return cls(Dinov2Backbone(*sides), Dinov2Head(*sides))
+        sides = (folder, profile, CPU, torch.float32)
+        return cls(VitBackbone(*sides), vit_head(*sides))
 
     def features(self, image: Image.Image) -> Tensor:
         """[1 + patches, d] of an image, resized into the model's square."""
-        return self.backbone.features(self.backbone.prepare(image)[0])
+        return self.backbone.features(self.backbone.fit(image)[0])
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
         """The gradient of logits near the mask's border, with random signs: E[g g'] is their squared change."""
@@ -95,12 +96,12 @@ class Cnn:
     @classmethod
     def load(cls, profile: Profile) -> "Cnn":
         folder = weights_folder(profile.spec)
-        sides = (folder, profile.split, CPU, torch.float32)
+        sides = (folder, profile, CPU, torch.float32)
         return cls(CnnBackbone(*sides), CnnHead(*sides))
 
     def features(self, image: Image.Image) -> Tensor:
         """[C, h, w] of the centre crop of an image."""
-        return self.backbone.features(self.backbone.prepare(image))
+        return self.backbone.features(self.backbone.crop(image))
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
         """The gradient of the logits under random signs: E[g g'] is the squared change of all of them.
@@ -116,18 +117,20 @@ class Sd3:
 
     backbone: Sd3Backbone
     head: Sd3Head
-    spec: ImagineSpec
+    spec: GenerationSpec
 
     @classmethod
     def load(cls, profile: Profile) -> "Sd3":
         folder = weights_folder(profile.spec)
-        sides = (folder, profile.split, CPU, torch.float32)
-        return cls(Sd3Backbone(*sides), Sd3Head(*sides), profile.spec.imagine)
+        sides = (folder, profile, CPU, torch.float32)
+        return cls(Sd3Backbone(*sides), Sd3Head(*sides), profile.spec.generation)
 
     def features(self, prompt: str, seed: int = 0) -> Tensor:
         """[16, h, w], the latent of a generated image of the size that the model was trained at."""
         side, spec = self.backbone.default_pixels, self.spec
-        parameters = Wish(prompt=prompt, seed=seed, steps=spec.steps, guidance=spec.guidance, width=side, height=side)
+        parameters = Generation(
+            prompt=prompt, seed=seed, steps=spec.steps, guidance=spec.guidance, width=side, height=side
+        )
         return self.backbone.latent(
             parameters, spec, lambda _: None
         ).clone()  # a normal tensor, not one of inference mode
@@ -137,7 +140,7 @@ class Sd3:
         return _signed_gradient(self.head.forward, features, generator, torch.ones_like)
 
 
-Model = Llama | Dinov2 | Cnn | Sd3
+Model = Decoder | Vit | Cnn | Sd3
 
 
 def _near_border(logits: Tensor) -> Tensor:
@@ -173,16 +176,16 @@ def fitting_set(profile: Profile, count: int) -> tuple[list[Array], list[Array]]
 
 def _load(profile: Profile) -> Model:
     loaders: dict[str, Callable[[Profile], Model]] = {
-        "llama": Llama.load,
-        "dinov2": Dinov2.load,
+        "decoder": Decoder.load,
+        "vit": Vit.load,
         "cnn": Cnn.load,
         "sd3": Sd3.load,
     }
-    return loaders[profile.spec.model](profile)
+    return loaders[profile.spec.family](profile)
 
 
 def _fitting_features(model: Model, profile: Profile, count: int) -> Iterator[Tensor]:
-    if isinstance(model, Llama):
+    if isinstance(model, Decoder):
         inputs = [partial(model.features, ids) for ids in model.rows("fit", count)]
     elif isinstance(model, Sd3):
         inputs = [partial(model.features, prompt) for prompt in prompts("fit")[:count]]

@@ -29,7 +29,7 @@ from dtufc.coding.codecs.learned import can_run
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.coding.layout import Family
 from dtufc.models.profile import load_profile
-from dtufc_research.data.extract import Cnn, Dinov2, Llama, Sd3, fitting_features
+from dtufc_research.data.extract import Cnn, Decoder, Sd3, Vit, fitting_features
 from dtufc_research.data.sources import photo_views, photos, prompts, square, texts
 from dtufc_research.evaluation.baselines import Method, baselines
 from dtufc_research.evaluation.samples import Sample, cnn_samples, llm_samples, tti_samples, vit_samples
@@ -118,7 +118,7 @@ def measure(method: Method, samples: Sequence[Sample]) -> Row:
     )
 
 
-def photo_rows(model: Dinov2 | Cnn, images: Sequence[Image.Image], samples: Sequence[Sample]) -> list[Row]:
+def photo_rows(model: Vit | Cnn, images: Sequence[Image.Image], samples: Sequence[Sample]) -> list[Row]:
     """Rows for sending the photographs themselves."""
     return [
         _photo_row(model, kind, quality, images, samples)
@@ -127,7 +127,7 @@ def photo_rows(model: Dinov2 | Cnn, images: Sequence[Image.Image], samples: Sequ
     ]
 
 
-def text_row(model: Llama, rows_of_ids: Sequence[list[int]], num_values: int) -> Row:
+def text_row(model: Decoder, rows_of_ids: Sequence[list[int]], num_values: int) -> Row:
     """A row for sending the text itself."""
     text_bytes = [len(model.backbone.tokenizer.decode(ids).encode()) for ids in rows_of_ids]
     bpfp = 8 * sum(text_bytes) / num_values
@@ -150,26 +150,30 @@ def model_tables() -> Iterator[tuple[str, list[Row]]]:
         profile = load_profile(name, split)
         codec = FeatureCodec(profile)
         others: list[Row]
-        if profile.spec.model == "dinov2":
-            dinov2 = Dinov2.load(profile)
+        if profile.spec.family == "vit":
+            dinov2 = Vit.load(profile)
+            num_layers = dinov2.backbone.num_layers
             images = [square(photo) for _, photo in photos("test")]
             samples = vit_samples(dinov2, images)
             others = photo_rows(dinov2, images, samples)
             what = f"{len(samples)} photographs, 518 x 518, 1370 x 384 values each; mean IoU of the mask"
-        elif profile.spec.model == "cnn":
+        elif profile.spec.family == "cnn":
             cnn, images = Cnn.load(profile), photo_views("test")
+            num_layers = cnn.backbone.num_layers
             samples = cnn_samples(cnn, images)
             others = photo_rows(cnn, [_shrunk(image) for image in images], samples)
             what = (
                 f"{len(samples)} views of photographs, 1280 x 7 x 7 values each; top-1 of the labels; the photographs "
                 f"themselves with a shorter edge of {_SHORTER_EDGE}"
             )
-        elif profile.spec.model == "sd3":
+        elif profile.spec.family == "sd3":
             sd3, others = Sd3.load(profile), []
+            num_layers = sd3.backbone.num_layers
             samples = tti_samples(sd3, prompts("test")[:NUM_ROWS])
             what = f"{len(samples)} latents, 16 x 16 x 16 values each; structural similarity of the generated images"
         else:
-            llama = Llama.load(profile)
+            llama = Decoder.load(profile)
+            num_layers = llama.backbone.num_layers
             rows_of_ids = list(llama.rows("test", NUM_ROWS))
             samples = llm_samples(llama, rows_of_ids)
             others = [text_row(llama, rows_of_ids, sum(sample.features.size for sample in samples))]
@@ -178,7 +182,7 @@ def model_tables() -> Iterator[tuple[str, list[Row]]]:
         unweighted = dtufc.fit(inputs, profile=profile)
         methods = [*baselines(), levels(codec), *klt_methods(codec), *klt_methods(unweighted, "klt without gradients")]
         rows = [measure(method, samples) for method in track(methods, description=f"{name}, split {split}")]
-        yield f"{name}, split after layer {split} of {profile.spec.num_layers} ({what})", [*rows, *others]
+        yield f"{name}, split after layer {split} of {num_layers} ({what})", [*rows, *others]
 
 
 def main() -> int:
@@ -248,7 +252,7 @@ def _goals(tables: Sequence[tuple[str, list[Row]]], figures: dict[str, float]) -
 
 
 def _photo_row(
-    model: Dinov2 | Cnn, kind: str, quality: int, images: Sequence[Image.Image], samples: Sequence[Sample]
+    model: Vit | Cnn, kind: str, quality: int, images: Sequence[Image.Image], samples: Sequence[Sample]
 ) -> Row:
     sizes, encode_s, decode_s, agreements, errors = [], [], [], [], []
     for image, sample in zip(images, samples, strict=True):

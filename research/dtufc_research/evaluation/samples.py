@@ -10,7 +10,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from dtufc.coding.arrays import Array
-from dtufc_research.data.extract import Cnn, Dinov2, Llama, Sd3
+from dtufc_research.data.extract import Cnn, Decoder, Sd3, Vit
 from dtufc_research.evaluation.agreement import mean_iou
 
 
@@ -22,7 +22,7 @@ class Sample:
     agreement: Callable[[Array], float]
 
 
-def vit_samples(model: Dinov2, images: Sequence[Image.Image]) -> list[Sample]:
+def vit_samples(model: Vit, images: Sequence[Image.Image]) -> list[Sample]:
     """Agreement is the mean IoU of the saliency mask with the uncompressed model's."""
 
     def agreement(mask: Array, decoded: Array) -> float:
@@ -32,7 +32,7 @@ def vit_samples(model: Dinov2, images: Sequence[Image.Image]) -> list[Sample]:
     return [Sample(features.numpy(), partial(agreement, _mask(model, features))) for features in originals]
 
 
-def llm_samples(model: Llama, rows_of_ids: Sequence[list[int]]) -> list[Sample]:
+def llm_samples(model: Decoder, rows_of_ids: Sequence[list[int]]) -> list[Sample]:
     """Agreement is the share of the next tokens, after every token, that equal the uncompressed model's."""
 
     def agreement(expected: Array, decoded: Array) -> float:
@@ -56,10 +56,10 @@ def tti_samples(model: Sd3, prompts: Sequence[str]) -> list[Sample]:
     """Agreement is the structural similarity of the images that are decoded from both latents."""
 
     def agreement(original: Array, decoded: Array) -> float:
-        return ssim(original, model.head.picture(torch.from_numpy(decoded)))
+        return ssim(original, model.head.image(torch.from_numpy(decoded)))
 
     originals = [model.features(prompt) for prompt in prompts]
-    return [Sample(latent.numpy(), partial(agreement, model.head.picture(latent))) for latent in originals]
+    return [Sample(latent.numpy(), partial(agreement, model.head.image(latent))) for latent in originals]
 
 
 def ssim(a: Array, b: Array) -> float:
@@ -71,9 +71,9 @@ def _label(model: Cnn, features: torch.Tensor) -> int:
     return int(model.head.logits(features).argmax())
 
 
-def _mask(model: Dinov2, features: torch.Tensor) -> Array:
+def _mask(model: Vit, features: torch.Tensor) -> Array:
     return model.head.logits(features)[0].numpy() > 0
 
 
-def _top(model: Llama, features: torch.Tensor) -> Array:
+def _top(model: Decoder, features: torch.Tensor) -> Array:
     return model.head.logits(features).argmax(dim=-1).numpy()

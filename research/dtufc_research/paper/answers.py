@@ -19,8 +19,8 @@ from rich.progress import track
 import dtufc
 from dtufc.coding.arrays import Array
 from dtufc.models.profile import load_profile
-from dtufc_edge.backbones.llama import choice_prompt
-from dtufc_research.data.extract import Llama
+from dtufc_edge.tasks.answer import choice_prompt
+from dtufc_research.data.extract import Decoder
 from dtufc_research.data.sources import NUM_CHOICES, Question, questions
 from dtufc_research.paper.__main__ import RESULTS
 from dtufc_research.paper.measure import every_setting
@@ -50,7 +50,7 @@ class Row:
 def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
-    model, codec, asked = Llama.load(load_profile(PROFILE)), dtufc.load(PROFILE), questions()
+    model, codec, asked = Decoder.load(load_profile(PROFILE)), dtufc.load(PROFILE), questions()
     prompts = [choice_prompt(question.text, question.choices) for question in asked]
     features = [model.features(model.backbone.chat_ids(prompt)).numpy() for prompt in prompts]
     originals = probabilities(model, features)
@@ -64,7 +64,7 @@ def main() -> int:
     return 0
 
 
-def probabilities(model: Llama, features: Sequence[Array]) -> Array:
+def probabilities(model: Decoder, features: Sequence[Array]) -> Array:
     """float64[questions, 4]: of each letter, among the four letters only."""
     ids = [model.backbone.token_id(letter) for letter in _LETTERS]
     return np.array([model.head.answer(torch.from_numpy(feature), ids) for feature in features])

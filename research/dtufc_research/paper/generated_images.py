@@ -113,7 +113,7 @@ def _on_whole_grid(profile: Profile) -> FeatureCodec:
 
 def _images(model: Sd3, latents: Sequence[Array]) -> Array:
     """uint8[N, H, W, 3]"""
-    return np.stack([model.head.picture(torch.from_numpy(latent)) for latent in latents])
+    return np.stack([model.head.image(torch.from_numpy(latent)) for latent in latents])
 
 
 def _psnr(a: Array, b: Array) -> float:

@@ -28,7 +28,7 @@ from dtufc.coding.codecs.learned.plane import Assignment, Levels, PlaneTransform
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.models.profile import Profile, load_profile
 from dtufc.models.zoo import cache_folder
-from dtufc_research.data.extract import Cnn, Dinov2, Llama, Sd3, fitting_features
+from dtufc_research.data.extract import Cnn, Decoder, Sd3, Vit, fitting_features
 from dtufc_research.data.sources import photo_views, photos, prompts, square
 from dtufc_research.evaluation.baselines import baselines
 from dtufc_research.evaluation.samples import Sample, cnn_samples, llm_samples, tti_samples, vit_samples
@@ -252,15 +252,15 @@ def _fitting(task: str) -> list[Array]:
 def samples(task: str) -> list[Sample]:
     """The test features of a task; their files were not used in fitting or training."""
     profile = _profile(task)
-    if profile.spec.model == "llama":
-        llama = Llama.load(profile)
+    if profile.spec.family == "decoder":
+        llama = Decoder.load(profile)
         return llm_samples(llama, list(llama.rows("test", NUM_SAMPLES)))
-    if profile.spec.model == "sd3":
+    if profile.spec.family == "sd3":
         return tti_samples(Sd3.load(profile), prompts("test")[:NUM_SAMPLES])
-    if profile.spec.model == "cnn":
+    if profile.spec.family == "cnn":
         return cnn_samples(Cnn.load(profile), photo_views("test"))
     whole = [photo for _, photo in photos("test")]
-    return vit_samples(Dinov2.load(profile), [*map(square, whole), *whole][:NUM_SAMPLES])
+    return vit_samples(Vit.load(profile), [*map(square, whole), *whole][:NUM_SAMPLES])
 
 
 def _profile(task: str) -> Profile:

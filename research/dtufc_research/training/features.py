@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from dtufc.coding.arrays import Array
 from dtufc.models.profile import Profile, load_profile
 from dtufc.models.zoo import cache_folder
-from dtufc_research.data.extract import ROW_TOKENS, Dinov2, Llama, Sd3
+from dtufc_research.data.extract import ROW_TOKENS, Decoder, Sd3, Vit
 from dtufc_research.data.sources import photos, prompts, texts, views
 
 Part = Literal["train", "validate"]
@@ -89,7 +89,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def _text_features(profile: Profile) -> Iterator[tuple[str, Iterator[Array]]]:
-    model = Llama.load(profile)
+    model = Decoder.load(profile)
     for name, text in texts("fit"):
         ids = model.backbone.plain_ids(text)
         starts = range(0, len(ids) - ROW_TOKENS, ROW_TOKENS)
@@ -98,7 +98,7 @@ def _text_features(profile: Profile) -> Iterator[tuple[str, Iterator[Array]]]:
 
 
 def _photo_features(profile: Profile) -> Iterator[tuple[str, Iterator[Array]]]:
-    model = Dinov2.load(profile)
+    model = Vit.load(profile)
     for name, photo in photos("fit"):
         yield name, (model.features(view).numpy() for view in views(photo, np.random.default_rng(len(name))))
 

@@ -53,7 +53,7 @@ def models(as_json: Json = False) -> None:
 
 @app.command()
 def fetch(
-    profiles: Annotated[list[str] | None, typer.Argument(help="Default: those that the services serve by default.")] = None,
+    profiles: Annotated[list[str] | None, typer.Argument(help="Default: those that are served by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """Fetches the weights of profiles and checks them, so that services start without a network."""

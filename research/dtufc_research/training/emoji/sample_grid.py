@@ -33,7 +33,7 @@ def main() -> None:
     grid = Image.new("RGB", (_ACROSS * _SIDE, rows * (_SIDE + _CAPTION)), "white")
     pen, font = ImageDraw.Draw(grid), ImageFont.load_default(10)
     for index, prompt in enumerate(track(prompts, description="generating")):
-        image = Image.fromarray(model.head.picture(model.features(prompt, seed)))
+        image = Image.fromarray(model.head.image(model.features(prompt, seed)))
         left, top = index % _ACROSS * _SIDE, index // _ACROSS * (_SIDE + _CAPTION)
         grid.paste(image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), (left, top))
         pen.multiline_text((left + 2, top + _SIDE + 1), "\n".join(wrap(prompt, 17)), "black", font)
