@@ -178,23 +178,15 @@ def test_a_checkpoint_of_a_class_that_is_not_the_types_is_rejected_by_name(tmp_p
         Front(tmp_path / "model", config, 3, CPU, torch.float32)
 
 
+class TwoLayersOfThree(LlamaForCausalLM):  # type: ignore[misc]
+    """A model with fewer layers than its configuration says."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        del self.model.layers[2:]
+
+
 def test_a_model_whose_layers_are_not_one_list_is_rejected_with_what_was_looked_for(tmp_path: Path) -> None:
-    config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
-    config = read_config(tmp_path / "model")
-    config.num_hidden_layers = 2
-    with pytest.raises(InputError, match="one list of 3 layers was looked for"):
-        Front(tmp_path / "model", _lying(config), 1, CPU, torch.float32)
-
-
-def _lying(config: Any) -> Any:
-    """A configuration of a class that builds one layer less than it says."""
-
-    class Short(LlamaForCausalLM):  # type: ignore[misc]
-        def __init__(self, config: Any) -> None:
-            super().__init__(config)
-            del self.model.layers[2:]
-
-    config.num_hidden_layers = 3
-    config.architectures = ["LlamaForCausalLM"]
-    return config
+    config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=3, num_attention_heads=2)
+    with pytest.raises(InputError, match="TwoLayersOfThree cannot be cut: one list of 3 layers was looked for"):
+        Front(tmp_path, config, 1, CPU, torch.float32, cls=TwoLayersOfThree)

@@ -33,7 +33,7 @@ DECODERS: Final = (
     *("Cohere2", "StableLm", "Starcoder2", "GPTBigCode", "GPTJ", "CodeGen", "Mpt", "Persimmon", "Glm", "Glm4"),
     *("Nemotron", "GraniteMoe", "Phimoe", "Qwen2Moe", "Olmoe", "GptOss", "Exaone4", "Ernie4_5", "Arcee", "SeedOss"),
     *("Apertus", "BioGpt", "VaultGemma", "Lfm2", "XGLM", "Ministral3", "MiniMaxM2", "Glm4Moe", "Jais2"),
-    *("Qwen3Next", "Qwen3_5Text", "Jamba", "Mamba", "RecurrentGemma"),  # with layers that keep a state and no keys
+    *("Qwen3Next", "Qwen3_5Text", "Mamba", "RecurrentGemma"),  # with layers that keep a state and no keys
 )
 REJECTED: Final = ("NanoChat", "MiniMax", "FalconH1", "Gemma4Text")  # by the proof
 VISION: Final = (
