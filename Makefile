@@ -57,6 +57,7 @@ check: $(VENV)/.research ## Style, types, imports, generated code: quick
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m scripts.generate --check
+	$(BIN)/python -m scripts.words
 	$(BIN)/python -m deploy.dashboards --check
 
 format: $(VENV)/.research ## Formats the code
@@ -98,4 +99,4 @@ lock: ## Resolves every dependency anew and writes requirements.lock
 
 clean: ## Removes what was installed and generated here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info demo-output \
-		deploy/grafana/*/node_modules deploy/grafana/pictures/dist
+		deploy/grafana/*/node_modules deploy/grafana/screenshots/dist

@@ -3,6 +3,7 @@
 Only the generated stubs talk to the edge: this is what a client in any language does.
 """
 
+import argparse
 import io
 import os
 import signal
@@ -25,15 +26,31 @@ from rich.table import Table
 
 from dtufc.coding.arrays import Array
 from dtufc.errors import DtufcError
+from dtufc.models.cache import cache_folder
 from dtufc.models.profile import default_profiles, load_profile
 from dtufc.models.zoo import weights_folder
 from dtufc.v1 import inference_pb2, inference_pb2_grpc
+from examples.fit_language_model import fit_profile
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path("demo-output")
 PROMPT = "What is the capital of France? Answer in one word."
 QUESTION = "Water is made of hydrogen and which other element?"
 CHOICES = ["gold", "oxygen", "helium", "iron"]
+# What a larger model is asked: prompts that are completed, and questions with their right choice first.
+PROMPTS = [
+    "What is the capital of France? Answer in one word.",
+    "Write a Python function that returns the n-th Fibonacci number. Code only.",
+    "Which planet is known as the red one, and why is it red? One sentence.",
+]
+QUESTIONS = [
+    ("Water is made of hydrogen and which other element?", ["oxygen", "gold", "helium", "iron"]),
+    ("Which of these is a mammal?", ["whale", "shark", "trout", "octopus"]),
+    ("What does HTTP status 404 mean?", ["not found", "created", "forbidden", "moved"]),
+    ("In Python, which of these is immutable?", ["tuple", "list", "dict", "set"]),
+    ("How many bits are in a byte?", ["8", "4", "10", "16"]),
+]
+_NEW_TOKENS = 48
 IMAGE_PROMPTS = ["red apple", "grinning cat", "rocket"]
 _SEED = 1
 _SHOWN = 192  # pixels of a generated image, as shown
@@ -72,63 +89,126 @@ class Report:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Starts the pair, sends requests, prints what came back and its cost.")
+    parser.add_argument("--model", help="the language part alone, on this profile: a name that `dtufc models` lists")
+    model = parser.parse_args().model
     console = Console(width=max(120, Console().width))
+    OUTPUT.mkdir(exist_ok=True)
     try:
-        for name in default_profiles():
+        flags = _flags_of(model, console) if model else {}
+        for name in () if model else default_profiles():
             weights_folder(load_profile(name).spec)
     except DtufcError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    OUTPUT.mkdir(exist_ok=True)
-    with ExitStack() as stack:
-        console.print("starting cloud and edge as two processes ...")
-        cloud, edge, cloud_metrics, edge_metrics = (f"127.0.0.1:{port}" for port in _free_ports(4))
-        cloud_process = stack.enter_context(_service("dtufc_cloud", {"listen": cloud, "metrics-listen": cloud_metrics}))
-        flags = {"listen": edge, "metrics-listen": edge_metrics, "cloud": cloud}
-        edge_process = stack.enter_context(_service("dtufc_edge", flags))
-        for address, process in ((cloud, cloud_process), (edge, edge_process)):
-            _wait_until_serving(address, process)
-        channel = stack.enter_context(
-            grpc.insecure_channel(edge, options=[("grpc.max_receive_message_length", 1 << 26)])
-        )
-        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    with _running_pair(flags, console) as stub:
         report = Report()
-        _show_text(stub, report, console)
-        _show_masks(stub, report)
-        _show_labels(stub, report, console)
-        _show_images(stub, report, console)
+        if model:
+            _show_language_model(stub, report, console)
+        else:
+            _show_text(stub, report, console)
+            _show_masks(stub, report)
+            _show_labels(stub, report, console)
+            _show_images(stub, report, console)
     report.print(console)
-    console.print(f"masks laid over the photographs: {OUTPUT}/*.png; generated, raw and coded: {OUTPUT}/generated.png")
+    if not model:
+        console.print(
+            f"masks laid over the photographs: {OUTPUT}/*.png; generated, raw and coded: {OUTPUT}/generated.png"
+        )
     console.print("both processes have stopped")
     return 0
 
 
-def _show_text(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, console: Console) -> None:
-    raw, coded = (_complete(stub, codec) for codec in ("raw", "klt"))
-    console.print(f"prompt: {PROMPT}\nreply:  {coded[0]}")
-    longest = max(len(raw[1]), len(coded[1]))
-    same = sum(a == b for a, b in zip(raw[1], coded[1], strict=False))
-    report.add("complete", coded[2], f"{same} of {longest} tokens")
-    answers = [
-        stub.Answer(
-            inference_pb2.AnswerRequest(coding=inference_pb2.Coding(codec=codec), question=QUESTION, choices=CHOICES),
-            timeout=_CALL_S,
+@contextmanager
+def _running_pair(flags: dict[str, str], console: Console) -> Iterator[inference_pb2_grpc.InferenceServiceStub]:
+    """Both services as processes with these flags beside the addresses; a stub of the edge."""
+    with ExitStack() as stack:
+        console.print("starting cloud and edge as two processes ...")
+        cloud, edge, cloud_metrics, edge_metrics = (f"127.0.0.1:{port}" for port in _free_ports(4))
+        of_cloud = {"listen": cloud, "metrics-listen": cloud_metrics, **flags}
+        cloud_process = stack.enter_context(_service("dtufc_cloud", of_cloud))
+        of_edge = {"listen": edge, "metrics-listen": edge_metrics, "cloud": cloud, **flags}
+        edge_process = stack.enter_context(_service("dtufc_edge", of_edge))
+        for address, process in ((cloud, cloud_process), (edge, edge_process)):
+            _wait_until_serving(address, process)
+        options = [("grpc.max_receive_message_length", 1 << 26)]
+        yield inference_pb2_grpc.InferenceServiceStub(stack.enter_context(grpc.insecure_channel(edge, options=options)))
+
+
+def _flags_of(model: str, console: Console) -> dict[str, str]:
+    """The flags that serve a profile, which is fitted first where it is not: to the texts of this repository."""
+    profile = load_profile(model)
+    weights_folder(profile.spec)
+    if profile.calibration:
+        return {"profiles": model}
+    fitted = cache_folder() / "fitted" / f"{profile.name}-{profile.digest.hex()[:12]}"
+    if not (fitted / "profile.yaml").is_file():
+        console.print(
+            f"{model} is not fitted at split {profile.split}: fitting it, once, to this repository's documents"
         )
-        for codec in ("raw", "klt")
-    ]
-    raw_answer, answer = answers
-    agreement = "same letter" if raw_answer.letter == answer.letter else f"not the same: {raw_answer.letter}"
-    drift = max(abs(a - b) for a, b in zip(raw_answer.probabilities, answer.probabilities, strict=True))
+        texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
+        fit_profile(model, texts, fitted)
+    return {"profiles": str(fitted), "dtype": "bfloat16"}
+
+
+def _show_language_model(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, console: Console) -> None:
+    for number, prompt in enumerate(PROMPTS, start=1):
+        raw, coded = (_complete(stub, codec, prompt, _NEW_TOKENS) for codec in ("raw", "klt"))
+        console.print(f"prompt: {prompt}\nreply:  {coded[0].strip()}", markup=False)
+        _add_completion(report, f"complete {number}", raw, coded)
+    right = 0
+    for number, (question, choices) in enumerate(QUESTIONS, start=1):
+        in_order = sorted(choices)  # the right one is not always the first
+        raw_answer, answer = (_answer(stub, codec, question, in_order) for codec in ("raw", "klt"))
+        is_right = in_order[answer.choice] == choices[0]
+        right += is_right
+        console.print(
+            f"question: {question} {in_order[answer.choice]}: {'right' if is_right else 'wrong'}", markup=False
+        )
+        _add_answer(report, f"answer {number}", raw_answer, answer)
+    console.print(f"{right} of {len(QUESTIONS)} answers are right")
+
+
+def _show_text(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, console: Console) -> None:
+    raw, coded = (_complete(stub, codec, PROMPT, 16) for codec in ("raw", "klt"))
+    console.print(f"prompt: {PROMPT}\nreply:  {coded[0]}")
+    _add_completion(report, "complete", raw, coded)
+    raw_answer, answer = (_answer(stub, codec, QUESTION, CHOICES) for codec in ("raw", "klt"))
     odds = ", ".join(f"{choice} {p:.2f}" for choice, p in zip(CHOICES, answer.probabilities, strict=True))
     console.print(f"question: {QUESTION}\nanswer: {answer.letter} ({odds})")
-    report.add("answer", answer.cost, f"{agreement}, p within {drift:.3f}")
+    _add_answer(report, "answer", raw_answer, answer)
 
 
-def _complete(stub: inference_pb2_grpc.InferenceServiceStub, codec: str) -> tuple[str, list[int], inference_pb2.Cost]:
-    request = inference_pb2.CompleteRequest(coding=inference_pb2.Coding(codec=codec), prompt=PROMPT, max_tokens=16)
+Completion = tuple[str, list[int], inference_pb2.Cost]
+
+
+def _complete(stub: inference_pb2_grpc.InferenceServiceStub, codec: str, prompt: str, max_tokens: int) -> Completion:
+    coding = inference_pb2.Coding(codec=codec)
+    request = inference_pb2.CompleteRequest(coding=coding, prompt=prompt, max_tokens=max_tokens)
     replies = list(stub.Complete(request, timeout=_CALL_S))
     text = "".join(reply.text for reply in replies)
     return text, [reply.token_id for reply in replies[:-1]], replies[-1].cost
+
+
+def _add_completion(report: Report, name: str, raw: Completion, coded: Completion) -> None:
+    longest = max(len(raw[1]), len(coded[1]))
+    same = sum(a == b for a, b in zip(raw[1], coded[1], strict=False))
+    report.add(name, coded[2], f"{same} of {longest} tokens")
+
+
+def _answer(
+    stub: inference_pb2_grpc.InferenceServiceStub, codec: str, question: str, choices: list[str]
+) -> inference_pb2.AnswerReply:
+    coding = inference_pb2.Coding(codec=codec)
+    request = inference_pb2.AnswerRequest(coding=coding, question=question, choices=choices)
+    reply: inference_pb2.AnswerReply = stub.Answer(request, timeout=_CALL_S)
+    return reply
+
+
+def _add_answer(report: Report, name: str, raw: inference_pb2.AnswerReply, coded: inference_pb2.AnswerReply) -> None:
+    agreement = "same letter" if raw.letter == coded.letter else f"not the same: {raw.letter}"
+    drift = max(abs(a - b) for a, b in zip(raw.probabilities, coded.probabilities, strict=True))
+    report.add(name, coded.cost, f"{agreement}, p within {drift:.3f}")
 
 
 def _show_masks(stub: inference_pb2_grpc.InferenceServiceStub, report: Report) -> None:
@@ -147,10 +227,10 @@ def _show_masks(stub: inference_pb2_grpc.InferenceServiceStub, report: Report) -
         overlays.append(overlay.resize((400, 300)))
         agreement = _mean_iou(masks["raw"] > 0, masks["klt"] > 0)
         report.add(f"segment {path.name}", replies["klt"].cost, f"mean IoU {agreement:.3f}")
-    sheet = Image.new("RGB", (400 * len(overlays), 300))
+    grid = Image.new("RGB", (400 * len(overlays), 300))
     for index, overlay in enumerate(overlays):
-        sheet.paste(overlay, (400 * index, 0))
-    sheet.save(OUTPUT / "all.png")
+        grid.paste(overlay, (400 * index, 0))
+    grid.save(OUTPUT / "all.png")
 
 
 def _show_labels(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, console: Console) -> None:
@@ -171,7 +251,7 @@ def _show_labels(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, 
 
 
 def _show_images(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, console: Console) -> None:
-    sheet = Image.new("RGB", (2 * _SHOWN * len(IMAGE_PROMPTS), _SHOWN))
+    grid = Image.new("RGB", (2 * _SHOWN * len(IMAGE_PROMPTS), _SHOWN))
     for index, prompt in enumerate(IMAGE_PROMPTS):
         raw, coded = (
             list(
@@ -184,16 +264,16 @@ def _show_images(stub: inference_pb2_grpc.InferenceServiceStub, report: Report, 
             )[-1]
             for codec in ("raw", "klt")
         )
-        pictures = [Image.open(io.BytesIO(reply.image_png)) for reply in (raw, coded)]
-        for place, picture in enumerate(pictures):
-            large = picture.resize((_SHOWN, _SHOWN), Image.Resampling.LANCZOS)
-            sheet.paste(large, ((2 * index + place) * _SHOWN, 0))
-        error = np.mean((np.asarray(pictures[0]).astype(float) - np.asarray(pictures[1])) ** 2)
+        images = [Image.open(io.BytesIO(reply.image_png)) for reply in (raw, coded)]
+        for place, image in enumerate(images):
+            large = image.resize((_SHOWN, _SHOWN), Image.Resampling.LANCZOS)
+            grid.paste(large, ((2 * index + place) * _SHOWN, 0))
+        error = np.mean((np.asarray(images[0]).astype(float) - np.asarray(images[1])) ** 2)
         if index == 0:
-            same = np.abs(np.asarray(pictures[0]).astype(int) - _generated_whole(prompt)).max() <= 1
+            same = np.abs(np.asarray(images[0]).astype(int) - _generated_whole(prompt)).max() <= 1
             console.print(f"{prompt}, raw, beside the whole pipeline's image: {'the same' if same else 'not the same'}")
         report.add(f"generate {prompt}", coded.cost, f"PSNR {10 * np.log10(255**2 / max(error, 1e-9)):.1f} dB")
-    sheet.save(OUTPUT / "generated.png")
+    grid.save(OUTPUT / "generated.png")
 
 
 def _generated_whole(prompt: str) -> Array:
@@ -232,7 +312,7 @@ def _table(caption: str, columns: list[str]) -> Table:
 
 
 def _overlay(photo: Image.Image, mask: Array) -> Image.Image:
-    """The photograph, its background dimmed and the foreground's border drawn."""
+    """The photograph, its background dimmed and the foreground's border marked."""
     pixels = np.asarray(photo.convert("RGB")).astype(np.float32)
     inside = mask > 0
     pixels[~inside] *= 0.35

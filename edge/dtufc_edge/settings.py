@@ -27,7 +27,7 @@ class EdgeSettings(ServiceSettings):
     cloud_tls_key: Path | None = Field(default=None, description="PEM file of its key.")
     max_prompt_tokens: int = Field(default=1024, ge=1, description="Longest prompt, in tokens.")
     max_new_tokens: int = Field(default=256, ge=1, description="Longest completion, in tokens.")
-    max_steps: int = Field(default=100, ge=1, description="Most steps of a denoiser for one picture.")
+    max_steps: int = Field(default=100, ge=1, description="Most steps of a denoiser for one image.")
     max_image_bytes: int = Field(default=16 << 20, ge=1, description="Largest image file.")
     max_image_pixels: int = Field(default=40_000_000, ge=1, description="Largest image, unpacked.")
 

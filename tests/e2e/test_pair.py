@@ -103,7 +103,7 @@ def test_a_label_map_through_the_pair_is_the_whole_models(
 ) -> None:
     reply = client.segment(jpeg, codec="raw")
     image = Image.open(io.BytesIO(jpeg)).convert("RGB")
-    pixels, box = prepared(image, 518)
+    pixels, box = preprocessed(image, 518)
     with torch.inference_mode():
         tokens = whole_dinov2(pixel_values=pixels).last_hidden_state[:, 1:]
         logits = saliency_head(tokens.transpose(1, 2).unflatten(2, (37, 37)))
@@ -118,7 +118,7 @@ def test_a_label_map_through_the_pair_is_the_whole_models(
     np.testing.assert_array_equal(labels, expected)
 
 
-def prepared(image: Image.Image, side: int) -> tuple[torch.Tensor, tuple[int, int, int, int]]:
+def preprocessed(image: Image.Image, side: int) -> tuple[torch.Tensor, tuple[int, int, int, int]]:
     """The image centred on a black square and normalised as ImageNet is, written anew for the test."""
     scale = side / max(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
@@ -197,7 +197,7 @@ def test_a_dinov2_split_anywhere_has_the_whole_models_logits(
     profile = load_profile("dinov2-small", split)
     edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
     with Image.open(SAMPLES / "rocket.jpg") as image:
-        pixels, _ = prepared(image.convert("RGB"), 518)
+        pixels, _ = preprocessed(image.convert("RGB"), 518)
     features = edge.backbone.features(pixels)
     logits = cloud.head.logits(features)
     with torch.inference_mode():

@@ -78,7 +78,7 @@ def test_a_health_check_of_an_encrypted_edge_is_encrypted_too(
         check_health(edge.address)
 
 
-def test_a_plain_client_is_refused_by_an_encrypted_edge(tls_pair: tuple[Service, Service]) -> None:
+def test_a_plain_client_is_rejected_by_an_encrypted_edge(tls_pair: tuple[Service, Service]) -> None:
     with EdgeClient(tls_pair[0].address, timeout_s=10) as client, pytest.raises(Unavailable):
         client.models()
 
@@ -108,43 +108,45 @@ def test_a_cloud_that_asks_for_certificates_lets_only_its_own_authoritys_in(
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-class Refusal:
-    """Settings that a side must refuse to start with, and words of the message."""
+class Rejection:
+    """Settings that a side must reject, and words of the message."""
 
     def __init__(self, side: str, *flags: str, says: str, **variables: str) -> None:
         self.side, self.flags, self.says, self.variables = side, flags, says, variables
 
 
 @pytest.fixture(scope="module")
-def refusals(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> dict[str, Refusal]:
+def rejections(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> dict[str, Rejection]:
     folder = tmp_path_factory.mktemp("settings")
     (folder / "misspelt.yaml").write_text("thraeds: 1\n", encoding="utf-8")
     (folder / "broken.yaml").write_text("threads: [1\n", encoding="utf-8")
     nowhere = str(folder / "nowhere.yaml")
     key, server = str(certificates.server[1]), str(certificates.server[0])
     return {
-        "misspelt variable of the edge": Refusal("edge", says="DTUFC_EDGE_PORFILES", DTUFC_EDGE_PORFILES="x"),
-        "misspelt variable of the cloud": Refusal("cloud", says="DTUFC_CLOUD_LISTENN", DTUFC_CLOUD_LISTENN="x"),
-        "misspelt prefix": Refusal("cloud", says="DTUFC_CLUOD_LISTEN", DTUFC_CLUOD_LISTEN="x"),
-        "misspelt key in YAML": Refusal("edge", says="thraeds", DTUFC_EDGE_CONFIG=str(folder / "misspelt.yaml")),
-        "broken YAML": Refusal("edge", says="broken.yaml", DTUFC_EDGE_CONFIG=str(folder / "broken.yaml")),
-        "missing YAML": Refusal("edge", says="nowhere.yaml", DTUFC_EDGE_CONFIG=nowhere),
-        "misspelt flag": Refusal("edge", "--thraeds", "1", says="thraeds"),
-        "number out of range": Refusal("edge", "--threads", "0", says="threads"),
-        "no number": Refusal("edge", says="threads", DTUFC_EDGE_THREADS="many"),
-        "unknown profile": Refusal("cloud", "--profiles", "gpt-9", says="gpt-9"),
-        "split beyond the model": Refusal("cloud", "--profiles", "smollm2-135m@31", says="31"),
-        "one profile twice": Refusal("cloud", "--profiles", "smollm2-135m,smollm2-135m@30", says="once"),
-        "metrics without a port": Refusal("cloud", "--metrics-listen", "localhost", says="metrics_listen"),
-        "metrics with a port that is none": Refusal("cloud", "--metrics-listen", "127.0.0.1:99999", says="metrics"),
-        "an address that is none": Refusal("cloud", "--listen", "here", "--profiles", "dinov2-small", says="listen"),
-        "key without certificate": Refusal("cloud", "--tls-key", key, "--profiles", "dinov2-small", says="tls"),
-        "authority without certificate": Refusal("cloud", "--tls-ca", server, "--profiles", "dinov2-small", says="tls"),
-        "certificate that is none": Refusal(
+        "misspelt variable of the edge": Rejection("edge", says="DTUFC_EDGE_PORFILES", DTUFC_EDGE_PORFILES="x"),
+        "misspelt variable of the cloud": Rejection("cloud", says="DTUFC_CLOUD_LISTENN", DTUFC_CLOUD_LISTENN="x"),
+        "misspelt prefix": Rejection("cloud", says="DTUFC_CLUOD_LISTEN", DTUFC_CLUOD_LISTEN="x"),
+        "misspelt key in YAML": Rejection("edge", says="thraeds", DTUFC_EDGE_CONFIG=str(folder / "misspelt.yaml")),
+        "broken YAML": Rejection("edge", says="broken.yaml", DTUFC_EDGE_CONFIG=str(folder / "broken.yaml")),
+        "missing YAML": Rejection("edge", says="nowhere.yaml", DTUFC_EDGE_CONFIG=nowhere),
+        "misspelt flag": Rejection("edge", "--thraeds", "1", says="thraeds"),
+        "number out of range": Rejection("edge", "--threads", "0", says="threads"),
+        "no number": Rejection("edge", says="threads", DTUFC_EDGE_THREADS="many"),
+        "unknown profile": Rejection("cloud", "--profiles", "gpt-9", says="gpt-9"),
+        "split beyond the model": Rejection("cloud", "--profiles", "smollm2-135m@31", says="31"),
+        "one profile twice": Rejection("cloud", "--profiles", "smollm2-135m,smollm2-135m@30", says="once"),
+        "metrics without a port": Rejection("cloud", "--metrics-listen", "localhost", says="metrics_listen"),
+        "metrics with a port that is none": Rejection("cloud", "--metrics-listen", "127.0.0.1:99999", says="metrics"),
+        "an address that is none": Rejection("cloud", "--listen", "here", "--profiles", "dinov2-small", says="listen"),
+        "key without certificate": Rejection("cloud", "--tls-key", key, "--profiles", "dinov2-small", says="tls"),
+        "authority without certificate": Rejection(
+            "cloud", "--tls-ca", server, "--profiles", "dinov2-small", says="tls"
+        ),
+        "certificate that is none": Rejection(
             "cloud", "--tls-key", key, "--tls-certificate", key, "--profiles", "dinov2-small", says="tls"
         ),
-        "unreadable key": Refusal("cloud", "--tls-key", nowhere, "--tls-certificate", server, says="nowhere"),
-        "client's certificate without an authority": Refusal(
+        "unreadable key": Rejection("cloud", "--tls-key", nowhere, "--tls-certificate", server, says="nowhere"),
+        "client's certificate without an authority": Rejection(
             "edge", "--cloud-tls-certificate", server, "--cloud-tls-key", key, says="tls"
         ),
     }
@@ -192,14 +194,14 @@ print(json.dumps(ends))
 
 
 @pytest.fixture(scope="module")
-def outcomes(refusals: dict[str, Refusal]) -> dict[str, tuple[int, str]]:
+def outcomes(rejections: dict[str, Rejection]) -> dict[str, tuple[int, str]]:
     """Exit code and stderr of each; a negative code where it started after all."""
-    assert list(refusals) == NAMES
+    assert list(rejections) == NAMES
     cases = []
-    for name, refusal in refusals.items():
-        spare = [] if "--listen" in refusal.flags else ["--listen", "127.0.0.1:0"]
-        spare += [] if "--metrics-listen" in refusal.flags else ["--metrics-listen", "127.0.0.1:0"]
-        cases.append((name, refusal.side, [*refusal.flags, *spare], refusal.variables))
+    for name, rejection in rejections.items():
+        spare = [] if "--listen" in rejection.flags else ["--listen", "127.0.0.1:0"]
+        spare += [] if "--metrics-listen" in rejection.flags else ["--metrics-listen", "127.0.0.1:0"]
+        cases.append((name, rejection.side, [*rejection.flags, *spare], rejection.variables))
     command = [sys.executable, "-c", IN_FORKS]
     done = subprocess.run(
         command, input=json.dumps(cases), capture_output=True, text=True, check=True, env=environment(), timeout=300
@@ -218,11 +220,11 @@ def _end_of(process: "subprocess.Popen[str]") -> tuple[int, str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_that_cannot_be_are_a_start_up_error_of_one_line(
-    name: str, refusals: dict[str, Refusal], outcomes: dict[str, tuple[int, str]]
+    name: str, rejections: dict[str, Rejection], outcomes: dict[str, tuple[int, str]]
 ) -> None:
     code, stderr = outcomes[name]
     assert code == 2, stderr
-    assert refusals[name].says in stderr
+    assert rejections[name].says in stderr
     assert "Traceback" not in stderr
 
 

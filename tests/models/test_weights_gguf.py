@@ -160,7 +160,7 @@ def test_another_gguf_is_another_profile_and_another_folder(cache: Path, tmp_pat
         weights_folder(before.spec)
 
 
-def test_a_folder_of_several_ggufs_is_refused_with_their_names(cache: Path, tmp_path: Path) -> None:
+def test_a_folder_of_several_ggufs_is_rejected_with_their_names(cache: Path, tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         write_gguf(tmp_path / "models" / name, random_model("qwen2"))
     profile = profile_of({"folder": str(tmp_path / "models")}, tmp_path / "profile")
@@ -169,13 +169,13 @@ def test_a_folder_of_several_ggufs_is_refused_with_their_names(cache: Path, tmp_
         weights_folder(profile.spec)
 
 
-def test_a_file_of_another_format_is_refused(cache: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_rejected(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.pt").write_bytes(b"weights")
     with pytest.raises(InputError, match=r"weights\.pt is no GGUF"):
         weights_folder(profile_of({"folder": str(tmp_path / "weights.pt")}, tmp_path / "profile").spec)
 
 
-def test_a_gguf_without_a_tensor_is_refused_with_its_name(cache: Path, tmp_path: Path) -> None:
+def test_a_gguf_without_a_tensor_is_rejected_with_its_name(cache: Path, tmp_path: Path) -> None:
     gguf = write_gguf(tmp_path / "tiny.gguf", random_model("qwen2"), leave_out="blk.1.ffn_up.weight")
     with pytest.raises(InputError, match=r"tiny\.gguf: it lacks model\.layers\.1\.mlp\.up_proj\.weight"):
         weights_folder(profile_of({"folder": str(gguf)}, tmp_path / "profile").spec)
@@ -288,7 +288,7 @@ def test_a_part_that_is_damaged_and_not_to_be_fetched_is_an_input_error(
         fetch_parts(checked)
 
 
-def test_parts_of_another_total_size_are_refused(
+def test_parts_of_another_total_size_are_rejected(
     parts: tuple[Any, list[Path], dict[str, object]], cache: Path, tmp_path: Path
 ) -> None:
     source = {**parts[2], "total_bytes": 1000}

@@ -253,7 +253,7 @@ def test_only_wanted_files_are_fetched_from_a_hub_and_then_serve_without_it(
     assert handler.sent == []
 
 
-def test_a_snapshot_that_lacks_its_weights_is_refused_without_a_hub(
+def test_a_snapshot_that_lacks_its_weights_is_rejected_without_a_hub(
     hub: tuple[str, type[Hub]], profile: Path, tmp_path: Path
 ) -> None:
     endpoint, handler = hub
@@ -268,7 +268,7 @@ def test_a_snapshot_that_lacks_its_weights_is_refused_without_a_hub(
     assert fetch(profile, tmp_path / "home", endpoint).returncode == 0  # fetched again
 
 
-def test_a_repository_without_weights_that_are_read_is_refused(
+def test_a_repository_without_weights_that_are_read_is_rejected(
     hub: tuple[str, type[Hub]], profile: Path, tmp_path: Path
 ) -> None:
     endpoint, handler = hub
@@ -349,7 +349,7 @@ def test_an_index_that_is_broken_is_named(tmp_path: Path) -> None:
         weights_folder(spec_of(tmp_path / "model"))
 
 
-def test_a_config_without_weights_is_refused(saved: Path) -> None:
+def test_a_config_without_weights_is_rejected(saved: Path) -> None:
     for file in saved.glob("*.safetensors"):
         file.unlink()
     with pytest.raises(InputError, match="no weights"):

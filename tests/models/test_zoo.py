@@ -111,7 +111,7 @@ def dinov2_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["resnet", "efficientnet"])
 def cnn_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A random classifier of six labels in three stages, and how it wants its pictures: as transformers writes both."""
+    """A random classifier of six labels in three stages, and how it wants its images: as transformers writes both."""
     torch.manual_seed(5)
     names = dict(enumerate(["ant", "bee", "cat", "dog", "eel", "fox"]))
     if request.param == "resnet":
@@ -264,9 +264,9 @@ def test_a_cnn_from_a_folder_runs_split_as_it_runs_whole(cnn_folder: Path, split
 
 def test_an_image_is_cropped_and_normalised_as_the_folder_says(cnn_folder: Path) -> None:
     edge = EdgePipeline(profile_of("cnn", cnn_folder, 1), CPU, torch.float32)
-    picture = np.zeros((110, 220, 3), np.uint8)  # its middle square of 96 of 110 is what the model sees
-    picture[7:103, 62:158] = (255, 0, 51)
-    pixels = edge.backbone.crop(Image.fromarray(picture))[0, :, 4:-4, 4:-4]
+    image = np.zeros((110, 220, 3), np.uint8)  # its middle square of 96 of 110 is what the model sees
+    image[7:103, 62:158] = (255, 0, 51)
+    pixels = edge.backbone.crop(Image.fromarray(image))[0, :, 4:-4, 4:-4]
     for plane, value, mean, std in zip(pixels, (1.0, 0.0, 0.2), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), strict=True):
         torch.testing.assert_close(plane, torch.full_like(plane, (value - mean) / std), atol=1e-5, rtol=0)
 
@@ -307,7 +307,7 @@ _TOO_SMALL = '{"size": 224, "crop_size": {"height": 289}, "image_mean": [0, 0, 0
 
 
 @pytest.mark.parametrize("text", [None, "{}", '{"size": {}}', "no json", _TOO_SMALL])
-def test_a_folder_that_does_not_say_how_to_prepare_pictures_is_rejected(cnn_folder: Path, text: str | None) -> None:
+def test_a_folder_that_does_not_say_how_to_preprocess_images_is_rejected(cnn_folder: Path, text: str | None) -> None:
     file = cnn_folder / "preprocessor_config.json"
     file.unlink() if text is None else file.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="preprocessor_config"):

@@ -105,7 +105,7 @@ class Telemetry:
         self._bpfp = histogram("bpfp", "Bits a feature value on the wire, by request.", (*labels, "quality"), _BPFP)
         self.desyncs = counter("desyncs_total", "Frames that decoded to other symbols than were encoded.", labels)
         self._running = gauge("running", "Requests that are being worked on or wait for it.")
-        self._slots = gauge("slots", "Requests that may be worked on or wait for it; one more is refused.")
+        self._slots = gauge("slots", "Requests that may be worked on or wait for it; one more is rejected.")
         ProcessCollector(namespace=f"dtufc_{side}", registry=self.registry)
 
     def watch_queue(self, running: Callable[[], int], slots: int) -> None:

@@ -1,4 +1,4 @@
-// `node shoot.mjs CHROMIUM URL FILE`: a picture of a page, and what the page complained of.
+// `node shoot.mjs CHROMIUM URL FILE`: a screenshot of a page, and what the page complained of.
 import { chromium } from "playwright-core";
 
 const [executablePath, url, path] = process.argv.slice(2);

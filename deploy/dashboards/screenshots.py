@@ -1,7 +1,7 @@
-"""`python -m deploy.dashboards.picture`: both dashboards as pictures, with the data of a running Prometheus.
+"""`python -m deploy.dashboards.screenshots`: both dashboards as screenshots, with the data of a running Prometheus.
 
 Grafana's server is not needed: the committed JSON says what is on a page, each query is asked as Grafana would ask it,
-and deploy/grafana/pictures draws the answers with Grafana's own components in Chromium. Needs npm and Chromium.
+and deploy/grafana/screenshots draws the answers with Grafana's own components in Chromium. Needs npm and Chromium.
 """
 
 import json
@@ -20,7 +20,7 @@ import typer
 
 from deploy.dashboards.grafana import DASHBOARDS, ROOT
 
-PICTURES = ROOT / "deploy" / "grafana" / "pictures"
+SCREENSHOTS = ROOT / "deploy" / "grafana" / "screenshots"
 _STEP_S = 5
 _VARIABLES = {"$__rate_interval": "30s", "$model": ".*", "$codec": ".*"}
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -60,24 +60,24 @@ def page(prometheus: str, dashboard: dict[str, Any], minutes: float) -> dict[str
 def main(
     prometheus: Annotated[str, typer.Option(help="A Prometheus that scrapes a pair.")] = "http://127.0.0.1:9090",
     minutes: Annotated[float, typer.Option(help="How much of the past to show.")] = 10.0,
-    output: Annotated[Path, typer.Option(help="Folder of the pictures.")] = ROOT / "docs",
+    output: Annotated[Path, typer.Option(help="Folder of the screenshots.")] = ROOT / "docs",
 ) -> None:
     """Draws both dashboards."""
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser is None or shutil.which("npm") is None:
         raise SystemExit("needs npm and Chromium (Debian: apt install npm chromium fonts-dejavu-core)")
-    if not (PICTURES / "node_modules").is_dir():
-        subprocess.run(["npm", "install", "--ignore-scripts", "--legacy-peer-deps"], cwd=PICTURES, check=True)
-    subprocess.run(["npx", "vite", "build"], cwd=PICTURES, check=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(PICTURES / "dist")))
+    if not (SCREENSHOTS / "node_modules").is_dir():
+        subprocess.run(["npm", "install", "--ignore-scripts", "--legacy-peer-deps"], cwd=SCREENSHOTS, check=True)
+    subprocess.run(["npx", "vite", "build"], cwd=SCREENSHOTS, check=True)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(SCREENSHOTS / "dist")))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for name in DASHBOARDS:
         dashboard = json.loads((ROOT / "deploy/grafana/dashboards" / f"{name}.json").read_text(encoding="utf-8"))
-        drawn = page(prometheus, dashboard, minutes)
-        (PICTURES / "dist" / "page.json").write_text(json.dumps(drawn), encoding="utf-8")
+        shown = page(prometheus, dashboard, minutes)
+        (SCREENSHOTS / "dist" / "page.json").write_text(json.dumps(shown), encoding="utf-8")
         file = output.resolve() / f"dashboard-{name}.png"
         url = f"http://127.0.0.1:{server.server_port}/"
-        subprocess.run(["node", "shoot.mjs", browser, url, str(file)], cwd=PICTURES, check=True)
+        subprocess.run(["node", "shoot.mjs", browser, url, str(file)], cwd=SCREENSHOTS, check=True)
         print(file)
     server.shutdown()
 
