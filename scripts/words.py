@@ -28,7 +28,8 @@ LEFT_OUT = ("scripts/words.py", "shared/dtufc/v1/", "tests/golden/", "deploy/gra
 
 
 def main() -> int:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    command = ["git", "ls-files"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     found = 0
     for name in listed:
         path = ROOT / name
