@@ -3,6 +3,7 @@
 Of any class whose layers are one list.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from dtufc.errors import InputError
 from dtufc.models.decoder import max_tokens_of, proof_steps
 from dtufc.models.profile import Profile
-from dtufc.models.proof import prove, require
+from dtufc.models.proof import require
 from dtufc.models.split import Front, read_config
 
 
@@ -31,9 +32,9 @@ class DecoderBackbone:
 
     @staticmethod
     def prove(folder: Path, profile: Profile) -> None:
-        """Compares the cut model with the whole, whatever its size. Raises InputError where they differ."""
+        """Compares the cut model with the whole, once, whatever its size. Raises InputError where they differ."""
         config = read_config(folder)
-        prove(folder, config, profile.split, proof_steps(config))
+        require(folder, config, profile.split, lambda: proof_steps(config), max_bytes=math.inf)
 
     def chat_ids(self, prompt: str) -> list[int]:
         """Token ids of one user turn in the model's chat template, up to where the reply starts.

@@ -1,5 +1,6 @@
 """The first layers of a transformer for images (DINOv2, DINOv3, ViT, SigLIP's tower): pixels -> features of patches."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from dtufc.coding.layout import Family
 from dtufc.errors import InputError
 from dtufc.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, View, cropped, to_tensor
 from dtufc.models.profile import Profile
-from dtufc.models.proof import prove, require
+from dtufc.models.proof import require
 from dtufc.models.split import Front
 from dtufc.models.vit import classifies, dense_class, prefix_tokens, proof_steps, read_vit_config
 from dtufc_edge.backbones import Box
@@ -36,10 +37,10 @@ class VitBackbone:
 
     @staticmethod
     def prove(folder: Path, profile: Profile) -> None:
-        """Compares the cut model with the whole, whatever its size. Raises InputError where they differ."""
+        """Compares the cut model with the whole, once, whatever its size. Raises InputError where they differ."""
         config = read_vit_config(folder)
         cls = None if classifies(config) else dense_class(config)
-        prove(folder, config, profile.split, proof_steps(config), cls=cls)
+        require(folder, config, profile.split, lambda: proof_steps(config), cls=cls, max_bytes=math.inf)
 
     def fit(self, image: Image.Image) -> tuple[Tensor, Box]:
         """Fits the image into the model's square, centred on black.

@@ -322,9 +322,8 @@ def _machine() -> str:
 
 
 def _sources() -> str:
-    return (
-        f"{len(photos('fit'))} photographs and {len(texts('fit'))} texts, `research/dtufc_research/data.py` lists them"
-    )
+    listed = "`research/dtufc_research/data/sources.py` lists them"
+    return f"{len(photos('fit'))} photographs and {len(texts('fit'))} texts, {listed}"
 
 
 if __name__ == "__main__":

@@ -176,11 +176,12 @@ def main() -> int:
     served, rejected, images = list(decoder_cuts(DECODERS)), list(decoder_cuts(REJECTED)), list(vision_cuts())
     head = "| class | cuts | split equals whole | bytes read by front / back, cut in the middle |\n|---|---|---|---|"
     failed = [cut.name for cut in (*served, *images) if cut.problem]
+    num_cut = len(served) + len(images)
     (DOCS / "models.md").write_text(
         f"""# Which models can be served
 
-Any language model of transformers whose layers are one list, and transformers for images: {len(served)} classes of the
-first kind and {len(images)} of the second were cut, and all but {len(failed)} answer bit for bit as the whole model
+Language models of transformers whose layers are one list, and transformers for images. Of {len(served)} classes of the
+first kind and {len(images)} of the second that were cut, {num_cut - len(failed)} answer bit for bit as the whole model
 does. A model of another class is tried when it is first loaded: it is served if its answers, cut, equal those of the
 whole, and rejected by name if not.
 

@@ -29,7 +29,15 @@ _REMEDY: Final = "Use another split, or a model of another class"
 Steps = list[dict[str, Tensor]]  # what the model's forward takes, call by call
 
 
-def require(folder: Path, config: Any, split: int, steps: Callable[[], Steps], *, cls: Any = None) -> None:
+def require(
+    folder: Path,
+    config: Any,
+    split: int,
+    steps: Callable[[], Steps],
+    *,
+    cls: Any = None,
+    max_bytes: float = MAX_BYTES_AT_START,
+) -> None:
     """Proves a cut, unless it has been proven before.
 
     Args:
@@ -38,17 +46,18 @@ def require(folder: Path, config: Any, split: int, steps: Callable[[], Steps], *
         split: layers of the front.
         steps: makes the inputs; several steps share a cache of keys and values.
         cls: the model's class; by default the one that the checkpoint names.
+        max_bytes: of weights that may be compared now.
 
     Raises:
-        InputError: split and whole differ, or the model is too large to compare them while a service starts.
+        InputError: split and whole differ, or the model is too large to compare them now.
     """
     check_split(config, split, cls=cls)
     record = _record(folder, config, split, cls)
     with _locked(record.parent):
         if record.is_file():
             return
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        if size > MAX_BYTES_AT_START:
+        size = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
+        if size > max_bytes:
             problem = f"{size >> 20} MiB of weights, whose cut after layer {split} has not been proven"
             remedy = f"Run `dtufc prove` on a machine that holds the whole model, and copy {record} to this one"
             raise InputError(field="model", problem=problem, remedy=remedy)
