@@ -22,6 +22,9 @@ from dtufc_research.training.emoji.images import (
     recoloured,
 )
 from dtufc_research.training.emoji.train import run_folder, save, train_autoencoder, train_denoiser
+from tests.research.lightning import EXPECTED
+
+pytestmark = EXPECTED
 
 
 def disc(colour: tuple[int, int, int], leaf: tuple[int, int, int] = (0, 160, 0)) -> NDArray[np.uint8]:
@@ -87,7 +90,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # Lightning and torch warn of each other
 def test_an_interrupted_training_resumes_and_ends_as_a_pipeline(cache: Path) -> None:
     images = [*originals(ITEMS), *compositions(ITEMS)[:40]]
     autoencoder = train_autoencoder(images, num_steps=2)

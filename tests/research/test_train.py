@@ -20,6 +20,7 @@ from dtufc.models.profile import load_profile
 from dtufc_research.training.configurations import TrainSpec, configurations
 from dtufc_research.training.plane_transforms import PlaneTransformKind, fit_plane_transform
 from dtufc_research.training.train import Training, export, run_folder, train, trained_steps
+from tests.research.lightning import EXPECTED
 
 TINY = {
     "widths": {"num_channels": 8, "num_latents": 16, "groups": [2, 2, 4, 8], "context": [8, 8]},
@@ -34,7 +35,7 @@ SCHEDULES = {
     "cycle": {"kind": "cycle", "learning_rate": 0.001, "epochs": 3},
     "plateau": {"kind": "plateau", "learning_rate": 0.001, "epochs": 3, "floor": 0.0009},
 }
-pytestmark = pytest.mark.filterwarnings("default")  # Lightning and torch warn of each other
+pytestmark = EXPECTED
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from dtufc.cli.options import Json, Split
 from dtufc.cli.output import errors, show
-from dtufc.errors import InputError
 from dtufc.models import plugins
+from dtufc.models.plugins import prove_cut
 from dtufc.models.profile import default_profiles, load_profile, shipped_profiles
 from dtufc.models.zoo import is_fetched, weights_folder
 
@@ -60,11 +60,8 @@ def fetch(
     with errors():
         folders: dict[str, str] = {}
         for loaded in map(load_profile, profiles or default_profiles()):
-            folder = weights_folder(loaded.spec)
-            family = plugins.load(plugins.BACKBONES, loaded.spec.family)
-            if hasattr(family, "prove"):
-                family.prove(folder, loaded)
-            folders[loaded.name] = str(folder)
+            prove_cut(loaded)
+            folders[loaded.name] = str(weights_folder(loaded.spec))
         show(folders, as_json)
 
 
@@ -77,9 +74,5 @@ def prove(
     """Compares a model cut in two with the whole, as a service does before it serves the model; of any size."""
     with errors():
         loaded = load_profile(profile, split)
-        family = plugins.load(plugins.BACKBONES, loaded.spec.family)
-        if not hasattr(family, "prove"):
-            problem = f"{loaded.spec.family} is cut between modules that run one after the other: nothing to prove"
-            raise InputError(field="family", problem=problem, remedy="Serve it as it is")
-        family.prove(weights_folder(loaded.spec), loaded)
-        show({"profile": loaded.name, "split": loaded.split, "split_equals_whole": True}, as_json)
+        proof = "split equals whole" if prove_cut(loaded) else "nothing to prove: modules that run one after the other"
+        show({"profile": loaded.name, "split": loaded.split, "proof": proof}, as_json)

@@ -10,9 +10,12 @@
 
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Any
 
 from dtufc.errors import InputError
+from dtufc.models.profile import Profile
+from dtufc.models.zoo import weights_folder
 
 BACKBONES = "dtufc.backbones"
 HEADS = "dtufc.heads"
@@ -41,6 +44,27 @@ def load(group: str, name: str) -> Any:
     except (ImportError, AttributeError) as error:
         problem = f"{entry.value} cannot be imported: {error}"
         raise InputError(field=f"{what} {name}", problem=problem, remedy="Install its package anew") from error
+
+
+def prove_cut(profile: Profile) -> bool:
+    """Compares a profile's model, cut in two, with the whole, once; of any size. Fetches its weights.
+
+    Returns:
+        Whether there was something to compare: a family that runs a model's modules one after the other has nothing
+        to prove. The cloud's image has no backbones; there the service itself compares when it starts.
+
+    Raises:
+        InputError: split and whole differ, or the weights are not available.
+    """
+    folder = weights_folder(profile.spec)
+    entry = _entries(BACKBONES).get(profile.spec.family)
+    if entry is not None and find_spec(entry.module.partition(".")[0]) is None:
+        return False
+    family = load(BACKBONES, profile.spec.family)
+    if not hasattr(family, "prove"):
+        return False
+    family.prove(folder, profile)
+    return True
 
 
 @lru_cache
