@@ -22,11 +22,11 @@ class CloudPipeline:
     """One profile's decoder and head; a mirror of the edge's pipeline."""
 
     def __init__(self, profile: Profile, device: torch.device, dtype: torch.dtype, max_tokens: int = 2048) -> None:
-        self.profile = profile
-        self.codec = FeatureCodec(profile)
-        self._max_tokens = max_tokens
         family = plugins.load(plugins.HEADS, profile.spec.family)
         self.head: Any = family(weights_folder(profile.spec), profile, device, dtype)
+        self.profile = profile.with_prefix(getattr(self.head, "prefix", 0))
+        self.codec = FeatureCodec(self.profile)
+        self._max_tokens = max_tokens
 
     def parse(self, data: bytes, record: Record) -> bitstream.Frame:
         """Bytes to a frame that this profile can decode, and whose features the head takes. Decodes nothing yet.

@@ -19,10 +19,10 @@ class EdgePipeline:
     """One profile's backbone and encoder; a mirror of the cloud's pipeline."""
 
     def __init__(self, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
-        self.profile = profile
-        self.codec = FeatureCodec(profile)
         family = plugins.load(plugins.BACKBONES, profile.spec.family)
         self.backbone: Any = family(weights_folder(profile.spec), profile, device, dtype)
+        self.profile = profile.with_prefix(getattr(self.backbone, "prefix", 0))
+        self.codec = FeatureCodec(self.profile)
 
     def encode(self, features: Tensor, codec: str, rate: Rate, record: Record) -> EncodedFrame:
         """Features to one frame."""

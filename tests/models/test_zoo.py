@@ -32,6 +32,7 @@ from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError, ProfileMismatch
 from dtufc.models.fingerprint import fingerprint
 from dtufc.models.fitting import fit
+from dtufc.models.plugins import completed
 from dtufc.models.preprocess import View
 from dtufc.models.profile import Profile, load_profile
 from dtufc.models.zoo import fetch_package, is_fetched, weights_folder
@@ -151,7 +152,7 @@ def cnn_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def profile_of(family: str, folder: Path, split: int, fingerprint_: str | None = None) -> Profile:
     """Writes a profile.yaml beside the model's folder and loads it."""
     source = {"folder": str(folder)} | ({"fingerprint": fingerprint_} if fingerprint_ else {})
-    layout = {"decoder": {"family": "llm"}, "vit": {"family": "vit", "prefix": 1}, "cnn": {"family": "cnn"}}
+    layout = {"decoder": {"family": "llm"}, "vit": {"family": "vit"}, "cnn": {"family": "cnn"}}
     tasks = {"decoder": ["answer", "complete"], "vit": ["segment"], "cnn": ["classify"]}
     spec = {
         "name": "mine",
@@ -223,10 +224,19 @@ def test_a_vit_with_a_classifier_runs_split_as_it_runs_whole(tmp_path: Path) -> 
     np.testing.assert_allclose([label.probability for label in labels], torch.topk(expected, 3).values, atol=1e-6)
 
 
+def test_prefix_tokens_that_a_profile_leaves_out_are_the_models_own(dinov2_folder: Path) -> None:
+    profile = profile_of("vit", dinov2_folder, 1)
+    edge, cloud = pipelines(profile)
+    assert edge.profile.layout.prefix == completed(profile).layout.prefix == 1
+    assert edge.profile.digest == cloud.profile.digest
+    with pytest.raises(InputError, match="leaves the number of prefix tokens to its model"):
+        fit([np.zeros((17, 32), np.float32)], profile=profile)
+
+
 def test_a_layout_that_is_not_the_models_is_rejected_with_the_one_that_is(dinov2_folder: Path) -> None:
     profile = profile_of("vit", dinov2_folder, 1)
     layout = profile.spec.layout.model_copy(update={"prefix": 5})
-    with pytest.raises(InputError, match="prefix: 1"):
+    with pytest.raises(InputError, match="a prefix of 5, and the model has 1"):
         EdgePipeline(replace(profile, spec=profile.spec.model_copy(update={"layout": layout})), CPU, torch.float32)
 
 

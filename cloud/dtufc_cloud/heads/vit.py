@@ -81,14 +81,14 @@ class _VitHead:
         self._back = Back(folder, config, profile.split, device, dtype, cls=cls)
         self.num_layers = self._back.num_layers
         self._patch = int(config.patch_size)
-        self._prefix = prefix_tokens(config)
+        self.prefix = prefix_tokens(config)
         self._channels = int(config.hidden_size)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """[prefix + h h, d]."""
-        patches = shape[0] - self._prefix
+        patches = shape[0] - self.prefix
         if len(shape) != 2 or shape[1] != self._channels or patches < 1 or isqrt(patches) ** 2 != patches:
-            remedy = f"Send [{self._prefix} + a square grid, {self._channels}]"
+            remedy = f"Send [{self.prefix} + a square grid, {self._channels}]"
             raise InputError(field="frame", problem=f"features of shape {shape}", remedy=remedy)
 
     def _output(self, features: Tensor) -> Any:
@@ -97,7 +97,7 @@ class _VitHead:
         return self._back.output(features, pixel_values=torch.zeros(1).expand(1, 3, side, side))
 
     def _grid_side(self, features: Tensor) -> int:
-        return isqrt(len(features) - self._prefix)
+        return isqrt(len(features) - self.prefix)
 
 
 class ClassifierHead(_VitHead):
@@ -137,7 +137,7 @@ class DenseHead(_VitHead):
 
     def forward(self, features: Tensor) -> Tensor:
         """`logits`, differentiable by the features."""
-        patches = self._output(features).last_hidden_state[:, self._prefix :]  # [1, h h, d]
+        patches = self._output(features).last_hidden_state[:, self.prefix :]  # [1, h h, d]
         grid_side = self._grid_side(features)
         logits = self._dense(patches.transpose(1, 2).unflatten(2, (grid_side, grid_side)))  # from [1, d, h, h]
         size = (self.side, self.side)

@@ -23,10 +23,11 @@ class VitBackbone:
 
     def __init__(self, folder: Path, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
         config = read_vit_config(folder)
-        prefix = prefix_tokens(config)
-        if profile.layout.family != Family.vit or profile.layout.prefix != prefix:
-            problem = f"{profile.layout.family} with a prefix of {profile.layout.prefix}, and the model has {prefix}"
-            raise InputError(field="layout", problem=problem, remedy=f"Write {{family: vit, prefix: {prefix}}}")
+        self.prefix = prefix_tokens(config)
+        layout = profile.with_prefix(self.prefix).layout
+        if layout.family != Family.vit or layout.prefix != self.prefix:
+            problem = f"{layout.family} with a prefix of {layout.prefix}, and the model has {self.prefix}"
+            raise InputError(field="layout", problem=problem, remedy="Write {family: vit}")
         cls = None if classifies(config) else dense_class(config)
         require(folder, config, profile.split, lambda: proof_steps(config), cls=cls)
         self._front = Front(folder, config, profile.split, device, dtype, cls=cls)
@@ -34,6 +35,11 @@ class VitBackbone:
         self._side = int(config.image_size)
         has_view = (folder / "preprocessor_config.json").is_file()
         self._view = View.read(folder) if has_view else None
+
+    @staticmethod
+    def prefix_of(folder: Path) -> int:
+        """Tokens in front of the patches, as the model's configuration has them."""
+        return prefix_tokens(read_vit_config(folder))
 
     @staticmethod
     def prove(folder: Path, profile: Profile) -> None:

@@ -11,7 +11,7 @@ from dtufc.cli.output import errors, load_features, read_frame, show
 from dtufc.coding import bitstream
 from dtufc.coding.feature_codec import describe
 from dtufc.models.fitting import fit, load
-from dtufc.models.plugins import prove_cut
+from dtufc.models.plugins import completed, prove_cut
 from dtufc.models.profile import load_profile, shipped_profiles
 
 app = typer.Typer()
@@ -34,6 +34,7 @@ def fit_command(
         base = load_profile(profile, split) if profile else None
         if base:
             prove_cut(base)
+            base = completed(base)
         codec = fit(samples, layout=layout, name=name, prefix=prefix, profile=base)
         codec.save(output)
         show({"profile": str(output), "codecs": codec.codecs, "digest": codec.profile.digest.hex()}, as_json)

@@ -46,6 +46,18 @@ def load(group: str, name: str) -> Any:
         raise InputError(field=f"{what} {name}", problem=problem, remedy="Install its package anew") from error
 
 
+def completed(profile: Profile) -> Profile:
+    """A profile with what it leaves to its model's configuration. Fetches its weights.
+
+    Raises:
+        InputError: the weights are not available.
+    """
+    family = load(BACKBONES, profile.spec.family)
+    if not hasattr(family, "prefix_of"):
+        return profile
+    return profile.with_prefix(family.prefix_of(weights_folder(profile.spec)))
+
+
 def prove_cut(profile: Profile) -> bool:
     """Compares a profile's model, cut in two, with the whole, once; of any size. Fetches its weights.
 

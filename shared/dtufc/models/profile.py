@@ -7,7 +7,7 @@ is a YAML file and, for each split that was fitted, a safetensors file of the co
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -130,9 +130,16 @@ Source = PackageSource | PartsSource | FolderSource | HubSource | None
 
 
 class LayoutSpec(_Schema):
+    """How features are laid out (`dtufc.coding.layout`).
+
+    Attributes:
+        channels: None where any number will do; a model's own come with its features.
+        prefix: tokens in front of the grid; None where the model's configuration says how many.
+    """
+
     family: Family
     channels: int | None = Field(default=None, ge=1)
-    prefix: int = Field(default=0, ge=0)
+    prefix: int | None = Field(default=None, ge=0)
     patch: int = Field(default=1, ge=1, le=4)
 
     @model_validator(mode="after")
@@ -197,13 +204,25 @@ class Profile:
 
     @property
     def layout(self) -> Layout:
+        """Raises InputError where the number of prefix tokens is the model's, and has not been asked for."""
         layout = self.spec.layout
-        return Layout(family=layout.family, channels=layout.channels, prefix=layout.prefix, patch=layout.patch)
+        if layout.prefix is None and layout.family == Family.vit and self.spec.family != NO_MODEL:
+            problem = f"{self.name} leaves the number of prefix tokens to its model, which is not loaded"
+            raise InputError(field="layout.prefix", problem=problem, remedy="Write the number into the profile")
+        return Layout(family=layout.family, channels=layout.channels, prefix=layout.prefix or 0, patch=layout.patch)
+
+    def with_prefix(self, prefix: int) -> "Profile":
+        """This profile with as many prefix tokens as the model has, unless it names another number itself."""
+        if self.spec.layout.prefix is not None:
+            return self
+        layout = self.spec.layout.model_copy(update={"prefix": prefix})
+        return replace(self, spec=self.spec.model_copy(update={"layout": layout}))
 
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 over name, family, layout, source, split and every array of the calibration."""
         spec = self.spec.model_dump(mode="json", include={"name", "family", "layout", "source"})
+        spec["layout"]["prefix"] = self.layout.prefix
         if spec["layout"]["patch"] == 1:  # as before there were others
             del spec["layout"]["patch"]
         source = spec["source"] or {}
