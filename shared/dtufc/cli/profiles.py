@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dtufc.cli.options import Json, Split
 from dtufc.cli.output import errors, show
@@ -38,11 +38,11 @@ def models(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table("profile", "family", "tasks", "split", "fitted at", "weights", "digest")
+    table = Table(Column("profile", no_wrap=True), "family", "tasks", "split", "fitted at", "weights", "digest")
     for row in rows:
         fetched = "here" if row["fetched"] else "not fetched yet"
         fitted = ", ".join(map(str, row["fitted_splits"])) or "none"
-        cells = (row["family"], ", ".join(row["tasks"]), str(row["split"]), fitted, fetched, row["digest"][:16])
+        cells = (row["family"], ", ".join(row["tasks"]), str(row["split"]), fitted, fetched, row["digest"][:8])
         table.add_row(row["profile"], *cells)
     _console.print(table)
     for group, what in ((plugins.BACKBONES, "families"), (plugins.EDGE_TASKS, "tasks")):

@@ -1,7 +1,6 @@
 """Some tensors out of a `save_pretrained` folder: each side reads only the layers that it runs."""
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +10,6 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from dtufc.errors import InputError
-
-_DINOV2_STORED = {
-    "q_proj": "attention.query",
-    "k_proj": "attention.key",
-    "v_proj": "attention.value",
-    "o_proj": "output.dense",
-}
 
 
 def read_tensors(folder: Path, wanted: Mapping[str, str], dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -45,19 +37,6 @@ def fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], device: torch.d
     """Puts tensors into a module that was built on the meta device, and readies it for inference."""
     module.load_state_dict(dict(tensors), strict=True, assign=True)
     module.to(device).eval().requires_grad_(False)
-
-
-def shift_layer(name: str, first_layer: int) -> str:
-    """The name that a tensor of a part which starts at `first_layer` has in the whole model."""
-    match = re.fullmatch(r"((?:model\.|encoder\.)layers?\.)(\d+)(\..*)", name)
-    return f"{match[1]}{int(match[2]) + first_layer}{match[3]}" if match else name
-
-
-def dinov2_stored_name(name: str, first_layer: int) -> str:
-    """The name that a tensor of a Dinov2Model has in its folder: files keep the names of before transformers 5."""
-    for attribute, stored in _DINOV2_STORED.items():
-        name = name.replace(f".attention.{attribute}.", f".attention.{stored}.")
-    return shift_layer(name, first_layer)
 
 
 def tensor_names(folder: Path) -> set[str]:
