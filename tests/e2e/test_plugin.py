@@ -122,4 +122,4 @@ def test_a_profile_of_a_family_that_is_not_installed_ends_the_start_with_those_t
 ) -> None:
     edge = launch("edge", "--profiles", str(home))
     assert edge.process.wait(60) == 2
-    assert "no backbone rows is installed. Use one of cnn, decoder, sd3, vit" in edge.log_text()
+    assert "no family rows is installed. Use one of cnn, decoder, sd3, vit" in edge.log_text()

@@ -1,5 +1,6 @@
 """A model of any class is cut without a copied forward pass: split equals whole, bit for bit."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,60 @@ def test_sharded_and_pickled_weights_are_read_too(tmp_path: Path) -> None:
     whole.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
     assert torch.equal(parts(tmp_path / "sharded", 3)[0].features(input_ids=ids), expected)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save(whole.state_dict(), tmp_path / "model" / "pytorch_model.bin")
+    assert torch.equal(parts(tmp_path / "model", 3)[0].features(input_ids=ids), expected)
+
+
+def rewrite_config(folder: Path, **changes: Any) -> Any:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+    return read_config(folder)
+
+
+def test_a_checkpoint_of_more_layers_than_its_configuration_says_is_rejected(tmp_path: Path) -> None:
+    save_decoder("Llama", tmp_path / "model")
+    config = rewrite_config(tmp_path / "model", num_hidden_layers=4)
+    with pytest.raises(InputError, match=r"a LlamaForCausalLM of 4 layers lacks: model\.layers\.4"):
+        prove(tmp_path / "model", config, 2, decoder.proof_steps(config))
+
+
+def test_weights_of_another_class_than_the_configuration_says_are_rejected(tmp_path: Path) -> None:
+    save_decoder("Qwen2", tmp_path / "model")  # with biases that a Llama has not
+    config = rewrite_config(tmp_path / "model", architectures=["LlamaForCausalLM"], model_type="llama")
+    with pytest.raises(InputError, match=r"lacks: model\.layers\.0\.self_attn"):
+        prove(tmp_path / "model", config, 2, decoder.proof_steps(config))
+
+
+def test_a_model_without_a_head_is_no_language_model(tmp_path: Path) -> None:
+    save_decoder("Qwen2", tmp_path / "model")
+    config = rewrite_config(tmp_path / "model", architectures=["Qwen2Model"])
+    with pytest.raises(InputError, match=r"is a Qwen2Model; of its type can be cut here: Qwen2ForCausalLM"):
+        decoder.decoder_class(config)
+
+
+def test_rotary_embeddings_that_depend_on_the_requests_before_are_rejected(tmp_path: Path) -> None:
+    save_decoder("Llama", tmp_path / "model")
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    config = rewrite_config(tmp_path / "model", rope_parameters=rope)
+    with pytest.raises(InputError, match="dynamic rotary embeddings"):
+        parts(tmp_path / "model", 2, config)
+
+
+def test_a_class_that_keeps_a_sequence_in_itself_is_not_served(tmp_path: Path) -> None:
+    save_decoder("RecurrentGemma", tmp_path / "model")
+    config = read_config(tmp_path / "model")
+    with pytest.raises(InputError, match="RecurrentGemmaForCausalLM"):
+        prove(tmp_path / "model", config, 3, decoder.proof_steps(config))
+
+
+def test_a_model_of_images_is_no_language_model_and_the_reverse(tmp_path: Path) -> None:
+    save_vision("ViTModel", tmp_path / "image")
+    with pytest.raises(InputError, match="ViT"):
+        decoder.decoder_class(read_config(tmp_path / "image"))
+    save_decoder("Llama", tmp_path / "text")
+    with pytest.raises(InputError, match="image_size"):
+        vit.read_vit_config(tmp_path / "text")
 
 
 def test_what_differs_from_the_whole_is_not_served_and_the_error_names_class_and_cut(tmp_path: Path) -> None:

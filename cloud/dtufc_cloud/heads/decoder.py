@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from dtufc.errors import InputError
-from dtufc.models.decoder import max_tokens_of, proof_steps
+from dtufc.models.decoder import max_tokens_of, read_decoder
 from dtufc.models.profile import Profile
-from dtufc.models.proof import require
-from dtufc.models.split import Back, read_config
+from dtufc.models.split import Back
 from dtufc_cloud.heads import check_finite
 
 
@@ -21,9 +20,8 @@ class DecoderHead:
     """Layers split + 1 ... L, final norm and output matrix."""
 
     def __init__(self, folder: Path, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
-        config = read_config(folder)
-        require(folder, config, profile.split, lambda: proof_steps(config))
-        self._back = Back(folder, config, profile.split, device, dtype)
+        config, cls = read_decoder(folder, profile)
+        self._back = Back(folder, config, profile.split, device, dtype, cls=cls)
         self.num_layers = self._back.num_layers
         self._channels = int(config.hidden_size)
         self._max_tokens = max_tokens_of(config)
@@ -38,7 +36,7 @@ class DecoderHead:
     def forward(self, features: Tensor, last: int = 0) -> Tensor:
         """`logits`, differentiable by the features."""
         blank = torch.zeros(1, len(features), dtype=torch.long)
-        logits = self._back.output(features, input_ids=blank, logits_to_keep=last).logits
+        logits = self._back.output(features, input_ids=blank, logits_to_keep=last, use_cache=False).logits
         return logits[0, -last:].float().cpu()
 
     @torch.inference_mode()

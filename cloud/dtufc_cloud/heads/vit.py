@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from dtufc.coding.arrays import Array
 from dtufc.errors import InputError
 from dtufc.models.profile import Profile
-from dtufc.models.proof import require
 from dtufc.models.split import Back
-from dtufc.models.vit import classifies, dense_class, prefix_tokens, proof_steps, read_vit_config
+from dtufc.models.vit import classifies, read_vit, read_vit_config
 from dtufc.models.zoo.tensors import fill, read_tensors, tensor_names
 from dtufc_cloud.heads import Label, check_finite, top_labels
 
@@ -64,10 +63,10 @@ def vit_head(folder: Path, profile: Profile, device: torch.device, dtype: torch.
     """
     config = read_vit_config(folder)
     if (folder / "head").is_dir():
-        return DenseHead(folder, config, profile, device, dtype)
+        return DenseHead(folder, profile, device, dtype)
     if classifies(config):
-        return ClassifierHead(folder, config, profile, device, dtype)
-    problem = f"{folder} has neither a classifier nor a folder `head`"
+        return ClassifierHead(folder, profile, device, dtype)
+    problem = f"{folder} has neither a classifier of its own type nor a folder `head`"
     raise InputError(field="model", problem=problem, remedy="Give a ...ForImageClassification, or add a dense head")
 
 
@@ -75,14 +74,13 @@ class _VitHead:
     """Layers split + 1 ... L."""
 
     def __init__(
-        self, folder: Path, config: Any, profile: Profile, device: torch.device, dtype: torch.dtype, cls: Any
+        self, folder: Path, profile: Profile, device: torch.device, dtype: torch.dtype, *, dense: bool
     ) -> None:
-        require(folder, config, profile.split, lambda: proof_steps(config), cls=cls)
-        self._back = Back(folder, config, profile.split, device, dtype, cls=cls)
+        self._config, cls, self.prefix = read_vit(folder, profile, dense=dense)
+        self._back = Back(folder, self._config, profile.split, device, dtype, cls=cls)
         self.num_layers = self._back.num_layers
-        self._patch = int(config.patch_size)
-        self.prefix = prefix_tokens(config)
-        self._channels = int(config.hidden_size)
+        self._patch = int(self._config.patch_size)
+        self._channels = int(self._config.hidden_size)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """[prefix + h h, d]."""
@@ -103,9 +101,9 @@ class _VitHead:
 class ClassifierHead(_VitHead):
     """The rest of a ...ForImageClassification."""
 
-    def __init__(self, folder: Path, config: Any, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(folder, config, profile, device, dtype, None)
-        self._names: dict[int, str] = dict(config.id2label or {})
+    def __init__(self, folder: Path, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(folder, profile, device, dtype, dense=False)
+        self._names: dict[int, str] = dict(self._config.id2label or {})
 
     def forward(self, features: Tensor) -> Tensor:
         """`logits`, differentiable by the features."""
@@ -125,9 +123,9 @@ class ClassifierHead(_VitHead):
 class DenseHead(_VitHead):
     """The rest of the model, its final norm, and a dense head on the patches."""
 
-    def __init__(self, folder: Path, config: Any, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(folder, config, profile, device, dtype, dense_class(config))
-        self.side = int(config.image_size)
+    def __init__(self, folder: Path, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(folder, profile, device, dtype, dense=True)
+        self.side = int(self._config.image_size)
         self._dense = _read_dense_head(folder / "head", self._channels, device, dtype)
 
     @torch.inference_mode()

@@ -31,7 +31,13 @@ class Session(Protocol):
 
 @runtime_checkable
 class TokenFeatures(Protocol):
-    """Text -> features of its tokens."""
+    """Text -> features of its tokens.
+
+    Attributes:
+        max_tokens: the longest sequence that the model takes; None where its configuration names none.
+    """
+
+    max_tokens: int | None
 
     def chat_ids(self, prompt: str) -> list[int]:
         """Token ids of one user turn, up to where the reply starts."""

@@ -12,29 +12,26 @@ from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig
 
 from dtufc.errors import InputError
-from dtufc.models.decoder import max_tokens_of, proof_steps
+from dtufc.models.decoder import max_tokens_of, read_decoder
 from dtufc.models.profile import Profile
-from dtufc.models.proof import require
-from dtufc.models.split import Front, read_config
+from dtufc.models.split import Front
 
 
 class DecoderBackbone:
     """Embeddings, layers 1 ... split, and the tokenizer."""
 
     def __init__(self, folder: Path, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
-        config = read_config(folder)
-        require(folder, config, profile.split, lambda: proof_steps(config))
-        self._front = Front(folder, config, profile.split, device, dtype)
+        config, cls = read_decoder(folder, profile)
+        self._front = Front(folder, config, profile.split, device, dtype, cls=cls)
         self.num_layers = self._front.num_layers
         self.max_tokens = max_tokens_of(config)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer = _read_tokenizer(folder)
         self._ends = _ends(folder, config, self.tokenizer)
 
     @staticmethod
     def prove(folder: Path, profile: Profile) -> None:
         """Compares the cut model with the whole, once, whatever its size. Raises InputError where they differ."""
-        config = read_config(folder)
-        require(folder, config, profile.split, lambda: proof_steps(config), max_bytes=math.inf)
+        read_decoder(folder, profile, max_bytes=math.inf)
 
     def chat_ids(self, prompt: str) -> list[int]:
         """Token ids of one user turn in the model's chat template, up to where the reply starts.
@@ -94,6 +91,16 @@ class DecoderSession:
                 remedy=f"Stay within the model's {self._max_tokens}",
             )
         return self._front.features(self._cache, input_ids=torch.tensor([token_ids])).cpu()
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"{folder} has no tokenizer that transformers reads: {' '.join(str(error).split())}"
+        raise InputError(
+            field="tokenizer", problem=problem, remedy="Add the model's tokenizer to the folder"
+        ) from error
 
 
 def _ends(folder: Path, config: Any, tokenizer: Any) -> set[int]:

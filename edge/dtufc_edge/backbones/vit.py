@@ -8,13 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dtufc.coding.layout import Family
 from dtufc.errors import InputError
 from dtufc.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, View, cropped, to_tensor
 from dtufc.models.profile import Profile
-from dtufc.models.proof import require
 from dtufc.models.split import Front
-from dtufc.models.vit import classifies, dense_class, prefix_tokens, proof_steps, read_vit_config
+from dtufc.models.vit import classifies, prefix_tokens, read_vit, read_vit_config
 from dtufc_edge.backbones import Box
 
 
@@ -22,19 +20,14 @@ class VitBackbone:
     """Embeddings and layers 1 ... split, and the image's preprocessing."""
 
     def __init__(self, folder: Path, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
-        config = read_vit_config(folder)
-        self.prefix = prefix_tokens(config)
-        layout = profile.with_prefix(self.prefix).layout
-        if layout.family != Family.vit or layout.prefix != self.prefix:
-            problem = f"{layout.family} with a prefix of {layout.prefix}, and the model has {self.prefix}"
-            raise InputError(field="layout", problem=problem, remedy="Write {family: vit}")
-        cls = None if classifies(config) else dense_class(config)
-        require(folder, config, profile.split, lambda: proof_steps(config), cls=cls)
+        config, cls, self.prefix = read_vit(folder, profile, dense=False)
         self._front = Front(folder, config, profile.split, device, dtype, cls=cls)
         self.num_layers = self._front.num_layers
         self._side = int(config.image_size)
         has_view = (folder / "preprocessor_config.json").is_file()
         self._view = View.read(folder) if has_view else None
+        if classifies(config) and "classify" in profile.spec.tasks:
+            self._check_view()
 
     @staticmethod
     def prefix_of(folder: Path) -> int:
@@ -44,9 +37,7 @@ class VitBackbone:
     @staticmethod
     def prove(folder: Path, profile: Profile) -> None:
         """Compares the cut model with the whole, once, whatever its size. Raises InputError where they differ."""
-        config = read_vit_config(folder)
-        cls = None if classifies(config) else dense_class(config)
-        require(folder, config, profile.split, lambda: proof_steps(config), cls=cls, max_bytes=math.inf)
+        read_vit(folder, profile, dense=False, max_bytes=math.inf)
 
     def fit(self, image: Image.Image) -> tuple[Tensor, Box]:
         """Fits the image into the model's square, centred on black.
@@ -70,10 +61,14 @@ class VitBackbone:
         Raises:
             InputError: the model's folder does not say how it wants images, or wants another size than it has.
         """
+        return cropped(image, self._check_view())
+
+    def _check_view(self) -> View:
         if self._view is None or self._view.side != self._side:
-            problem = f"its preprocessor_config.json is missing, or not for {self._side} x {self._side} pixels"
-            raise InputError(field="profile", problem=problem, remedy="Restore the file in the model's folder")
-        return cropped(image, self._view)
+            found = f"for {self._view.side}" if self._view else "missing"
+            problem = f"its preprocessor_config.json is {found}, and the model takes {self._side} pixels a side"
+            raise InputError(field="model", problem=problem, remedy="Set crop_size or size in that file to the model's")
+        return self._view
 
     def features(self, pixels: Tensor) -> Tensor:
         """Pixels [1, 3, side, side] -> features [prefix + patches, d] on the CPU."""

@@ -29,8 +29,12 @@ class Answer:
         if not 2 <= len(request.choices) <= len(ascii_uppercase) or not all(c.strip() for c in request.choices):
             raise InputError(field="choices", problem="not two to 26 texts", remedy="Give two to 26 that say something")
         token_ids = await prompt_ids(call, backbone.chat_ids, choice_prompt(request.question, request.choices))
+        letter_ids = [backbone.token_id(letter) for letter in letters]
+        if len(set(letter_ids)) < len(letters):
+            problem = f"the tokenizer of {call.record.model} has no token of its own for each letter"
+            raise InputError(field="profile", problem=problem, remedy="Name another profile")
         features = await call.in_backbone(backbone.start().features, token_ids)
-        task = head_pb2.AnswerTask(token_ids=[backbone.token_id(letter) for letter in letters])
+        task = head_pb2.AnswerTask(token_ids=letter_ids)
         result = await call.send(features, task, head_pb2.AnswerResult)
         choice = max(range(len(letters)), key=result.probabilities.__getitem__)
         yield inference_pb2.AnswerReply(

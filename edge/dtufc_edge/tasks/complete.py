@@ -38,6 +38,8 @@ class Complete:
             raise InputError(field="max_tokens", problem=f"{num_tokens}", remedy=remedy)
         tokenize = backbone.plain_ids if request.plain else backbone.chat_ids
         token_ids = await prompt_ids(call, tokenize, request.prompt)
+        if backbone.max_tokens is not None:  # the last token is not sent
+            num_tokens = max(1, min(num_tokens, backbone.max_tokens - len(token_ids) + 1))
         session = backbone.start()
         features = await call.in_backbone(session.features, token_ids)
         new_ids: list[int] = []

@@ -35,7 +35,7 @@ def load(group: str, name: str) -> Any:
         InputError: no package that is installed has such an entry, or it cannot be imported.
     """
     entry = _entries(group).get(name)
-    what = group.removeprefix("dtufc.").replace("_", " ").removesuffix("s")
+    what = "family" if group in (BACKBONES, HEADS) else "task"
     if entry is None:
         remedy = f"Use one of {', '.join(names(group))}, or install the package that has it"
         raise InputError(field=what, problem=f"no {what} {name} is installed", remedy=remedy)

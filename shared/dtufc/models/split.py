@@ -15,8 +15,8 @@ finds is proven, not trusted: `dtufc.models.proof` compares split with whole.
 
 import copy
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -62,7 +62,8 @@ class Anatomy:
 
     Attributes:
         layers: name of the list of layers.
-        following: name of the module that is called first behind it.
+        following: name of the module that is called first behind it; empty where none is known, and then the last
+            layer is no place to cut.
         num_layers: how many there are.
     """
 
@@ -75,10 +76,11 @@ class Anatomy:
         """Finds the one list of as many modules as the configuration has layers.
 
         Raises:
-            InputError: there is none or more than one, or nothing known follows it. It names class and what was
-                looked for.
+            InputError: there is none or more than one. It names class and what was looked for.
         """
-        count = int(config.num_hidden_layers)
+        count = getattr(config, "num_hidden_layers", None)
+        if not isinstance(count, int):
+            raise _uncuttable(model, "its configuration has no num_hidden_layers")
         lists = [
             name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
         ]
@@ -94,7 +96,7 @@ class Anatomy:
                 prefix = f"{owner}." if owner else ""
                 return cls(layers=outermost[0], following=f"{prefix}{following}", num_layers=count)
             if not owner:
-                raise _uncuttable(model, f"behind {outermost[0]} one of {', '.join(_FOLLOWING)} was looked for")
+                return cls(layers=outermost[0], following="", num_layers=count)
             owner = owner.rpartition(".")[0]
 
 
@@ -110,28 +112,32 @@ def read_config(folder: Path) -> Any:
         InputError: the folder has no configuration that transformers knows.
     """
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         problem = f"{folder}: {' '.join(str(error).split())}"
         remedy = "Give a folder that save_pretrained wrote, of a class that this release of transformers knows"
         raise InputError(field="model", problem=problem, remedy=remedy) from error
 
 
-def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+def model_class(config: PreTrainedConfig, mappings: Sequence[Any] = _HEAD_MAPPINGS) -> type[PreTrainedModel]:
     """The class that a checkpoint was saved as, by its `architectures`, among those of its type.
+
+    Args:
+        config: of the checkpoint.
+        mappings: of transformers, from a configuration's class to a model's: those that may be chosen from.
 
     Raises:
         InputError: the checkpoint names another class than transformers has for its type.
     """
     named = (getattr(config, "architectures", None) or [""])[0]
-    found = [mapping[type(config)] for mapping in _HEAD_MAPPINGS if type(config) in mapping]
+    found = [mapping[type(config)] for mapping in mappings if type(config) in mapping]
     known = [cls for entry in found for cls in (entry if isinstance(entry, tuple) else (entry,))]
     for cls in known:
         if cls.__name__ == named:
             return cls
     if not known or named:
         names = ", ".join(cls.__name__ for cls in known) or "none"
-        problem = f"the checkpoint is a {named or type(config).__name__}, and transformers has for its type: {names}"
+        problem = f"the checkpoint is a {named or type(config).__name__}; of its type can be cut here: {names}"
         raise InputError(field="model", problem=problem, remedy="Save the model as one of these classes")
     return known[0]
 
@@ -168,12 +174,29 @@ def check_split(config: Any, split: int, *, cls: Any = None) -> Anatomy:
     Raises:
         InputError: a class that cannot be cut, or a split beyond its layers.
     """
-    with torch.device("meta"):
-        anatomy = Anatomy.of((cls or model_class(config))(config), config)
-    if not 1 <= split <= anatomy.num_layers:
+    cls = cls or model_class(config)
+    if "dynamic" in _rope_types(config):
+        problem = f"{cls.__name__} with dynamic rotary embeddings, which depend on the requests before"
+        raise InputError(field="model", problem=problem, remedy="Use a model with another rope_type")
+    try:
+        with torch.device("meta"):
+            model = cls(config)
+    except Exception as error:  # whatever a class says of a configuration that is not its own
+        problem = f"no {cls.__name__} can be built: {type(error).__name__}: {error}"
+        raise InputError(field="model", problem=problem, remedy="Restore the checkpoint's config.json") from error
+    anatomy = Anatomy.of(model, config)
+    last = anatomy.num_layers if anatomy.following else anatomy.num_layers - 1
+    if not 1 <= split <= last:
         problem = f"{split} of {anatomy.num_layers} layers"
-        raise InputError(field="split", problem=problem, remedy=f"Give 1 to {anatomy.num_layers}")
+        raise InputError(field="split", problem=problem, remedy=f"Give 1 to {last}")
     return anatomy
+
+
+def _rope_types(config: Any) -> set[str]:
+    """The kinds of rotary embeddings; a model may have one for each kind of attention."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [parameters, *(value for value in parameters.values() if isinstance(value, Mapping))]
+    return {str(entry["rope_type"]) for entry in nested if "rope_type" in entry}
 
 
 class _Part:
@@ -204,6 +227,8 @@ class _Part:
         cls = cls or model_class(config)
         self.anatomy = check_split(config, split, cls=cls)
         self.split, self.device, self.dtype = split, device, dtype
+        # A longrope model writes its frequencies into itself at each call; others run in several threads at a time.
+        self._turn = threading.Lock() if "longrope" in _rope_types(config) else nullcontext()
         self.model: Any = _load(folder, config, cls, self._mute_others, dtype).to(device)
         self.config: Any = self.model.config
 
@@ -227,7 +252,8 @@ class _Part:
 
     def _stages(self, model: Any) -> list[nn.Module]:
         """The layers, and what follows them: stage k is where the features of split k enter."""
-        return [*model.get_submodule(self.anatomy.layers), model.get_submodule(self.anatomy.following)]
+        layers = list(model.get_submodule(self.anatomy.layers))
+        return [*layers, model.get_submodule(self.anatomy.following)] if self.anatomy.following else layers
 
     def _lengthen(self, cache: DynamicCache, muted: range, num_tokens: int) -> None:
         """Gives a cache's muted layers the length of the others: models ask any layer for it.
@@ -265,7 +291,8 @@ class Front(_Part):
         if cache is not None:
             arguments |= {"past_key_values": cache, "use_cache": True}
         try:
-            self.model(**arguments)
+            with self._turn:
+                self.model(**arguments)
         except _Leave as leaving:
             features: Tensor = leaving.features[0]
         if cache is not None:
@@ -304,7 +331,8 @@ class Back(_Part):
             arguments |= {"past_key_values": cache, "use_cache": True}
         self._given.features = features.to(self.device, self.dtype)[None]
         try:
-            output = self.model(**arguments)
+            with self._turn:
+                output = self.model(**arguments)
         finally:
             del self._given.features
         if cache is not None:
@@ -369,11 +397,24 @@ def _in_front(model: Any, anatomy: Anatomy) -> list[nn.Module]:
 
 
 def load_whole(folder: Path, config: Any, dtype: torch.dtype, *, cls: Any = None) -> Any:
-    """The model that was not cut, on the CPU. Raises InputError as a part does."""
-    return _load(folder, config, cls or model_class(config), _mute_pooling, dtype)
+    """The model that was not cut, on the CPU.
+
+    Raises:
+        InputError: as a part does; or the checkpoint has tensors of layers that the model has no place for, as one of
+            another class, or of more layers than its configuration says.
+    """
+    return _load(folder, config, cls or model_class(config), _mute_pooling, dtype, whole_layers=True)
 
 
-def _load(folder: Path, config: Any, whole: Any, mute: Callable[[Any], None], dtype: torch.dtype) -> Any:
+def _load(
+    folder: Path,
+    config: Any,
+    whole: Any,
+    mute: Callable[[Any], None],
+    dtype: torch.dtype,
+    *,
+    whole_layers: bool = False,
+) -> Any:
     """`from_pretrained` of a subclass that mutes modules as soon as they are built, on the meta device."""
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -386,22 +427,38 @@ def _load(folder: Path, config: Any, whole: Any, mute: Callable[[Any], None], dt
             model, report = part.from_pretrained(
                 folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True
             )
-    except (OSError, SafetensorError, UnpicklingError) as error:
+    except UnpicklingError as error:
+        problem = f"{folder}: its pytorch_model.bin holds more than tensors, and code in a pickle is never run"
+        remedy = "Convert it with save_pretrained where you trust it"
+        raise InputError(field="weights", problem=problem, remedy=remedy) from error
+    except (OSError, SafetensorError) as error:
         problem = f"{folder}: {' '.join(str(error).split())}"
         raise InputError(field="weights", problem=problem, remedy="Restore the weights") from error
     if report["missing_keys"]:
         problem = f"{folder} lacks {', '.join(sorted(report['missing_keys'])[:5])}"
         raise InputError(field="weights", problem=problem, remedy="Restore the weights")
+    if whole_layers:
+        layers = f"{Anatomy.of(model, config).layers}."
+        known = (layers, f"{model.base_model_prefix}.{layers}")
+        left = sorted(name for name in report["unexpected_keys"] if name.startswith(known))
+        left = [name for name in left if not name.endswith("rotary_emb.inv_freq")]  # stored by old releases
+        if left:
+            problem = (
+                f"{folder} has tensors that a {whole.__name__} of {config.num_hidden_layers} layers lacks: {left[0]}"
+            )
+            raise InputError(field="weights", problem=problem, remedy="Restore the config.json that belongs to them")
     return model.eval().requires_grad_(False)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """transformers reports the other part's tensors as unexpected, at length."""
-    verbosity = transformers_logging.get_verbosity()
+    verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        if has_bars:
+            transformers_logging.enable_progress_bar()
