@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
@@ -140,14 +140,15 @@ def test_a_stream_cleans_up_in_its_own_task_however_it_ends(end: str) -> None:
     tasks: list[object] = []
 
     async def body(_: Admitted, worker: Worker, context: grpc.aio.ServicerContext) -> None:
-        async def replies() -> AsyncIterator[bytes]:
+        async def replies() -> AsyncGenerator[bytes, None]:
             tasks.append(asyncio.current_task())
             try:
                 async with asyncio.timeout(60):
                     for number in range(3):
                         yield f"{number}".encode()
                     while end != "read to the end":
-                        yield await worker.run(lambda: time.sleep(0.01) or b"more")
+                        await worker.run(time.sleep, 0.01)
+                        yield b"more"
             finally:
                 tasks.append(asyncio.current_task())
 

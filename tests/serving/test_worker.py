@@ -48,7 +48,8 @@ def test_a_thousand_cancelled_calls_behind_a_slow_one_leave_nothing_and_work_goe
         worker, slow = one_thread(), Job()
         running = asyncio.create_task(worker.run(slow))
         await begun(slow)
-        arguments, ran = weakref.WeakSet[Argument](), []
+        arguments = weakref.WeakSet[Argument]()
+        ran: list[Argument] = []
 
         async def call(argument: Argument) -> None:
             with worker.admit():
