@@ -13,10 +13,11 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from dtufc.client import EdgeClient
+from dtufc.coding.codecs.learned import can_run
 from dtufc.errors import Unavailable
 from dtufc.models.fitting import load
 from dtufc.serving.transport import check_health
-from dtufc.v1 import head_pb2, inference_pb2
+from dtufc.v1 import head_pb2, inference_pb2, inference_pb2_grpc
 from tests.e2e.services import (
     Service,
     environment,
@@ -131,7 +132,7 @@ def test_idle_questions_cost_the_edge_and_the_cloud_next_to_nothing(
     edge: Service, cloud: Service, client: EdgeClient, cloud_channel: grpc.Channel
 ) -> None:
     before = edge.total("dtufc_edge_process_cpu_seconds_total") + cloud.total("dtufc_cloud_process_cpu_seconds_total")
-    for _ in range(50):
+    for _ in range(100):
         client.models()
         head_stub(cloud_channel).Describe(head_pb2.DescribeRequest(), timeout=10)
     after = edge.total("dtufc_edge_process_cpu_seconds_total") + cloud.total("dtufc_cloud_process_cpu_seconds_total")
@@ -180,3 +181,23 @@ def test_a_stream_that_expires_ends_with_the_services_reason_and_nothing_unexpec
     assert error_info(caught.value).reason == "DEADLINE_EXCEEDED"
     assert "Traceback" not in edge.log_text()
     assert edge.terminate() == 0
+
+
+@pytest.mark.skipif(not can_run(), reason="CompressAI has no wheels here")
+def test_others_are_answered_while_the_first_requests_of_a_learned_codec_load_it(
+    cloud: Service, launch: Callable[..., Service]
+) -> None:
+    edge = launch("edge", "--profiles", "smollm2-135m", "--threads", "1", "--cloud", cloud.address)
+    edge.wait_until_serving()
+
+    def answer(stub: inference_pb2_grpc.InferenceServiceStub, codec: str) -> grpc.Future:
+        coding = inference_pb2.Coding(codec=codec)
+        request = inference_pb2.AnswerRequest(coding=coding, question="Is it?", choices=["yes", "no"])
+        return stub.Answer.future(request, timeout=60)
+
+    with grpc.insecure_channel(edge.address) as channel:
+        stub = inference_stub(channel)
+        first = [answer(stub, "elic"), answer(stub, "elic")]
+        assert answer(stub, "klt").result().cost.codec == "klt"
+        assert not any(call.done() for call in first), "elic was loaded before klt had its turn"
+        assert [call.result().cost.codec for call in first] == ["elic", "elic"]
