@@ -29,9 +29,9 @@ from tests.e2e.services import (
     stop_all,
 )
 
-# A side whose models take two seconds to load, and whose work ends long after anybody would wait for it.
+# A side whose models take LOAD_S to load, and whose work ends long after anybody would wait for it.
 STUBBORN = """
-import asyncio, sys, time
+import asyncio, os, sys, time
 import grpc
 from dtufc.serving.calls import Calls
 from dtufc.serving.lifecycle import run, serve
@@ -49,7 +49,7 @@ async def register(server, worker, telemetry):
     methods = {"Work": grpc.unary_unary_rpc_method_handler(work)}
     server.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", methods),))
     print('"message": "loading"', file=sys.stderr, flush=True)
-    await asyncio.to_thread(time.sleep, 2)
+    await asyncio.to_thread(time.sleep, float(os.environ["LOAD_S"]))
     return []
 
 sys.exit(run(EdgeSettings, lambda settings: serve(settings, Telemetry("edge"), register)))
@@ -61,13 +61,13 @@ def stubborn(logs: Path) -> Iterator[Callable[..., Service]]:
     """Starts one, and waits until it has logged a message."""
     started: list[Service] = []
 
-    def start(message: str, drain_s: float = 60) -> Service:
+    def start(message: str, *, drain_s: float = 60, load_s: float = 0) -> Service:
         address, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         log = logs / f"stubborn-{time.monotonic_ns()}.log"
         flags = ["--listen", address, "--metrics-listen", metrics, "--drain-s", str(drain_s)]
         with log.open("wb") as stderr:
             command = [sys.executable, "-c", STUBBORN, *flags]
-            process = subprocess.Popen(command, stderr=stderr, stdout=stderr, env=environment())
+            process = subprocess.Popen(command, stderr=stderr, stdout=stderr, env=environment({"LOAD_S": str(load_s)}))
         started.append(Service(side="edge", address=address, metrics_address=metrics, process=process, log=log))
         started[-1].wait_until_logged(message)
         return started[-1]
@@ -108,14 +108,14 @@ def test_a_second_sigint_ends_a_drain_at_once(stubborn: Callable[..., Service]) 
 def test_while_models_load_a_client_is_told_so_soon_and_a_signal_ends_the_process_at_once(
     stubborn: Callable[..., Service],
 ) -> None:
-    service = stubborn("loading")
+    service = stubborn("loading", load_s=5)
     start = time.monotonic()
     with EdgeClient(service.address) as client, pytest.raises(Unavailable):
         client.models()
     assert time.monotonic() - start < 5
-    other = stubborn("loading")
+    other = stubborn("loading", load_s=60)
     other.process.send_signal(signal.SIGINT)
-    assert other.process.wait(1) == 128 + signal.SIGINT
+    assert other.process.wait(5) == 128 + signal.SIGINT
     assert "Traceback" not in other.log_text()
     service.wait_until_logged("serving")
     check_health(service.address)
