@@ -3,11 +3,12 @@
 request --> admission, deadline --> frame --> features --> task: head --> result
 """
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
 
 from dtufc.errors import InputError, ProfileMismatch
 from dtufc.models import plugins
@@ -51,13 +52,12 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
                 problem = f"{pipeline.profile.name} has no task {message.task.TypeName() or '(none is set)'}"
                 remedy = f"Set one of {', '.join(pipeline.profile.spec.tasks)}"
                 raise InputError(field="task", problem=problem, remedy=remedy)
-            arguments = task.request()
-            message.task.Unpack(arguments)
+            arguments = _unpacked(message.task, task.request())
             task.check(arguments, self._settings)
             frame = await self._worker.run(pipeline.parse, message.frame, record)
             if not pipeline.codec.is_loaded(frame.codec.name):
-                # A network takes seconds to load: not in the worker, where other calls would wait for it.
-                await asyncio.to_thread(pipeline.codec.prepare, frame.codec.name)
+                # A network takes seconds to load: not in a thread of the requests, where other calls would wait for it.
+                await self._worker.prepare(pipeline.codec.prepare, frame.codec.name)
 
             def run() -> Any:
                 features = pipeline.decode(frame, len(message.frame), record)
@@ -84,6 +84,16 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
                     family = pipeline.profile.spec.family
                     problem = f"{pipeline.profile.name} lists {name}, and family {family} has no {task.needs.__name__}"
                     raise InputError(field="tasks", problem=problem, remedy="List tasks that the family can do")
+
+
+def _unpacked(given: AnyMessage, arguments: Message) -> Message:
+    try:
+        if given.Unpack(arguments):
+            return arguments
+        problem = f"{given.type_url} is no type URL"
+    except DecodeError as error:
+        problem = f"{given.TypeName()} cannot be read: {error}"
+    raise InputError(field="task", problem=problem, remedy="Pack the message as google.protobuf.Any")
 
 
 def _add_stages(reply: head_pb2.RunReply, record: Record) -> None:

@@ -1,14 +1,13 @@
 """How one call's features reach the cloud, and the result comes back."""
 
-import asyncio
 from typing import Any, TypeVar
 
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from torch import Tensor
 
 from dtufc.coding.feature_codec import Rate
-from dtufc.errors import Desync, Rejected
+from dtufc.errors import Desync, InputError, Rejected
 from dtufc.serving.calls import Admitted
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.worker import Worker
@@ -52,22 +51,21 @@ class Exchange:
         """
         record = self._admitted.record
         if not self._pipeline.codec.is_loaded(self._codec):
-            # A network takes seconds to load: not in the worker, where other calls would wait for it.
-            await asyncio.to_thread(self._pipeline.codec.prepare, self._codec)
+            # A network takes seconds to load: not in a thread of the requests, where other calls would wait for it.
+            await self._worker.prepare(self._pipeline.codec.prepare, self._codec)
         request = head_pb2.RunRequest(profile=self._pipeline.profile.name)
         request.task.Pack(task)
         request.frame = await self._encode(features)
         with record.stages.measure("round_trip"):
             try:
                 reply = await self._cloud.run(request, self._admitted.remaining_s)
-            except Desync:
+            except Desync as desync:
                 self._telemetry.desyncs.labels(record.model, self._codec).inc()
-                limit = self._rate.byte_limit(features.numel())
-                if limit is not None and features.nbytes > limit:
-                    raise
                 self._codec = record.codec = "raw"
-                self._rate = Rate()
-                request.frame = await self._encode(features)
+                try:
+                    request.frame = await self._encode(features)
+                except InputError:  # more bytes than the call's rate allows
+                    raise desync from None
                 reply = await self._cloud.run(request, self._admitted.remaining_s)
         for stage in reply.stages:
             record.stages.add(stage.name, stage.seconds)
@@ -79,7 +77,10 @@ class Exchange:
 
     def _unpacked(self, given: AnyMessage, result: Any) -> Any:
         message = result()
-        if not given.Unpack(message):
+        try:
+            if given.Unpack(message):
+                return message
             problem = f"it answered with {given.TypeName()}, not {result.DESCRIPTOR.full_name}"
-            raise Rejected(peer="the cloud", address=self._cloud.address, problem=problem)
-        return message
+        except DecodeError as error:
+            problem = f"its answer cannot be read: {error}"
+        raise Rejected(peer="the cloud", address=self._cloud.address, problem=problem)

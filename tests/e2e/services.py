@@ -60,15 +60,13 @@ class Service:
                 return
         raise AssertionError(f"{self.side} does not serve (exit {self.process.poll()}):\n{self.log_text()}")
 
-    def wait_until_listening(self) -> None:
-        """`wait_until_serving`, for a server whose TLS a plain health check cannot pass."""
+    def wait_until_logged(self, message: str) -> None:
+        """Waits for a line of the log; for a server whose TLS a plain health check cannot pass, or that starts none."""
         end = time.monotonic() + START_S
-        while time.monotonic() < end and self.process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", int(self.address.rpartition(":")[2]))) == 0:
-                    return
-            time.sleep(0.2)
-        raise AssertionError(f"{self.side} does not listen (exit {self.process.poll()}):\n{self.log_text()}")
+        while f'"message": "{message}"' not in self.log_text():
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise AssertionError(f"{self.side} never logs {message}:\n{self.log_text()}")
+            time.sleep(0.1)
 
     def log_text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")

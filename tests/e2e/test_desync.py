@@ -11,7 +11,7 @@ import pytest
 from dtufc.client import EdgeClient
 from dtufc.coding import bitstream
 from dtufc.coding.feature_codec import Rate
-from dtufc.errors import Desync, Unavailable
+from dtufc.errors import Desync, InputError, Unavailable
 from dtufc.v1 import head_pb2, head_pb2_grpc
 from tests.e2e.services import Service, head_stub
 
@@ -74,9 +74,27 @@ def test_a_desync_is_told_where_raw_would_break_the_byte_limit(
     servicer, address = meddler
     edge = launch("edge", "--cloud", address, "--profiles", "smollm2-135m")
     edge.wait_until_serving()
-    with EdgeClient(edge.address) as through, pytest.raises(Desync):
-        through.answer("Which is a fruit?", ["stone", "apple"], rate=Rate(max_bytes=20_000))
-    assert servicer.codecs == ["klt"], "a frame beyond the limit was sent"
+    with EdgeClient(edge.address) as through:
+        raw = through.answer("Which is a fruit?", ["stone", "apple"], codec="raw").cost
+        for limit in (raw.raw_bytes // 2, raw.raw_bytes, raw.wire_bytes - 1):
+            servicer.codecs.clear()
+            with pytest.raises(Desync):
+                through.answer("Which is a fruit?", ["stone", "apple"], rate=Rate(max_bytes=limit))
+            assert servicer.codecs == ["klt"], "a frame beyond the limit was sent"
+
+
+def test_the_frames_that_follow_a_desync_keep_to_the_byte_limit_too(
+    meddler: tuple[Meddler, str], launch: Callable[..., Service]
+) -> None:
+    servicer, address = meddler
+    edge = launch("edge", "--cloud", address, "--profiles", "smollm2-135m")
+    edge.wait_until_serving()
+    with EdgeClient(edge.address) as through:
+        first = list(through.complete("One, two,", max_tokens=1, plain=True, codec="raw"))[-1].cost.wire_bytes
+        servicer.codecs.clear()
+        with pytest.raises(InputError, match=f"at most {first} bytes"):
+            list(through.complete("One, two,", max_tokens=3, plain=True, rate=Rate(max_bytes=first)))
+    assert servicer.codecs == ["klt", "raw"], "a frame beyond the limit was sent"
 
 
 def test_a_cloud_that_accepts_and_never_speaks_is_unavailable_and_named(launch: Callable[..., Service]) -> None:

@@ -55,8 +55,8 @@ def tls_pair(certificates: Certificates, logs: Path) -> Iterator[tuple[Service, 
     to_cloud = ("--cloud", cloud.address, "--cloud-tls-ca", str(certificates.ca), *as_client)
     edge = start("edge", logs, *llama, *server, *to_cloud)
     try:
-        cloud.wait_until_listening()
-        edge.wait_until_listening()
+        cloud.wait_until_logged("serving")
+        edge.wait_until_logged("serving")
         yield edge, cloud
     finally:
         stop_all([edge, cloud])

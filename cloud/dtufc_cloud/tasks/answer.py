@@ -5,6 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from dtufc.errors import InputError
+from dtufc.serving.limits import MAX_CHOICES
 from dtufc.serving.telemetry import Record
 from dtufc.v1 import head_pb2
 from dtufc_cloud.heads import NextTokenLogits
@@ -17,8 +18,9 @@ class Answer:
     needs: ClassVar = NextTokenLogits
 
     def check(self, request: head_pb2.AnswerTask, settings: CloudSettings) -> None:
-        if not request.token_ids:
-            raise InputError(field="token_ids", problem="none", remedy="Give the tokens to choose from")
+        if not 0 < len(request.token_ids) <= MAX_CHOICES:
+            problem = f"{len(request.token_ids)} tokens"
+            raise InputError(field="token_ids", problem=problem, remedy=f"Give 1 to {MAX_CHOICES} to choose from")
 
     def run(
         self, head: NextTokenLogits, features: Tensor, request: head_pb2.AnswerTask, record: Record

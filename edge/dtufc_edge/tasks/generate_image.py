@@ -5,7 +5,6 @@ import threading
 from collections.abc import AsyncIterator
 from typing import ClassVar, Final
 
-from dtufc.errors import DeadlineExceeded
 from dtufc.v1 import head_pb2, inference_pb2
 from dtufc_edge.backbones import Generation, LatentFeatures
 from dtufc_edge.tasks import Call, Method
@@ -45,9 +44,6 @@ class GenerateImage:
         def on_step(step: int) -> None:
             if stop.is_set():
                 raise asyncio.CancelledError
-            if not call.admitted.remaining_s:
-                timeout_s = call.settings.timeout_s
-                raise DeadlineExceeded(peer="the denoiser", address=f"step {step}", timeout_s=timeout_s)
             loop.call_soon_threadsafe(steps.put_nowait, step)
 
         denoising = asyncio.ensure_future(call.in_backbone(backbone.latent, generation, defaults, on_step))

@@ -121,7 +121,7 @@ class FeatureCodec:
     def __init__(self, profile: CodingProfile) -> None:
         self.profile = profile
         self._codecs: dict[str, Codec] = {"raw": RawCodec()}
-        self._loading = Lock()
+        self._loading = {name: Lock() for name in CodecId.__members__}
 
     @cached_property
     def codecs(self) -> list[str]:
@@ -243,7 +243,7 @@ class FeatureCodec:
     def _codec(self, name: str) -> Codec:
         if name not in CodecId.__members__:
             raise InputError(field="codec", problem=f"no codec {name}", remedy=f"Use one of {', '.join(self.codecs)}")
-        with self._loading:  # a network takes seconds to load: it is loaded once, by one thread
+        with self._loading[name]:  # a network takes seconds to load: once, by one thread, and no other codec waits
             if name not in self._codecs:
                 self._codecs[name] = self._load(name)
             return self._codecs[name]

@@ -60,9 +60,11 @@ class Calls:
         try:
             with self._telemetry.request(task) as record, self._worker.admit():
                 try:
-                    async with asyncio.timeout(timeout_s):
+                    async with asyncio.timeout(timeout_s) as timeout:
                         yield Admitted(record=record, deadline=time.monotonic() + timeout_s)
                 except TimeoutError as error:
+                    if not timeout.expired():  # something else's: of a file, of a socket
+                        raise
                     raise DeadlineExceeded(
                         peer=self._service, address=self._address, timeout_s=round(timeout_s, 3)
                     ) from error

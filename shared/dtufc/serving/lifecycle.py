@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -76,6 +77,8 @@ def run(settings_class: type[S], start: Callable[[S], Coroutine[Any, Any, None]]
     try:
         settings = settings_class.from_command_line()
         configure_logging(settings.log_level)
+        for number in (signal.SIGTERM, signal.SIGINT):  # while models load; then the server drains first
+            signal.signal(number, lambda number, _: os._exit(128 + number))
         asyncio.run(start(settings))
     except DtufcError as error:
         print(f"error: {error}", file=sys.stderr)

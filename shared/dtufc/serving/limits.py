@@ -4,5 +4,6 @@ from typing import Final
 
 MAX_MESSAGE_BYTES: Final = 65 << 20  # the largest raw frame is 64 MiB of values, and its head
 MAX_CALLS: Final = 256  # at a time, the queued ones counted: a bound on the memory of messages
+MAX_CHOICES: Final = 26  # of one question: a letter each
 MAX_LABELS: Final = 100  # of one classified image
 MAX_LATENT_POSITIONS: Final = 1 << 14  # of one generated image: 1024 x 1024 pixels of a Stable Diffusion

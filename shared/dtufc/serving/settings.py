@@ -23,9 +23,9 @@ from dtufc.serving.transport import Tls
 
 _PREFIXES = ("DTUFC_EDGE_", "DTUFC_CLOUD_")
 _OTHERS = {"DTUFC_CACHE"}
-# Kubernetes sets these beside a Service named dtufc-edge or dtufc-cloud, or one whose name starts so.
+# What Kubernetes sets in every pod for a Service whose name starts with dtufc. A bare PORT is one of them by its value.
 _OF_KUBERNETES = re.compile(
-    r"DTUFC_(EDGE|CLOUD)(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+    r"DTUFC(_\w+)?_(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT=\w+://|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=).*"
 )
 
 
@@ -120,8 +120,8 @@ class ServiceSettings(BaseSettings):
 def _reject_unknown_variables(cls: type[ServiceSettings]) -> None:
     own = {f"{cls.prefix}{name.upper()}" for name in cls.model_fields} | {f"{cls.prefix}CONFIG"} | _OTHERS
     other_sides = tuple(prefix for prefix in _PREFIXES if prefix != cls.prefix)
-    for name in sorted(os.environ):
-        if _OF_KUBERNETES.fullmatch(name):
+    for name, value in sorted(os.environ.items()):
+        if _OF_KUBERNETES.fullmatch(f"{name}={value}"):
             continue
         if name.startswith("DTUFC_") and name not in own and not name.startswith(other_sides):
             raise InputError(field=name, problem="no such setting", remedy="See --help for the settings' names")

@@ -75,7 +75,8 @@ def _error_info(error: grpc.Call | grpc.aio.AioRpcError) -> errors.DtufcError | 
             continue
         try:
             details = status_pb2.Status.FromString(value).details
-            infos = [error_details_pb2.ErrorInfo.FromString(detail.value) for detail in details]
+            kind = error_details_pb2.ErrorInfo
+            infos = [kind.FromString(detail.value) for detail in details if detail.Is(kind.DESCRIPTOR)]
             ours = [info for info in infos if info.domain == _DOMAIN and info.reason in errors.BY_CODE]
             return errors.BY_CODE[ours[0].reason](**dict(ours[0].metadata)) if ours else None
         except (DecodeError, KeyError, TypeError) as unreadable:

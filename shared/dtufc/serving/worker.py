@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from dtufc.errors import Overloaded
@@ -20,8 +20,9 @@ class Worker:
 
     def __init__(self, *, threads: int, queue_limit: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="dtufc")
+        self._threads = threads
         self._free = asyncio.Semaphore(threads)
-        self._running: set[Future[Any]] = set()
+        self._preparing: dict[tuple[object, ...], asyncio.Task[Any]] = {}
         self.slots = threads + queue_limit
         self.admitted = 0
 
@@ -43,19 +44,33 @@ class Worker:
         """
         await self._free.acquire()
         loop = asyncio.get_running_loop()
+
+        def release(_: Future[T]) -> None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits for a thread any more
+                loop.call_soon_threadsafe(self._free.release)
+
         future = self._executor.submit(function, *args)
-        self._running.add(future)
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._ended, future))
+        future.add_done_callback(release)
         return await asyncio.wrap_future(future)
+
+    async def prepare(self, function: Callable[..., None], *args: Any) -> None:
+        """Slow work that is done once for all, beside the threads of requests: who asks meanwhile waits for the same.
+
+        A caller that is cancelled leaves it to the others.
+        """
+        key = (function, *args)
+        if key not in self._preparing:
+            self._preparing[key] = asyncio.create_task(asyncio.to_thread(function, *args))
+            self._preparing[key].add_done_callback(lambda _: self._preparing.pop(key))
+        await asyncio.shield(self._preparing[key])
 
     async def close(self, timeout_s: float) -> bool:
         """Waits for the work that runs, no longer than `timeout_s`; returns whether all of it ended."""
         self._executor.shutdown(wait=False, cancel_futures=True)
-        waiting = [asyncio.wrap_future(future) for future in self._running]
-        if waiting:
-            await asyncio.wait(waiting, timeout=timeout_s)
-        return all(future.done() for future in self._running)
-
-    def _ended(self, future: Future[Any]) -> None:
-        self._running.discard(future)
-        self._free.release()
+        try:
+            async with asyncio.timeout(timeout_s):
+                for _ in range(self._threads):
+                    await self._free.acquire()
+        except TimeoutError:
+            return False
+        return not self._preparing
