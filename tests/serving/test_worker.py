@@ -158,7 +158,7 @@ def test_work_that_outlives_the_loop_ends_in_silence(caplog: pytest.LogCaptureFi
     assert caplog.records == []
 
 
-def test_a_preparation_is_done_once_beside_the_threads_and_cancelled_callers_leave_none_behind() -> None:
+def test_a_load_is_done_once_beside_the_threads_and_cancelled_callers_leave_none_behind() -> None:
     slow, began = Job(), []
 
     def load(name: str) -> None:
@@ -180,7 +180,7 @@ def test_a_preparation_is_done_once_beside_the_threads_and_cancelled_callers_lea
     asyncio.run(scene())
 
 
-def test_a_preparation_that_fails_is_told_to_all_who_wait_and_is_tried_again() -> None:
+def test_a_load_that_fails_is_told_to_all_who_wait_and_is_tried_again() -> None:
     attempts = []
 
     def load() -> None:
