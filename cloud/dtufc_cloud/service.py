@@ -3,8 +3,8 @@
 request --> admission, deadline --> frame --> features --> task: head --> result
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -21,6 +21,19 @@ from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.settings import CloudSettings
 from dtufc_cloud.tasks import Task
 
+_GROUP: Final = plugins.CLOUD_TASKS
+
+
+def tasks_by_message(tasks: Iterable[Task]) -> dict[str, Task]:
+    """Tasks by the full name of the message that asks for them. Raises InputError where two take the same one."""
+    found: dict[str, Task] = {}
+    for task in tasks:
+        other = found.setdefault(task.request.DESCRIPTOR.full_name, task)
+        if other is not task:
+            problem = f"{other.name} and {task.name} both take {task.request.DESCRIPTOR.full_name}"
+            raise InputError(field="task", problem=problem, remedy="Give each a message of its own")
+    return found
+
 
 class HeadService(head_pb2_grpc.HeadServiceServicer):
     """Serves the heads of some profiles."""
@@ -34,8 +47,7 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
         self._calls = Calls(
             worker, telemetry, service="the cloud", address=settings.listen, timeout_s=settings.timeout_s
         )
-        installed = (plugins.load(plugins.CLOUD_TASKS, name)() for name in plugins.names(plugins.CLOUD_TASKS))
-        self._tasks: dict[str, Task] = {task.request.DESCRIPTOR.full_name: task for task in installed}
+        self._tasks = tasks_by_message(plugins.load(_GROUP, name)() for name in plugins.names(_GROUP))
         self._check_tasks()
         self._infos = [profile_info(p.profile, p.codec, p.head.num_layers) for p in pipelines.values()]
 
@@ -79,7 +91,7 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
         by_name = {task.name: task for task in self._tasks.values()}
         for pipeline in self._pipelines.values():
             for name in pipeline.profile.spec.tasks:
-                task = by_name.get(name) or plugins.load(plugins.CLOUD_TASKS, name)()
+                task = by_name.get(name) or plugins.load(_GROUP, name)()
                 if not isinstance(pipeline.head, task.needs):
                     family = pipeline.profile.spec.family
                     problem = f"{pipeline.profile.name} lists {name}, and family {family} has no {task.needs.__name__}"

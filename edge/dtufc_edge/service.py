@@ -77,7 +77,11 @@ class InferenceService:
             }
         }
         for task in (plugins.load(plugins.EDGE_TASKS, name)() for name in plugins.names(plugins.EDGE_TASKS)):
-            methods.setdefault(task.method.service, {})[task.method.name] = self._handler(task)
+            of_service = methods.setdefault(task.method.service, {})
+            if task.method.name in of_service:
+                problem = f"{task.name} is served as {task.method.service}/{task.method.name}, which is taken"
+                raise InputError(field="task", problem=problem, remedy="Give it a method of its own")
+            of_service[task.method.name] = self._handler(task)
         for service, handlers in methods.items():
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         return list(methods)

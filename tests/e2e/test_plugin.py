@@ -15,7 +15,10 @@ from google.protobuf.wrappers_pb2 import BoolValue, StringValue
 from safetensors.torch import save_file
 
 import dtufc
+from dtufc.errors import InputError
+from dtufc.models import plugins
 from dtufc.models.profile import load_profile
+from dtufc_cloud.service import tasks_by_message
 from tests.e2e.services import Service, environment, error_info, head_stub, run_request
 
 PLUGIN = Path(__file__).parents[1] / "plugin"
@@ -123,3 +126,9 @@ def test_a_profile_of_a_family_that_is_not_installed_ends_the_start_with_those_t
     edge = launch("edge", "--profiles", str(home))
     assert edge.process.wait(60) == 2
     assert "no family rows is installed. Use one of cnn, decoder, sd3, vit" in edge.log_text()
+
+
+def test_two_tasks_that_take_the_same_message_are_rejected() -> None:
+    answer = plugins.load(plugins.CLOUD_TASKS, "answer")
+    with pytest.raises(InputError, match=r"answer and answer both take dtufc\.v1\.AnswerTask"):
+        tasks_by_message([answer(), answer()])
