@@ -1,8 +1,8 @@
 # Every target sets up what it needs; `make help` lists them.
 #
 #   PYTHON=python3.12     another Python than python3
-#   TORCH_CPU_INDEX=URL   takes torch from there, before the index that pip is set to: a build for CPUs is a tenth of
-#                         the size of the one for CUDA (https://download.pytorch.org/whl/cpu has them)
+#   TORCH_CPU_INDEX=URL   takes torch from there, before the index that pip is set to: a build for CPUs is much smaller
+#                         than the one for CUDA (https://download.pytorch.org/whl/cpu has them)
 #   MODEL=NAME            demo: the language part alone, on this profile
 PYTHON ?= python3
 VENV := .venv
