@@ -291,7 +291,7 @@ def _shrunk(image: Image.Image) -> Image.Image:
 def _overhead(codec: FeatureCodec) -> int:
     """Bytes of a frame that are not payload, for features of the usual size."""
     channels = codec.profile.layout.channels or len(codec.profile.calibration["klt.mean"])
-    shapes = {Family.cnn: (channels, 7, 7), Family.latent: (channels, 16, 16)}
+    shapes = {Family.cnn: (channels, 7, 7), Family.latent: (16, 16, 16)}
     shape = shapes.get(codec.profile.layout.family, (300, channels))
     data = codec.encode(np.zeros(shape, np.float32), codec="raw")
     return len(data) - len(bitstream.parse(data).payload)

@@ -1,8 +1,8 @@
-"""Calibrated transform coding: a KLT over the channels, a DCT over the token grid, one step, static tables.
+"""Calibrated transform coding: a KLT over the channels, a DCT over the tokens, one step, static tables.
 
     features --klt_transform--> coefficients --/ (step gain)--> q --rANS--> bytes
 
-Where tokens form no grid, every row has an activity that shifts its tables.
+Where tokens form no grid, every row of coefficients has an activity that shifts its tables.
 
 Decoding is exact: `exact` says how. `docs/bitstream.md` ("klt") specifies the payload. `klt_fit` says what is fitted,
 and how.
@@ -19,17 +19,17 @@ from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import CodecId, read_varint, write_varint
 from dtufc.coding.codecs import Payload
 from dtufc.coding.codecs.calibration import (
+    ACTIVITY_MAX,
     ACTIVITY_MIN,
-    BASIS_BITS,
     CLASS_MAX,
     CLASS_MIN,
     activity_of,
     class_of,
-    pack_basis,
 )
-from dtufc.coding.codecs.exact import EXACT_BITS, OCTAVE, dct_gain_bits, inverse_dct, power_of_two
+from dtufc.coding.codecs.exact import OCTAVE, dct_gain_bits, inverse_dct, power_of_two
 from dtufc.coding.codecs.klt_fit import fit
 from dtufc.coding.codecs.klt_transform import (
+    Group,
     KltTransform,
     Partition,
     out_of_range,
@@ -44,7 +44,9 @@ from dtufc.errors import Corrupt
 
 STEP_BIAS: Final = 16 * OCTAVE  # step indices are sent without a sign
 _FRACTION: Final = 16.0  # reconstruction is in sixteenths of a step
-_GRID_BITS: Final = 8  # decoded coefficients of a grid are multiples of 2^-8
+_SYMBOL_BITS: Final = 5  # of a symbol in sixteenths, its shift included, beyond those of the symbol
+_BODY_BITS: Final = 8  # decoded coefficients of grids and blocks are multiples of 2^-8
+_CLASS_LIMITS: Final = (CLASS_MIN - ACTIVITY_MAX - 1, CLASS_MAX - ACTIVITY_MIN)  # beyond them an activity is no help
 _MIN_RESIDUAL: Final = 2  # uncoded symbols of this magnitude or more are sent as sparse residuals
 
 
@@ -60,7 +62,7 @@ class KltCodec:
         self._tables = Tables(np.split(self._c.frequencies, ends), escape=True)
         self._activity = Tables([self._c.activity], escape=False)
         self._rounding, self._shift = (float(value) for value in self._c.rounding[:2])
-        self._symbol_limit = 1 << (EXACT_BITS - BASIS_BITS - 5 - len(transform.basis).bit_length())
+        self._symbol_limit = 1 << (transform.basis.exact_bits - _SYMBOL_BITS)
 
     @classmethod
     def fit(cls, samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None = None) -> Self:
@@ -72,27 +74,27 @@ class KltCodec:
         return cls(KltTransform.from_arrays(arrays, layout))
 
     def arrays(self) -> dict[str, Array]:
-        return {**asdict(self._c), "basis": pack_basis(self._c.basis)}
+        return asdict(self._c)
 
-    def encoder(self, features: Array) -> Callable[[float], Payload]:
-        """Features of any type and shape that the layout knows, finite.
+    def encoder(self, features: Array, focus: Sequence[int] = ()) -> Callable[[float], Payload]:
+        """Features of any type and shape that the layout knows, finite; and rows to code finer.
 
         Raises:
             InputError: the number of channels differs from the fit, or values are out of the exact range.
         """
-        return partial(self._encode, self.transform.rows(features), features.shape)
+        return partial(self._encode, self.transform.rows(features), features.shape, focus)
 
     @np.errstate(over="ignore", invalid="ignore")  # _quantize detects overflow and rejects it
-    def _encode(self, rows: Array, shape: tuple[int, ...], quality: float) -> Payload:
+    def _encode(self, rows: Array, shape: tuple[int, ...], focus: Sequence[int], quality: float) -> Payload:
         coarsest, finest = (int(step) for step in self._c.steps)
         step_index = coarsest - round(quality * (coarsest - finest))
         step = power_of_two(step_index)
-        partition = self.transform.split(rows, shape)
+        partition = self.transform.split(rows, shape, focus=focus)
         isolated = self.transform.isolated(rows, partition, step)
-        sigma = np.exp2(self._c.log_sigma[0] / OCTAVE)
-        activity = activity_of(isolated, sigma, self._c.mean_abs, step)
+        body = self._body(rows, partition)
+        activity = self._activities(isolated, body, partition, step)
         runs = self._runs(partition, activity, step_index)
-        q = self._quantize(np.concatenate([isolated.ravel(), self._grid_coefficients(rows, partition)]), step)
+        q = self._quantize(np.concatenate([isolated, body]).ravel(), step)
         encoder = Encoder()
         encoder.write(self._activity, 0, activity - ACTIVITY_MIN)
         for row, positions in runs:
@@ -117,7 +119,7 @@ class KltCodec:
             payload.data[offset + num_residual_bytes :],
         )
         decoder = Decoder(coded)
-        activity = decoder.read(self._activity, 0, len(partition.isolated)) + ACTIVITY_MIN
+        activity = decoder.read(self._activity, 0, partition.num_active) + ACTIVITY_MIN
         q = np.zeros(partition.num_rows * rows_shape[-1], dtype=np.int32)
         for row, positions in self._runs(partition, activity, step_index):
             q[positions] = decoder.read(self._tables, row, len(positions))
@@ -130,14 +132,37 @@ class KltCodec:
 
     # Encoder
 
-    def _grid_coefficients(self, rows: Array, partition: Partition) -> Array:
-        """Flat [images, h w, C]: coefficients of the grids, divided by their gains; empty without a grid."""
-        if partition.grid is None:
-            return np.empty(0, np.float32)
+    def _body(self, rows: Array, partition: Partition) -> Array:
+        """[rows of the body, C]: coefficients of grids or blocks, divided by their gains."""
         spectrum = self.transform.spectrum(rows, partition)
-        if not np.abs(spectrum).max() < self._grid_limit(partition.grid) * 2.0 ** -(_GRID_BITS + 1):
-            raise out_of_range()
-        return (spectrum / self._c.gain[self.transform.bands(partition.grid)]).ravel()
+        done = 0
+        for group in partition.groups:
+            part = spectrum[done : done + group.num_rows].reshape(group.count, len(group.kinds), -1)
+            if not np.abs(part).max() < self._body_limit(group) * 2.0 ** -(_BODY_BITS + 1):
+                raise out_of_range()
+            part /= self.transform.gain[group.kinds]
+            done += group.num_rows
+        return spectrum
+
+    def _activities(self, isolated: Array, body: Array, partition: Partition, step: float) -> Array:
+        """[num_active] int32, of each row of coefficients that has an activity."""
+        sigma = np.exp2(self._c.log_sigma / OCTAVE)
+        kinds = partition.kinds[: len(isolated)]
+        of_isolated = np.empty(len(isolated), np.int32)
+        for kind in range(2):
+            at = kinds == kind
+            of_isolated[at] = activity_of(isolated[at], sigma[kind], self._c.mean_abs, step)
+        found = [of_isolated]
+        done = 0
+        for group in () if partition.on_grid else partition.groups:
+            part = body[done : done + group.num_rows].reshape(group.count, len(group.kinds), -1)
+            by_frequency = [
+                activity_of(part[:, index], sigma[kind], self._c.mean_abs, step)
+                for index, kind in enumerate(group.kinds)
+            ]
+            found.append(np.stack(by_frequency, axis=1).ravel())
+            done += group.num_rows
+        return np.concatenate(found)
 
     def _quantize(self, c: Array, step: float) -> Array:
         magnitude = np.floor(np.abs(c) * np.float32(1 / step) + np.float32(self._rounding))
@@ -147,36 +172,22 @@ class KltCodec:
 
     # Both ways
 
-    def _grid_limit(self, grid: tuple[int, int]) -> float:
+    def _body_limit(self, group: Group) -> float:
         """The largest coefficient, in multiples of 2^-8, for which every sum of the decoder is exact."""
-        gained = BASIS_BITS + len(self.transform.basis).bit_length() + sum(dct_gain_bits(size) for size in grid)
-        return 2.0 ** (EXACT_BITS - gained)
+        gained = sum(dct_gain_bits(size) for size in group.size)
+        return 2.0 ** (self.transform.basis.exact_bits - gained)
 
     def _runs(self, partition: Partition, activity: Array, step_index: int) -> list[tuple[int, Array]]:
         """(table, positions of its symbols), from the lowest class up; symbols in no run are zero."""
-        base = class_of(self._c.log_sigma[0].astype(np.int32) - step_index)  # [C]
-        isolated = (base + activity[:, None]).ravel()
-        positions = np.flatnonzero(isolated >= CLASS_MIN)
-        classes = isolated[positions]
-        if partition.grid:
-            grid_classes, grid_positions = self._grid_classes(partition, step_index)
-            classes = np.concatenate([classes, grid_classes])
-            positions = np.concatenate([positions, isolated.size + grid_positions])
-        rows = (np.minimum(classes, CLASS_MAX) - CLASS_MIN).astype(np.uint8)
+        of_kind = class_of(self._c.log_sigma.astype(np.int32) - step_index)
+        classes = np.clip(of_kind, *_CLASS_LIMITS).astype(np.int8)[partition.kinds]  # [rows, C]
+        classes[: len(activity)] += activity.astype(np.int8)[:, None]
+        positions = np.flatnonzero(classes >= CLASS_MIN)
+        rows = (np.minimum(classes.ravel()[positions], CLASS_MAX) - CLASS_MIN).astype(np.uint8)
         positions = positions[np.argsort(rows, kind="stable")]  # of bytes: a radix sort
         ends = np.cumsum(np.bincount(rows, minlength=len(self._tables.rows)))
         runs = zip(range(len(ends)), np.split(positions, ends[:-1]), strict=True)
         return [(row, run) for row, run in runs if len(run)]
-
-    def _grid_classes(self, partition: Partition, step_index: int) -> tuple[Array, Array]:
-        """(class, position) of each coded coefficient of the grids."""
-        assert partition.grid is not None
-        images = partition.rows_shape[0]
-        classes = class_of(self._c.log_sigma.astype(np.int32) - step_index)  # [1 + B, C]
-        by_token = classes[self.transform.bands(partition.grid)].ravel()
-        positions = np.flatnonzero(by_token >= CLASS_MIN)
-        offsets = np.arange(images) * len(by_token)
-        return np.tile(by_token[positions], images), (offsets[:, None] + positions).ravel()
 
     # Decoder
 
@@ -184,30 +195,30 @@ class KltCodec:
         """[images tokens, C] float64, the same bits everywhere."""
         channels = partition.rows_shape[-1]
         num_isolated = len(partition.isolated) * channels
-        step, grid = power_of_two(step_index), None
-        if partition.grid:
-            z, used = self._grid_values(q[num_isolated:], partition, step)
-            grid = z @ self.transform.basis[used] * (self._c.scale * 2.0**-_GRID_BITS)
-        isolated = self._sixteenths(q[:num_isolated]).reshape(-1, channels) @ self.transform.basis
+        step = power_of_two(step_index)
+        isolated = self.transform.basis.to_channels(self._sixteenths(q[:num_isolated]).reshape(-1, channels))
         isolated *= self._c.scale * (step / _FRACTION)
-        return self.transform.assembled(isolated, grid, partition, step)
+        z, used = self._body_values(q[num_isolated:], partition, step)
+        body = self.transform.basis.to_channels(z, used)
+        body *= self._c.scale * 2.0**-_BODY_BITS
+        return self.transform.assembled(isolated, body, partition, step)
 
-    def _grid_values(self, q: Array, partition: Partition, step: float) -> tuple[Array, Array]:
-        """z of the grids [images h w, used], integers times 2^-8, and the used components. The others are zero."""
-        assert partition.grid is not None
+    def _body_values(self, q: Array, partition: Partition, step: float) -> tuple[Array, Array]:
+        """z of the body [rows, used], integers times 2^-8, and the used components. The others are zero."""
         channels = partition.rows_shape[-1]
-        sixteenth = self._c.gain.astype(np.float64) * (step * 2.0**_GRID_BITS / _FRACTION)
-        nonzero = np.flatnonzero(q)
-        token, channel = np.divmod(nonzero, channels)
-        band = self.transform.bands(partition.grid)[token % (partition.grid[0] * partition.grid[1])]
-        limit = self._grid_limit(partition.grid)
-        values = np.rint(self._sixteenths(q[nonzero]) * sixteenth[band, channel])
-        used, column = np.unique(channel, return_inverse=True)
-        c = np.zeros((q.size // channels, len(used)))
-        if not len(used):
-            return c, used
-        c[token, column] = np.clip(values, -limit, limit)
-        return inverse_dct(c, *partition.grid), used
+        sixteenth = self.transform.gain.astype(np.float64) * (step * 2.0**_BODY_BITS / _FRACTION)
+        symbols = q.reshape(-1, channels)
+        used = np.flatnonzero(symbols.any(axis=0))
+        z = self._sixteenths(symbols[:, used])
+        done = 0
+        for group in partition.groups if len(used) else ():
+            part = z[done : done + group.num_rows].reshape(group.count, len(group.kinds), len(used))
+            part *= sixteenth[group.kinds][:, used]
+            limit = self._body_limit(group)
+            np.clip(np.rint(part, out=part), -limit, limit, out=part)
+            part[:] = inverse_dct(part, *group.size)
+            done += group.num_rows
+        return z, used
 
     def _sixteenths(self, q: Array) -> Array:
         wide = q.astype(np.float64)

@@ -1,18 +1,19 @@
 """The fit of `klt`, in closed form, to about ten features.
 
-The transform is the Karhunen-Loeve transform under an error metric M: with A = M^(1/2), the components are the
-eigenvectors of A C A, C the covariance of the channels, so that one step for all of them is the best allocation for
-the error e' M e. Without gradients M is the unweighted squared error (of channels scaled to equal variance where tokens
-form no grid). With gradients g of the head's output with respect to the features, M = E[g g'] plus a share of the
-unweighted error: bits then go where the result depends on them.
+The basis is that of `directions`: a Karhunen-Loeve transform under an error metric, of as many directions as the rows
+allow, so that one step for all components is the best allocation. Without gradients the metric is the unweighted
+squared error (of channels scaled to equal variance where tokens form no grid). With gradients g of the head's output
+with respect to the features it is E[g g'], regularized, plus a share of the unweighted error: bits then go where the
+result depends on them.
 
-Grids of many channels and few positions (the last feature maps of a CNN) have too few samples to estimate C and M. Then
-only their diagonals are kept: the components are the channels themselves, and the DCT and the gains do the work.
+What depends on how well a fit carries over is measured on samples that it has not seen: the scales of the leading
+components, the tables, and whether the directions beat the channels alone.
 
 The fit is in floating point and runs once, on one machine: only its result is shared.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Final
 
 import numpy as np
@@ -21,34 +22,36 @@ from dtufc.coding.arrays import Array
 from dtufc.coding.codecs.calibration import (
     ACTIVITY_MAX,
     ACTIVITY_MIN,
-    BASIS_BITS,
     CLASS_MAX,
     CLASS_MIN,
     CLASSES_PER_OCTAVE,
-    OUTLIER_RATIO,
     Calibration,
     activity_of,
-    bands_of,
     class_of,
     is_outlier_row,
 )
+from dtufc.coding.codecs.directions import fit_basis, max_rank
 from dtufc.coding.codecs.exact import OCTAVE, forward_dct, power_of_two
+from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.coding.entropy import quantize_frequencies
 from dtufc.coding.layout import Family, Layout
 from dtufc.errors import InputError
 
-_UNWEIGHTED_SHARE: Final = 0.2  # of the unweighted error in the metric
-_MIN_ROWS_PER_CHANNEL: Final = 8  # of a grid: with fewer, correlations would describe the samples, not the model
+_TOKEN_SHARE: Final = 0.05  # of the unweighted error in the metric
+_GRID_SHARE: Final = 0.2
 _BAND_SHARE: Final = 0.05  # of the unweighted error in the bands' gains
 _NUM_BANDS: Final = 16
 _BAND_EXPONENT: Final = 0.6  # below 1: narrower bands at low frequencies
+_BLOCK: Final = 16  # tokens of a text
 _NUM_FOLDS: Final = 5
+_MAX_COUNTED: Final = 1 << 21  # values, of a sample and a step
 _PRIOR_COUNTS: Final = 200.0  # of a Laplace distribution, in each table
 _MAX_RADIUS: Final = 255
 _TOKEN_STEPS: Final = (2 * OCTAVE, -4 * OCTAVE)  # at quality 0 and at quality 1
 _GRID_STEPS: Final = (6 * OCTAVE, -4 * OCTAVE)
-_TOKENS = (0.4, 2.0, 8.0)  # rounding offset, outward shift in sixteenths, finer outliers; chosen by agreement
+_TOKENS = (0.38, 2.0, 8.0)  # rounding offset, outward shift in sixteenths, finer outliers; chosen by agreement
 _GRID = (0.5, 0.0, 8.0)
+_COMPARED: Final = 2.0 ** np.arange(-1, 2)  # steps at which directions are compared with channels
 
 
 def fit(samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None = None) -> Calibration:
@@ -57,12 +60,13 @@ def fit(samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | N
     Args:
         samples: features of shapes that fit the layout, float32.
         layout: of the features.
-        gradients: of the head's output with respect to the samples, of the same shapes; or none.
+        gradients: of the head's output with respect to each sample, of its shape, or several of them in one array
+            [k, ...]; or none.
 
     Raises:
         InputError: fewer than two rows, or gradients of other shapes.
     """
-    if gradients is not None and [g.shape for g in gradients] != [s.shape for s in samples]:
+    if gradients is not None and [g.shape[-s.ndim :] for g, s in zip(gradients, samples)] != [s.shape for s in samples]:
         raise InputError(field="gradients", problem="other shapes than the samples'", remedy="Give one for each")
     return _Fit(samples, layout, gradients).calibration()
 
@@ -71,34 +75,29 @@ class _Fit:
     """The steps of one fit, in order; each needs the previous ones."""
 
     def __init__(self, samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None) -> None:
-        self.layout = layout
-        self.rows = [layout.to_rows(sample).astype(np.float64) for sample in samples]  # [images, tokens, C]
-        self.grids = [layout.grid(sample.shape) for sample in samples]
-        self.gradients = None if gradients is None else [layout.to_rows(g).astype(np.float64) for g in gradients]
+        self.samples, self.layout = samples, layout
+        self.has_grid = all(layout.grid(sample.shape) for sample in samples)
+        self.block = _BLOCK if layout.family == Family.llm else 0
+        self.rows = [layout.to_rows(sample) for sample in samples]  # [images, tokens, C]
         self.channels = self.rows[0].shape[-1]
-        self.has_grid = all(self.grids)
-        self._find_outliers()
-        self._find_transform()
-        self.z = [self._transformed(rows, outliers) for rows, outliers in zip(self.rows, self.outliers, strict=True)]
-        self._find_scales()
+        self._find_outliers(gradients)
+        rank = max_rank(sum(len(rows) for rows in self.ordinary), self.channels)
+        folds = [range(start, len(samples), _NUM_FOLDS) for start in range(min(_NUM_FOLDS, len(samples)))]
+        others = [[i for i in range(len(samples)) if i not in fold] or list(fold) for fold in folds]
+        fitted = [self._transform(seen, rank) for seen in others]
+        if 0 < rank < self.channels and self._saved_bits(fitted, folds, others) <= 0:
+            rank, fitted = 0, [self._transform(seen, 0) for seen in others]
+        self.transform = self._transform(range(len(samples)), rank)
+        self.carry = self._carried(fitted, folds, others, rank)
+        self.calibrated = self._with_scales(self.transform, range(len(samples)))
+        self.tables, self.activity = self._tables(fitted, folds, others)
 
     def calibration(self) -> Calibration:
-        tables, activity = self._tables()
-        return Calibration(
-            basis=self.basis.astype(np.int16),
-            scale=self.scale,
-            mean=self.mean,
-            centre=self.centre,
-            reference_rms=np.array([self.reference_rms]),
-            log_sigma=_log_sigma(np.mean(self.energies, axis=0)),
-            gain=self.gain.astype(np.float32),
-            edges=_edges(),
-            mean_abs=self.mean_abs.astype(np.float32),
-            rounding=np.array(self._rounding, dtype=np.float32),
-            frequencies=np.concatenate(tables),
-            sizes=np.array([len(table) for table in tables], dtype=np.int32),
-            activity=activity,
-            steps=np.array(self._steps, dtype=np.int16),
+        return replace(
+            self.calibrated.c,
+            frequencies=np.concatenate(self.tables),
+            sizes=np.array([len(table) for table in self.tables], dtype=np.int32),
+            activity=self.activity,
         )
 
     @property
@@ -109,103 +108,108 @@ class _Fit:
     def _steps(self) -> tuple[int, int]:
         return _GRID_STEPS if self.has_grid else _TOKEN_STEPS
 
-    def _find_outliers(self) -> None:
+    def _find_outliers(self, gradients: Sequence[Array] | None) -> None:
         """Finds the outlier rows (prefix, unusual RMS), and their mean, each divided by its RMS."""
-        sizes = [np.sqrt(np.mean(rows * rows, axis=-1)) for rows in self.rows]  # [images, tokens]
+        sizes = [np.sqrt(np.mean(rows * rows, axis=-1, dtype=np.float64)) for rows in self.rows]  # [images, tokens]
         self.reference_rms = max(float(np.median(np.concatenate([size.ravel() for size in sizes]))), 1e-30)
-        self.outliers = []
+        outliers = []
         for size in sizes:
-            outliers = is_outlier_row(size, self.reference_rms, on_grid=self.has_grid)
-            outliers[:, : self.layout.prefix if self.has_grid else 0] = True
-            self.outliers.append(outliers)
-        pairs = list(zip(self.rows, sizes, self.outliers, strict=True))
-        ordinary = np.concatenate([rows[~outliers] for rows, _, outliers in pairs])
-        self.num_rows = len(ordinary)
-        if self.num_rows < 2:
+            found = is_outlier_row(size, self.reference_rms, on_grid=self.has_grid)
+            found[:, : self.layout.prefix if self.has_grid else 0] = True
+            outliers.append(found)
+        self.ordinary = [rows[~found] for rows, found in zip(self.rows, outliers, strict=True)]  # [n, C]
+        self.slopes: list[list[Array]] | None = None  # of each sample and gradient [n, C]
+        if gradients is not None:
+            self.slopes = [
+                [self.layout.to_rows(one)[~found] for one in gradient.reshape(-1, *sample.shape)]
+                for gradient, sample, found in zip(gradients, self.samples, outliers, strict=True)
+            ]
+        if sum(len(rows) for rows in self.ordinary) < 2:
             raise InputError(field="samples", problem="fewer than two rows", remedy="Give about ten features")
-        self.mean = ordinary.mean(axis=0)
-        self.covariance = np.cov(ordinary, rowvar=False, bias=True).reshape(self.channels, self.channels)
-        normal = [rows[outliers] / np.maximum(size[outliers], 1e-30)[:, None] for rows, size, outliers in pairs]
+        every = np.concatenate(self.ordinary)
+        self.mean = every.mean(axis=0, dtype=np.float64)
+        self.ordinary = [rows - self.mean.astype(np.float32) for rows in self.ordinary]
+        triples = zip(self.rows, sizes, outliers, strict=True)
+        normal = [rows[found] / np.maximum(size[found], 1e-30)[:, None] for rows, size, found in triples]
         outlier_rows = np.concatenate(normal) * self.reference_rms
         self.centre = outlier_rows.mean(axis=0) if len(outlier_rows) else self.mean
 
-    def _find_transform(self) -> None:
-        """The components, and the step that is the same for all of them."""
-        metric, covariance = self._metric(), self.covariance
-        if self.has_grid and self.num_rows < _MIN_ROWS_PER_CHANNEL * self.channels:
-            metric, covariance = (np.diag(np.diag(matrix)) for matrix in (metric, covariance))
-        root, inverse_root = _roots(metric)
-        values, vectors = np.linalg.eigh(root @ covariance @ root)
-        values, vectors = np.maximum(values[::-1], values.max() * 1e-9), vectors[:, ::-1]
-        rms = np.sqrt(values.mean()) or 1.0  # a step then means the same for every model
-        back = rms * (inverse_root @ vectors).T  # [component, C]: x = mean + z @ back
-        self.scale = np.maximum(np.abs(back).max(axis=0), 1e-30) / (2**BASIS_BITS - 1)
-        self.basis = np.rint(back / self.scale)
-        self.forward = np.linalg.inv(self.basis * self.scale)
+    def _transform(self, seen: Sequence[int], rank: int) -> KltTransform:
+        """The transform that these samples give, without scales and tables."""
+        rows = [self.ordinary[index] for index in seen]
+        slopes = None if self.slopes is None else [np.concatenate(self.slopes[index]) for index in seen]
+        share = _GRID_SHARE if self.has_grid else _TOKEN_SHARE
+        fitted = fit_basis(rows, slopes, self._unweighted(rows), share, rank)
+        num_kinds = 2 * self.block if self.block else _NUM_BANDS + 2
+        whole = Calibration(
+            **asdict(fitted),
+            mean=self.mean,
+            centre=self.centre,
+            reference_rms=np.array([self.reference_rms]),
+            log_sigma=np.zeros((num_kinds, self.channels), np.int16),
+            gain=np.ones((num_kinds, 1), np.float32),
+            edges=np.empty(0) if self.block else _edges(),
+            block=np.array([self.block], np.int32),
+            mean_abs=np.ones(self.channels, np.float32),
+            rounding=np.array(self._rounding, dtype=np.float32),
+            frequencies=np.empty(0, np.uint32),
+            sizes=np.zeros(CLASS_MAX - CLASS_MIN + 1, np.int32),
+            activity=np.empty(0, np.uint32),
+            steps=np.array(self._steps, dtype=np.int16),
+        )
+        transform = KltTransform(whole, self.layout)
+        gain = self._gains(transform, seen)
+        return transform if gain is None else KltTransform(replace(whole, gain=gain), self.layout)
 
-    def _metric(self) -> Array:
-        """[C, C]: the cost of an error in the features."""
-        variance = np.maximum(np.diag(self.covariance), 1e-9 * np.diag(self.covariance).mean() + 1e-30)
+    def _unweighted(self, rows: Sequence[Array]) -> Array:
+        """[C]: the cost of an error in each channel, as far as the features alone tell."""
+        variance = np.mean(np.concatenate(rows) ** 2, axis=0, dtype=np.float64)
+        variance = np.maximum(variance, 1e-9 * variance.mean() + 1e-30)
         is_unscaled = self.has_grid or self.layout.family == Family.latent  # not by channel
-        by_channel = np.full(self.channels, 1 / variance.mean()) if is_unscaled else 1 / variance
-        unweighted = np.diag(by_channel)
-        if self.gradients is None:
-            return unweighted
-        g = np.concatenate([g[~outliers] for g, outliers in zip(self.gradients, self.outliers, strict=True)])
-        outer = g.T @ g
-        return outer * (self.channels / np.sum(outer * self.covariance)) + _UNWEIGHTED_SHARE * unweighted
+        return np.full(self.channels, 1 / variance.mean()) if is_unscaled else 1 / variance
 
-    def _transformed(self, rows: Array, outliers: Array) -> Array:
-        """z of every row [images, tokens, C]; of outlier rows relative to their own centre."""
-        z = (rows - self.mean) @ self.forward
-        size = np.sqrt(np.mean(rows[outliers] ** 2, axis=-1))
-        gain = np.maximum(size / self.reference_rms, 1e-30)[:, None]
-        is_prefix = np.nonzero(outliers)[1] < (self.layout.prefix if self.has_grid else 0)
-        is_prefix &= (gain[:, 0] <= OUTLIER_RATIO) & (gain[:, 0] >= 1 / OUTLIER_RATIO)
-        finer = np.where(is_prefix, 1.0, self._rounding[2])[:, None]
-        z[outliers] = (rows[outliers] / gain - self.centre) * finer @ self.forward
-        return z
-
-    def _find_scales(self) -> None:
-        """Mean squares of the coefficients, by sample: [1 + B, C] each; and the gains of the bands."""
-        num_rows = _NUM_BANDS + 2
-        self.gain = np.ones((num_rows, self.channels))
-        if self.has_grid and self.gradients is not None:
-            self.gain[1:] = self._band_gains()
-        self.energies = []
-        for z, outliers, grid in zip(self.z, self.outliers, self.grids, strict=True):
-            energy = np.empty((num_rows, self.channels))
-            isolated = z[outliers] if self.has_grid else z.reshape(-1, self.channels)
-            energy[0] = np.mean(isolated**2, axis=0) if len(isolated) else np.mean(z**2, axis=(0, 1))
-            energy[1:] = self._band_energy(z, outliers, grid) / self.gain[1:] ** 2 if grid and self.has_grid else 1.0
-            self.energies.append(energy)
-        if self.has_grid:  # few outlier rows: smooth their scales over the components
-            for energy in self.energies:
-                energy[0] = np.exp(_smooth(np.log(energy[0] + 1e-9), 4))
-        ordinary = np.concatenate([z[~outliers] for z, outliers in zip(self.z, self.outliers, strict=True)])
-        deviation = ordinary.std(axis=0)
-        ratio = np.abs(ordinary).mean(axis=0) / np.maximum(deviation, 1e-30)
-        self.mean_abs = np.where(deviation > 0, ratio, np.sqrt(2 / np.pi))  # of a constant: as of a Gaussian
-
-    def _band_gains(self) -> Array:
-        """[B, C]: steps are larger where the result depends less on a component's band."""
-        assert self.gradients is not None
-        back = self.basis * self.scale
-        by_sample = [
-            self._band_energy(g @ back.T, outliers, grid)
-            for g, outliers, grid in zip(self.gradients, self.outliers, self.grids, strict=True)
-            if grid
-        ]
-        energy = _smooth(np.mean(by_sample, axis=0), 6)
+    def _gains(self, transform: KltTransform, seen: Sequence[int]) -> Array | None:
+        """[1 + B, C] or [1 + B, 1]: steps are larger where the result depends less on a frequency."""
+        if self.slopes is None or not (self.has_grid or self.block):
+            return None
+        energies = []
+        for index in seen:
+            for slope in self.slopes[index]:
+                z = transform.basis.components_of_gradients(slope).astype(np.float32)
+                energies.append(self._energies(transform, index, z))
+        energy = np.mean(energies, axis=0)[1:]
+        if self.block:  # by frequency alone
+            sizes = [energy[size - 1 : 2 * size - 1].mean(axis=1, keepdims=True) for size in _lengths(self.block)]
+            energy = np.concatenate([size / size.mean() for size in sizes])
+        else:
+            energy = _smooth(energy, 6)
         weight = (energy / energy.mean() + _BAND_SHARE) / (1 + _BAND_SHARE)
-        gains: Array = 1 / np.sqrt(weight)
-        return gains
+        return np.concatenate([np.ones((1, weight.shape[1])), 1 / np.sqrt(weight)]).astype(np.float32)
 
-    def _band_energy(self, z: Array, outliers: Array, grid: tuple[int, int]) -> Array:
+    def _energies(self, transform: KltTransform, index: int, z: Array) -> Array:
+        """[1 + B, C]: mean squares of z [rows, C] of a sample's ordinary rows, as they are and by frequency."""
+        energy = np.empty((len(transform.c.gain), self.channels))
+        energy[0] = np.mean(z * z, axis=0, dtype=np.float64)
+        if self.block:
+            for size in _lengths(self.block):
+                energy[size : 2 * size] = energy[0] if size == 1 else np.repeat(energy[size // 2 : size], 2, axis=0)
+                if count := len(z) // size:
+                    spectrum = forward_dct(z[: count * size].reshape(count, size, -1), size, 1)
+                    energy[size : 2 * size] = np.mean(spectrum * spectrum, axis=0, dtype=np.float64)
+        elif self.has_grid:
+            energy[1:] = self._band_energies(transform, index, z)
+        return energy
+
+    def _band_energies(self, transform: KltTransform, index: int, z: Array) -> Array:
         """[B, C]: mean square of each component's coefficients in each band; empty bands are interpolated."""
-        z = np.where(outliers[..., None], 0, z)[:, self.layout.prefix :].astype(np.float32)
-        energy = np.mean(forward_dct(z, *grid).astype(np.float64) ** 2, axis=0)  # [h w, C]
-        bands = bands_of(_edges(), grid) - 1
+        partition = transform.split(self.rows[index], self.samples[index].shape)
+        (group,) = partition.groups
+        images, tokens, _ = partition.rows_shape
+        body = np.zeros((images * tokens, self.channels), np.float32)
+        body[np.delete(np.arange(images * tokens), partition.outliers)] = z
+        spectrum = forward_dct(body[partition.body].reshape(images, -1, self.channels), *group.size)
+        energy = np.mean(spectrum.astype(np.float64) ** 2, axis=0)  # [h w, C]
+        bands = group.kinds - 1
         count = np.bincount(bands, minlength=_NUM_BANDS + 1)
         sums = np.zeros((_NUM_BANDS + 1, self.channels))
         np.add.at(sums, bands, energy)
@@ -214,42 +218,95 @@ class _Fit:
         every = np.arange(_NUM_BANDS + 1)
         return np.exp(np.stack([np.interp(every, filled, column) for column in logs.T], axis=1))
 
-    def _tables(self) -> tuple[list[Array], Array]:
-        """A table for each class, and one for the activity, counted on samples that the scales were not fitted to."""
+    def _saved_bits(self, fitted: Sequence[KltTransform], folds: Sequence[range], others: Sequence[list[int]]) -> float:
+        """Bits a value that the directions save against the channels alone at equal loss, on samples unseen by both."""
+        saved = []
+        for transform, fold, seen in zip(fitted, folds, others, strict=True):
+            rows = np.concatenate([self.ordinary[index] for index in fold])
+            slopes = self.slopes and np.concatenate([slope for index in fold for slope in self.slopes[index]])
+            weights = self._unweighted([self.ordinary[index] for index in seen])
+            ours, theirs = (_moments(one, rows, slopes, weights) for one in (transform, self._transform(seen, 0)))
+            saved += [_gaussian_saving(ours, theirs, step) for step in _COMPARED]
+        return float(np.mean(saved))
+
+    def _carried(
+        self, fitted: Sequence[KltTransform], folds: Sequence[range], others: Sequence[list[int]], rank: int
+    ) -> Array:
+        """[C]: the scale of unseen samples' components relative to that of the samples that chose the directions."""
+        seen_energy, unseen = np.zeros(rank), np.zeros(rank)
+        for transform, fold, seen in zip(fitted, folds, others, strict=True):
+            for indices, total in ((seen, seen_energy), (fold, unseen)):
+                rows = np.concatenate([self.ordinary[index] for index in indices])
+                total += np.mean(transform.basis.to_components(rows)[:, :rank] ** 2, axis=0, dtype=np.float64)
+        ratio = np.ones(self.channels)
+        if rank:
+            logs = np.log((unseen + 1e-30) / (seen_energy + 1e-30))
+            ratio[:rank] = np.exp(0.5 * np.maximum(_smooth(logs[None], max(1, rank // 32))[0], 0))
+        return ratio
+
+    def _with_scales(self, transform: KltTransform, seen: Sequence[int]) -> KltTransform:
+        """The transform with the scales of these samples, corrected for what they chose."""
+        energies, ordinary = [], []
+        for index in seen:
+            z = transform.basis.to_components(self.ordinary[index])
+            ordinary.append(z)
+            energy = self._energies(transform, index, z) / transform.gain.astype(np.float64) ** 2
+            if self.has_grid or self.block:
+                partition = transform.split(self.rows[index], self.samples[index].shape)
+                isolated = transform.isolated(self.rows[index], partition, 1.0)
+                energy[0] = np.mean(isolated**2, axis=0, dtype=np.float64) if len(isolated) else energy[0]
+                energy[0] = np.exp(_smooth(np.log(energy[0] + 1e-9)[None], 4)[0])  # few: smoothed over the components
+            energies.append(energy)
+        every = np.concatenate(ordinary)
+        deviation = every.std(axis=0, dtype=np.float64)
+        ratio = np.abs(every).mean(axis=0, dtype=np.float64) / np.maximum(deviation, 1e-30)
+        mean_abs = np.where(deviation > 0, ratio, np.sqrt(2 / np.pi))  # of a constant: as of a Gaussian
+        energy = np.mean(energies, axis=0)
+        energy[1 if self.has_grid or self.block else 0 :] *= self.carry**2
+        c = replace(transform.c, log_sigma=_log_sigma(energy), mean_abs=mean_abs.astype(np.float32))
+        return KltTransform(c, self.layout)
+
+    def _tables(
+        self, fitted: Sequence[KltTransform], folds: Sequence[range], others: Sequence[list[int]]
+    ) -> tuple[list[Array], Array]:
+        """A table for each class, and one for the activity, counted on samples that nothing was fitted to."""
         num_classes = CLASS_MAX - CLASS_MIN + 1
         radii = [_radius(row + CLASS_MIN) for row in range(num_classes)]
         counts = [np.zeros(radius + 2) for radius in radii]
         activities = np.ones(ACTIVITY_MAX - ACTIVITY_MIN + 1)
-        num_folds = min(_NUM_FOLDS, len(self.z))
-        for fold in range(num_folds):
-            others = [e for i, e in enumerate(self.energies) if i % num_folds != fold] or self.energies
-            log_sigma = _log_sigma(np.mean(others, axis=0))
-            for index in range(fold, len(self.z), num_folds):
-                self._count(index, log_sigma, counts, activities)
+        for transform, fold, seen in zip(fitted, folds, others, strict=True):
+            scaled = self._with_scales(transform, seen)
+            for index in fold:
+                self._count(scaled, index, counts, activities)
         tables = [
             _table(count, 2.0 ** ((row + CLASS_MIN) / CLASSES_PER_OCTAVE), self._rounding[0])
             for row, count in enumerate(counts)
         ]
         return tables, quantize_frequencies(activities)
 
-    def _count(self, index: int, log_sigma: Array, counts: list[Array], activities: Array) -> None:
+    def _count(self, transform: KltTransform, index: int, counts: list[Array], activities: Array) -> None:
         """Adds one sample's symbols at several steps, by class; and its rows' activities."""
-        z, outliers, grid = self.z[index], self.outliers[index], self.grids[index]
-        isolated = z[outliers] if self.has_grid else z.reshape(-1, self.channels)
-        sigma = np.exp2(log_sigma[0] / OCTAVE)
+        rows = self.rows[index]
+        partition = transform.split(rows, self.samples[index].shape)
+        body = transform.spectrum(rows, partition) / transform.gain[partition.kinds[len(partition.isolated) :]]
+        kinds, log_sigma = partition.kinds, transform.c.log_sigma.astype(np.int32)
+        stride = max(1, partition.num_rows * self.channels // _MAX_COUNTED)
         steps = range(self._steps[1], self._steps[0], OCTAVE // 2)
-        for step_index in steps:
+        for number, step_index in enumerate(steps):
             step = power_of_two(step_index)
-            activity = activity_of(isolated, sigma, self.mean_abs, step)
-            activities += np.bincount(activity - ACTIVITY_MIN, minlength=len(activities)) / len(steps)
-            classes = class_of(log_sigma[0].astype(np.int32) - step_index) + activity[:, None]
-            self._add(classes, isolated, step, counts)
-            if self.has_grid and grid:
-                body = np.where(outliers[..., None], 0, z)[:, self.layout.prefix :].astype(np.float32)
-                bands = bands_of(_edges(), grid)
-                coefficients = forward_dct(body, *grid) / self.gain[bands]
-                classes = class_of(log_sigma[bands].astype(np.int32) - step_index)
-                self._add(np.broadcast_to(classes, coefficients.shape), coefficients, step, counts)
+            isolated = transform.isolated(rows, partition, 1.0)
+            chosen = slice(number % stride, None, stride)
+            z, kind = np.concatenate([isolated, body])[chosen], kinds[chosen]
+            active = np.arange(partition.num_rows)[chosen] < partition.num_active
+            activity = np.zeros(len(z), np.int32)
+            for one in np.unique(kind[active]):
+                at = active & (kind == one)
+                sigma = np.exp2(log_sigma[one] / OCTAVE)
+                activity[at] = activity_of(z[at], sigma, transform.c.mean_abs, step)
+            found = np.bincount(activity[active] - ACTIVITY_MIN, minlength=len(activities))
+            activities += found / len(steps)
+            classes = class_of(log_sigma[kind] - step_index) + activity[:, None]
+            self._add(classes, z, step, counts)
 
     def _add(self, classes: Array, values: Array, step: float, counts: list[Array]) -> None:
         magnitudes = np.floor(np.abs(values) / step + self._rounding[0])
@@ -261,6 +318,40 @@ class _Fit:
         for count, row in zip(counts, table, strict=True):
             count[:-1] += row[: len(count) - 1]
             count[-1] += row[len(count) - 1 :].sum()
+
+
+def _moments(transform: KltTransform, rows: Array, slopes: Array | None, weights: Array) -> tuple[Array, Array]:
+    """([C] mean squares of the components, [C] what an error in each costs)."""
+    basis = transform.basis
+    variance = np.mean(basis.to_components(rows) ** 2, axis=0, dtype=np.float64)
+    if slopes is not None:
+        return variance, np.mean(basis.components_of_gradients(slopes) ** 2, axis=0, dtype=np.float64)
+    cost = np.zeros(basis.channels)
+    for start in range(0, basis.channels, 1024):
+        part = np.eye(min(1024, basis.channels - start), basis.channels, start)
+        cost[start : start + 1024] = (basis.to_channels_fast(part) ** 2) @ weights
+    return variance, cost
+
+
+def _gaussian_saving(ours: tuple[Array, Array], theirs: tuple[Array, Array], step: float) -> float:
+    """Bits a value that ours saves at the loss that theirs has at this step, as of Gaussian components."""
+    loss, rate = _gaussian(*theirs, step * step / 12)
+    low, high = 1e-12, 1e6  # of the distortion
+    for _ in range(60):
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if _gaussian(*ours, middle)[0] < loss else (low, middle)
+    return rate - _gaussian(*ours, low)[1]
+
+
+def _gaussian(variance: Array, cost: Array, distortion: float) -> tuple[float, float]:
+    """(loss, bits a value) of one distortion for all components, none above its variance."""
+    reached = np.minimum(variance, distortion)
+    ratio = np.maximum(variance, 1e-300) / np.maximum(reached, 1e-300)
+    return float(cost @ reached), float(np.mean(0.5 * np.log2(ratio)))
+
+
+def _lengths(longest: int) -> list[int]:
+    return [1 << bit for bit in range(longest.bit_length())]
 
 
 def _edges() -> Array:
@@ -289,13 +380,6 @@ def _table(count: Array, ratio: float, rounding: float) -> Array:
     weights = count + _PRIOR_COUNTS * (prior + 1e-4 / (1 + magnitude[:-1]))
     half = weights[1:-1] / 2
     return quantize_frequencies(np.concatenate([half[::-1], weights[:1], half, weights[-1:]]))
-
-
-def _roots(metric: Array) -> tuple[Array, Array]:
-    """metric^(1/2) and metric^(-1/2)."""
-    values, vectors = np.linalg.eigh(metric)
-    values = np.sqrt(np.maximum(values, values.max() * 1e-12))
-    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
 def _smooth(values: Array, width: int) -> Array:

@@ -1,31 +1,37 @@
-"""Features <-> coefficients: a KLT over the channels and a DCT over the token grid, for the codecs on top of it.
+"""Features <-> coefficients: a basis over the channels and a DCT over the tokens, for the codecs on top of it.
 
-    features --rows--> ordinary rows --(x - mean) F--> z --DCT over the grid--> / gain --> coefficients
-                       outlier rows  --(x / g - centre) F---------------------------------> coefficients
+    features --rows--> ordinary rows --(x - mean) F--> z --DCT over grid or block--> / gain --> coefficients
+                       outlier rows  --(x / g - centre) F----------------------------------> coefficients
 
 Outlier rows are the prefix tokens of a grid and the rows whose root mean square differs from the reference RMS by more
 than a factor (the massive activations of a decoder's first token). Each outlier row is divided by a gain g of its own,
-so that nothing is clipped. Where tokens form no grid there is no DCT.
+so that nothing is clipped.
+
+Focus rows are ordinary rows that an encoder codes finer, each by a factor of its own: those that a result depends on
+most, as the last token of a prompt.
+
+Where tokens form no grid, other rows form blocks in their order: as many as possible of the profile's length, and
+then each half as long as the one before, down to one row. With no such length every row is isolated.
 
 Hides how outlier rows are found and written. Quantization is up to the codecs.
 """
 
-from dataclasses import dataclass, fields
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
 
 from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import read_varint, write_varint
+from dtufc.coding.codecs.basis import Basis
 from dtufc.coding.codecs.calibration import (
     OUTLIER_RATIO,
     Calibration,
     bands_of,
+    from_arrays,
     is_outlier_row,
-    is_sound,
     squared_radii,
-    unpack_basis,
 )
 from dtufc.coding.codecs.exact import OCTAVE, forward_dct, power_of_two, transposed_dct
 from dtufc.coding.layout import Layout
@@ -33,73 +39,128 @@ from dtufc.errors import Corrupt, InputError
 
 _GAIN_OCTAVE: Final = 16
 _GAIN_BIAS: Final = 256  # gains are 2^((index - 256) / 16), index < 512
+_FOCUS: Final = 2 * _GAIN_BIAS  # from here on, 2^((index - 512) / 16) is how much finer a focus row is coded
+_MAX_FOCUS: Final = 16 * _GAIN_OCTAVE
+_MIN_EXACT_BITS: Final = 16  # of z, for a profile to be of use
 _COARSEST_OUTLIER: Final = 4.0  # the step beyond which outliers are coded no coarser
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Partition:
-    """The partition of one feature into outlier rows, isolated tokens and token grids."""
+class Group:
+    """Grids, or blocks, of one size.
 
-    rows_shape: tuple[int, int, int]  # images, tokens, channels
-    prefix: int
-    grid: tuple[int, int] | None
-    outliers: Array  # indices of the outlier rows among all rows, ascending
-    gains: Array  # their gain indices
+    Attributes:
+        count: how many.
+        size: (height, width); of a block (length, 1).
+        kinds: [height width], the row of `gain` and `log_sigma` for each frequency.
+    """
 
-    @property
-    def isolated(self) -> Array:
-        """Indices of the isolated tokens: rows that are coded without a DCT."""
-        images, tokens, _ = self.rows_shape
-        return self.outliers if self.grid else np.arange(images * tokens)
+    count: int
+    size: tuple[int, int]
+    kinds: Array
 
     @property
     def num_rows(self) -> int:
-        """Rows of coefficients: the isolated tokens, then each image's frequencies."""
-        images, tokens, _ = self.rows_shape
-        return len(self.isolated) + (images * (tokens - self.prefix) if self.grid else 0)
+        return self.count * self.size[0] * self.size[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """The partition of one feature's rows.
+
+    Attributes:
+        rows_shape: images, tokens, channels.
+        prefix: tokens of each image before its grid.
+        on_grid: whether tokens form a grid.
+        outliers: indices of the outlier and focus rows among all rows, ascending.
+        gains: their gain indices.
+        isolated: indices of the rows that are coded without a DCT, ascending: the outliers, or all.
+        body: indices of the other rows, ascending. Those of a grid have its outliers among them.
+        groups: what the body consists of, in its order.
+    """
+
+    rows_shape: tuple[int, int, int]
+    prefix: int
+    on_grid: bool
+    outliers: Array
+    gains: Array
+    isolated: Array
+    body: Array
+    groups: tuple[Group, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of coefficients: the isolated tokens, then the body's frequencies."""
+        return len(self.isolated) + len(self.body)
+
+    @property
+    def kinds(self) -> Array:
+        """[rows of coefficients], the row of `gain` and `log_sigma` for each."""
+        body = [np.tile(group.kinds, group.count) for group in self.groups]
+        isolated = self.is_focus.astype(np.int64) if self.groups else np.zeros(len(self.isolated), np.int64)
+        return np.concatenate([isolated, *body])
+
+    @property
+    def is_focus(self) -> Array:
+        """[outliers], which of them are focus rows."""
+        return self.gains >= _FOCUS
+
+    @property
+    def scales(self) -> Array:
+        """[outliers, 1], what each is divided by."""
+        return np.where(self.is_focus, 1.0, _powers(np.minimum(self.gains, _FOCUS) - _GAIN_BIAS))[:, None]
+
+    @property
+    def num_active(self) -> int:
+        """How many rows of coefficients, the first, have an activity."""
+        return len(self.isolated) if self.on_grid else self.num_rows
 
 
 class KltTransform:
     """One fitted transform, in floating point unless stated otherwise."""
 
     def __init__(self, calibration: Calibration, layout: Layout) -> None:
-        self.c, self.layout = calibration, layout
-        self.basis = calibration.basis.astype(np.float64)
-        self._finer = float(calibration.rounding[2])
+        c = self.c = calibration
+        self.layout = layout
+        self.basis = Basis(c.basis, float(c.head_scale[0]), c.reflections, c.order, c.scale)
+        self.gain = np.broadcast_to(c.gain, (len(c.gain), self.basis.channels))
+        self._finer = float(c.rounding[2])
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:
         """Reads the arrays that a profile keeps for `klt`. Raises InputError if they are damaged."""
-        damaged = InputError(field="profile", problem="the arrays of klt are damaged", remedy="Restore the profile")
-        if set(arrays) != {field.name for field in fields(Calibration)}:
-            raise damaged
-        calibration = Calibration(**{**arrays, "basis": unpack_basis(arrays["basis"])})
-        if not is_sound(calibration):
-            raise damaged
-        return cls(calibration, layout)
-
-    @cached_property
-    def _forward(self) -> Array:
-        """[C, C] float32: z = (x - mean) @ forward. Only the encoder uses it, so it need not be exact."""
-        return np.linalg.inv(self.basis * self.c.scale).astype(np.float32)
+        calibration = from_arrays(arrays)
+        transform = cls(calibration, layout) if calibration else None
+        if transform is None or transform.basis.exact_bits < _MIN_EXACT_BITS:
+            raise InputError(field="profile", problem="the arrays of klt are damaged", remedy="Restore the profile")
+        return transform
 
     def rows(self, features: Array) -> Array:
         """[images, tokens, C] float32. Raises InputError if the number of channels differs from the fit."""
         rows = self.layout.to_rows(features.astype(np.float32))
-        if rows.shape[-1] != len(self.basis):
-            problem = f"{rows.shape[-1]} channels, fitted for {len(self.basis)}"
+        if rows.shape[-1] != self.basis.channels:
+            problem = f"{rows.shape[-1]} channels, fitted for {self.basis.channels}"
             raise InputError(field="features", problem=problem, remedy="Use the profile of this model")
         return rows
 
     def rows_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """(images, tokens, C) of the decoded rows. Raises Corrupt if the number of channels differs from the fit."""
         rows_shape = self.layout.rows_shape(shape)
-        if rows_shape[-1] != len(self.basis):
-            raise Corrupt(problem=f"{rows_shape[-1]} channels, not {len(self.basis)}")
+        if rows_shape[-1] != self.basis.channels:
+            raise Corrupt(problem=f"{rows_shape[-1]} channels, not {self.basis.channels}")
         return rows_shape
 
-    def split(self, rows: Array, shape: tuple[int, ...]) -> Partition:
-        """Finds the outlier rows: the prefix of each grid, and the rows of unusual RMS."""
+    def split(
+        self, rows: Array, shape: tuple[int, ...], *, focus: Sequence[int] = (), in_blocks: bool = True
+    ) -> Partition:
+        """Finds the outlier rows: the prefix of each grid, and the rows of unusual RMS.
+
+        Args:
+            rows: result of `rows`.
+            shape: of the features.
+            focus: rows to code finer; for features in blocks.
+            in_blocks: False leaves every row isolated where tokens form no grid.
+        """
         channels = rows.shape[-1]
         grid = self.layout.grid(shape)
         sizes = np.sqrt(np.einsum("itc,itc->it", rows, rows, dtype=np.float64) / channels)
@@ -109,78 +170,86 @@ class KltTransform:
             is_outlier[:, : self.layout.prefix] = True
         at = np.flatnonzero(is_outlier)
         logs = np.log2(np.maximum(sizes.ravel()[at] / reference_rms, 2.0**-20))
-        gains = np.clip(np.rint(logs * _GAIN_OCTAVE).astype(np.int64) + _GAIN_BIAS, 0, 2 * _GAIN_BIAS - 1)
-        return Partition(
-            rows_shape=self.layout.rows_shape(shape), prefix=self.layout.prefix, grid=grid, outliers=at, gains=gains
-        )
+        gains = np.clip(np.rint(logs * _GAIN_OCTAVE).astype(np.int64) + _GAIN_BIAS, 0, _FOCUS - 1)
+        if self.c.block[0] and in_blocks:
+            focus = np.setdiff1d(focus, at).astype(np.int64)
+            finer = _FOCUS + round(_GAIN_OCTAVE * np.log2(self._finer))
+            order = np.argsort(every := np.concatenate([at, focus]))
+            at, gains = every[order], np.concatenate([gains, np.full(len(focus), finer)])[order]
+        return self._partition(shape, at, gains, in_blocks=in_blocks)
 
     def isolated(self, rows: Array, partition: Partition, step: float) -> Array:
         """[rows, C], z of the isolated tokens, for a quantizer of this step."""
         at = partition.isolated
         flat = rows.reshape(-1, rows.shape[-1])[at].astype(np.float64) - self.c.mean
         is_outlier = np.isin(at, partition.outliers)
-        normal = rows.reshape(-1, rows.shape[-1])[partition.outliers] / _gains(partition.gains)[:, None]
-        flat[is_outlier] = (normal - self.c.centre) * self._fineness(partition, step)
-        return flat.astype(np.float32) @ self._forward
+        chosen = rows.reshape(-1, rows.shape[-1])[partition.outliers]
+        flat[is_outlier] = (chosen / partition.scales - self._centres(partition)) * self._fineness(partition, step)
+        return self.basis.to_components(flat.astype(np.float32))
 
     def spectrum(self, rows: Array, partition: Partition) -> Array:
-        """[images, h w, C]: coefficients of the grids, before division by their gains."""
-        assert partition.grid is not None
-        centred: Array = rows - self.c.mean.astype(np.float32)
-        centred.reshape(-1, rows.shape[-1])[partition.outliers] = 0
-        return forward_dct(centred[:, partition.prefix :] @ self._forward, *partition.grid)
-
-    def bands(self, grid: tuple[int, int]) -> Array:
-        """[h w], the row of `gain` for each frequency."""
-        return bands_of(self.c.edges, grid)
+        """[rows of the body, C]: its coefficients, before division by their gains."""
+        centred: Array = rows.reshape(-1, rows.shape[-1]) - self.c.mean.astype(np.float32)
+        centred[partition.outliers] = 0
+        z = self.basis.to_components(centred[partition.body])
+        done = 0
+        for group in partition.groups:
+            part = z[done : done + group.num_rows]
+            part[:] = forward_dct(part.reshape(group.count, -1, z.shape[1]), *group.size).reshape(part.shape)
+            done += len(part)
+        return z
 
     def forward(self, features: Array) -> tuple[Array, Partition]:
         """([rows, C] float32, the isolated tokens and then each image's frequencies from the lowest up; the partition).
+
+        Where tokens form no grid, all are isolated.
 
         Raises:
             InputError: the number of channels differs from the fit.
         """
         rows = self.rows(features)
-        partition = self.split(rows, features.shape)
+        partition = self.split(rows, features.shape, in_blocks=False)
         isolated = self.isolated(rows, partition, 1.0)
-        if partition.grid is None:
+        if not partition.on_grid:
             return isolated, partition
-        spectrum = self.spectrum(rows, partition) / self.c.gain[self.bands(partition.grid)]
-        ordered = spectrum[:, _from_lowest(partition.grid)]
+        (group,) = partition.groups
+        spectrum = self.spectrum(rows, partition).reshape(group.count, -1, rows.shape[-1]) / self.gain[group.kinds]
+        ordered = spectrum[:, _from_lowest(group.size)]
         return np.concatenate([isolated, ordered.reshape(-1, rows.shape[-1])]), partition
 
     def inverse(self, coefficients: Array, partition: Partition, shape: tuple[int, ...]) -> Array:
         """The inverse of `forward`, float64, of features of `shape`."""
-        num_isolated, grid = len(partition.isolated), None
-        if partition.grid:
-            images, _, channels = partition.rows_shape
-            spectrum = np.empty((images, partition.grid[0] * partition.grid[1], channels))
-            spectrum[:, _from_lowest(partition.grid)] = coefficients[num_isolated:].reshape(spectrum.shape)
-            z = transposed_dct(spectrum * self.c.gain[self.bands(partition.grid)], *partition.grid)
-            grid = z @ self.basis * self.c.scale
-        isolated = coefficients[:num_isolated].astype(np.float64) @ self.basis * self.c.scale
-        return self.layout.from_rows(
-            self.assembled(isolated, grid, partition, 1.0).reshape(partition.rows_shape), shape
-        )
+        num_isolated, channels = len(partition.isolated), partition.rows_shape[-1]
+        body = np.empty((0, channels))
+        for group in partition.groups:
+            spectrum = np.empty((group.count, len(group.kinds), channels))
+            spectrum[:, _from_lowest(group.size)] = coefficients[num_isolated:].reshape(spectrum.shape)
+            z = transposed_dct(spectrum * self.gain[group.kinds], *group.size)
+            body = self.basis.to_channels_fast(z.reshape(-1, channels))
+        isolated = self.basis.to_channels_fast(coefficients[:num_isolated].astype(np.float64))
+        rows = self.assembled(isolated, body, partition, 1.0)
+        return self.layout.from_rows(rows.reshape(partition.rows_shape), shape)
 
-    def assembled(self, isolated: Array, grid: Array | None, partition: Partition, step: float) -> Array:
-        """[images tokens, C] float64 from centred values: [isolated, C], and [images h w, C] if there are grids.
+    def assembled(self, isolated: Array, body: Array, partition: Partition, step: float) -> Array:
+        """[images tokens, C] float64 from centred values: [isolated, C] and [rows of the body, C].
 
         The same operands give the same bits on every machine.
         """
         images, tokens, channels = partition.rows_shape
-        rows: Array = np.zeros((images * tokens, channels)) if grid is not None else isolated
-        if grid is not None:
-            rows.reshape(images, tokens, channels)[:, partition.prefix :] = grid.reshape(images, -1, channels)
-        rows = rows + self.c.mean
-        outliers = isolated if grid is not None else isolated[partition.outliers]
+        rows: Array = np.zeros((images * tokens, channels))
+        rows[partition.body] = body
+        rows[partition.isolated] = isolated
+        rows += self.c.mean
+        outliers = isolated[np.searchsorted(partition.isolated, partition.outliers)]
         residual = outliers * (1 / self._fineness(partition, step))
-        rows[partition.outliers] = (residual + self.c.centre) * _gains(partition.gains)[:, None]
+        rows[partition.outliers] = (residual + self._centres(partition)) * partition.scales
         return rows
 
-    def read_partition(self, data: bytes, offset: int, shape: tuple[int, ...]) -> tuple[Partition, int]:
+    def read_partition(
+        self, data: bytes, offset: int, shape: tuple[int, ...], *, in_blocks: bool = True
+    ) -> tuple[Partition, int]:
         """Reads what `write_partition` wrote; returns it and the offset behind it. Raises Corrupt."""
-        images, tokens, channels = self.rows_shape(shape)
+        images, tokens, _ = self.rows_shape(shape)
         count, offset = read_varint(data, offset)
         if count > images * tokens:
             raise Corrupt(problem=f"{count} outlier rows of {images * tokens}")
@@ -191,23 +260,49 @@ class KltTransform:
             row += skip + 1
             at.append(row)
             gains.append(gain)
-        if row >= images * tokens or max(gains, default=0) >= 2 * _GAIN_BIAS:
+        if row >= images * tokens or max(gains, default=0) >= self._gain_limit(in_blocks):
             raise Corrupt(problem="an outlier row out of range")
-        partition = Partition(
+        outliers, indices = np.array(at, dtype=np.int64), np.array(gains, dtype=np.int64)
+        return self._partition(shape, outliers, indices, in_blocks=in_blocks), offset
+
+    def _partition(self, shape: tuple[int, ...], outliers: Array, gains: Array, *, in_blocks: bool) -> Partition:
+        images, tokens, channels = self.layout.rows_shape(shape)
+        prefix, grid = self.layout.prefix, self.layout.grid(shape)
+        every = np.arange(images * tokens)
+        isolated, body, groups = every, every[:0], ()
+        if grid:
+            isolated, body = outliers, every.reshape(images, tokens)[:, prefix:].ravel()
+            groups = (Group(count=images, size=grid, kinds=bands_of(self.c.edges, grid)),)
+        elif in_blocks and self.c.block[0]:
+            isolated, body = outliers, np.delete(every, outliers)
+            groups = _blocks(len(body), int(self.c.block[0]))
+        return Partition(
             rows_shape=(images, tokens, channels),
-            prefix=self.layout.prefix,
-            grid=self.layout.grid(shape),
-            outliers=np.array(at, dtype=np.int64),
-            gains=np.array(gains, dtype=np.int64),
+            prefix=prefix,
+            on_grid=grid is not None,
+            outliers=outliers,
+            gains=gains,
+            isolated=isolated,
+            body=body,
+            groups=groups,
         )
-        return partition, offset
+
+    def _gain_limit(self, in_blocks: bool) -> int:
+        return _FOCUS + (_MAX_FOCUS + 1 if in_blocks and self.c.block[0] else 0)
+
+    def _centres(self, partition: Partition) -> Array:
+        """[outliers, C], what is subtracted from each."""
+        return np.where(partition.is_focus[:, None], self.c.mean, self.c.centre)
 
     def _fineness(self, partition: Partition, step: float) -> Array:
         """[outliers, 1]: how much finer each is coded. Every token attends to outliers: no coarse step may lose one."""
-        is_prefix = (partition.outliers % partition.rows_shape[1] < partition.prefix) & (partition.grid is not None)
+        is_prefix = (partition.outliers % partition.rows_shape[1] < partition.prefix) & partition.on_grid
         is_prefix &= np.abs(partition.gains - _GAIN_BIAS) <= _GAIN_OCTAVE * np.log2(OUTLIER_RATIO)
         finer = self._finer * max(1.0, step / _COARSEST_OUTLIER)
-        return np.where(is_prefix, 1.0, finer)[:, None]
+        finest = np.where(is_prefix, 1.0, finer)
+        focus = _powers(partition.gains[partition.is_focus] - _FOCUS)
+        finest[partition.is_focus] = focus
+        return finest[:, None]
 
 
 def out_of_range() -> InputError:
@@ -247,11 +342,23 @@ def read_sparse(data: bytes, q: Array) -> None:
         q[position] = -(folded >> 1) if folded & 1 else folded >> 1
 
 
+def _blocks(num_rows: int, longest: int) -> tuple[Group, ...]:
+    """The groups of this many rows: blocks of the longest length, then at most one of each shorter power of two."""
+    groups, length = [], longest
+    while num_rows:
+        count, num_rows = divmod(num_rows, length)
+        if count:
+            groups.append(Group(count=count, size=(length, 1), kinds=length + np.arange(length)))
+        length //= 2
+    return tuple(groups)
+
+
 def _from_lowest(grid: tuple[int, int]) -> Array:
     """Positions of the frequencies, by rising radius."""
     return np.argsort(squared_radii(grid), kind="stable")
 
 
-def _gains(indices: Array) -> Array:
-    per_gain = OCTAVE // _GAIN_OCTAVE
-    return np.array([power_of_two((int(index) - _GAIN_BIAS) * per_gain) for index in indices])
+def _powers(indices: Array) -> Array:
+    """2^(index / 16)"""
+    per_index = OCTAVE // _GAIN_OCTAVE
+    return np.array([power_of_two(int(index) * per_index) for index in indices])

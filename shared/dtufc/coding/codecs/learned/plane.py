@@ -173,7 +173,7 @@ class Coefficients:
         return plane.astype(np.float32), write_partition(partition) + write_varint(len(outliers)) + outliers
 
     def read_head(self, data: bytes, offset: int, shape: tuple[int, ...]) -> tuple[Head, int]:
-        partition, offset = self.transform.read_partition(data, offset, shape)
+        partition, offset = self.transform.read_partition(data, offset, shape, in_blocks=False)
         length, offset = read_varint(data, offset)
         offsets = np.zeros(partition.num_rows * partition.rows_shape[-1], np.int32)
         read_sparse(data[offset : offset + length], offsets)
