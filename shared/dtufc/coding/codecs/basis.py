@@ -23,6 +23,7 @@ BASIS_BITS: Final = 15
 REFLECTION_BITS: Final = 7
 HEAD_SHIFT: Final = 4  # fraction bits behind T
 _FRACTION_SHIFT: Final = 8  # fraction bits of the reflections
+_CHUNK: Final = 64  # rows that are worked on at a time, so that they stay in a processor's cache
 _MAX_HEAD_BITS: Final = 20  # with more, the bound itself would not fit into 64 bits
 UNIT: Final = 2.0 ** -(HEAD_SHIFT + _FRACTION_SHIFT)  # of what `to_channels` returns, where there are reflections
 
@@ -41,6 +42,7 @@ class Basis:
         self._head_scale = head_scale
         self._reflections = reflections.astype(np.float64)  # V
         self._order, self._scale = order, scale
+        self._places = np.argsort(order)
         self.channels, self._rank = len(order), len(head)
         self._is_whole = self._rank == self.channels
         integers = reflections.astype(np.int64)
@@ -73,30 +75,36 @@ class Basis:
             z: [n, C] integers in float64; or [n, len(used)].
             used: ascending, the components that z has; the others are zero.
         """
-        is_head = np.arange(self.channels) < self._rank if used is None else used < self._rank
-        num_head = int(is_head.sum())
-        head = self._head if used is None else self._head[used[:num_head]]
+        rank = self._rank if used is None else int(np.searchsorted(used, self._rank))
+        head = self._head if used is None else self._head[used[:rank]]
         if self._is_whole:
             return z @ head
-        u = np.zeros((len(z), self.channels))
-        u[:, : self._rank] = np.rint(z[:, :num_head] @ head * self._head_scale)
-        rest = slice(self._rank, None) if used is None else used[num_head:]
-        u[:, rest] = z[:, num_head:] * 2.0**HEAD_SHIFT
-        p = np.rint(u @ self._reflections.T * self._weights)
-        u *= 2.0**_FRACTION_SHIFT
-        u -= p @ self._reflections
-        out = np.empty_like(u)
-        out[:, self._order] = u
+        rest = slice(self._rank, None) if used is None else used[rank:]
+        out = np.empty((len(z), self.channels))
+        for start in range(0, len(z), _CHUNK):
+            part = z[start : start + _CHUNK]
+            u = np.zeros((len(part), self.channels))
+            u[:, : self._rank] = np.rint(part[:, :rank] @ head * self._head_scale)
+            u[:, rest] = part[:, rank:] * 2.0**HEAD_SHIFT
+            p = u @ self._reflections.T
+            p *= self._weights
+            u *= 2.0**_FRACTION_SHIFT
+            u -= np.rint(p, out=p) @ self._reflections
+            np.take(u, self._places, axis=1, out=out[start : start + _CHUNK], mode="clip")
         return out
 
     def to_components(self, centred: Array) -> Array:
-        """[..., C] float32, z of centred channels [..., C] float32; an encoder's, not exact."""
+        """[n, C] float32, z of centred channels [n, C] float32; an encoder's, not exact."""
         if self._is_whole:
             return centred @ self._inverse_head
-        u = centred[..., self._order] * self._inverse_scale
-        u += (u @ self._inverse_reflections[0]) @ self._inverse_reflections[1]
-        u[..., : self._rank] = u[..., : self._rank] @ self._inverse_head
-        return u
+        out = np.empty_like(centred)
+        for start in range(0, len(centred), _CHUNK):
+            u = out[start : start + _CHUNK]
+            np.take(centred[start : start + _CHUNK], self._order, axis=1, out=u, mode="clip")
+            u *= self._inverse_scale
+            u += (u @ self._inverse_reflections[0]) @ self._inverse_reflections[1]
+            u[:, : self._rank] = u[:, : self._rank] @ self._inverse_head
+        return out
 
     def to_channels_fast(self, z: Array) -> Array:
         """[n, C] float64: the channels of real components, to some last bits."""
@@ -104,9 +112,7 @@ class Basis:
             return z @ self._head * self._scale
         u = np.concatenate([z[:, : self._rank] @ self._head * (self._head_scale * 2.0**-HEAD_SHIFT), z[:, self._rank :]], axis=1)
         u -= (u @ self._reflections.T * (2.0 / self._squares)) @ self._reflections
-        out = np.empty_like(u)
-        out[:, self._order] = u
-        return out * self._scale / UNIT
+        return u[:, self._places] * self._scale / UNIT
 
     def components_of_gradients(self, gradients: Array) -> Array:
         """[n, C] float64: gradients with respect to the components, from gradients with respect to the channels."""

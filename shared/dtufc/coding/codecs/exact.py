@@ -64,7 +64,10 @@ def inverse_dct(tokens: Array, height: int, width: int) -> Array:
     """[..., h w, K] integers in float64 -> the inverse, rounded to integers after each axis."""
     scale = 2.0**-DCT_BITS
     rows = np.matmul(integer_dct(height).T, tokens.reshape(-1, height, width * tokens.shape[-1]))
-    rows = np.rint(rows * scale).reshape(-1, width, tokens.shape[-1])
+    rows *= scale
+    rows = np.rint(rows, out=rows).reshape(-1, width, tokens.shape[-1])
+    if width == 1:  # 2^14 times 2^-14
+        return rows.reshape(tokens.shape)
     return np.rint(np.matmul(integer_dct(width).T, rows) * scale).reshape(tokens.shape)
 
 
@@ -82,6 +85,8 @@ def dct_gain_bits(size: int) -> int:
 def _both_axes(tokens: Array, down: Array, across: Array) -> Array:
     height, width = len(down), len(across)
     rows = np.matmul(down, tokens.reshape(-1, height, width * tokens.shape[-1]))
+    if width == 1:
+        return rows.reshape(tokens.shape)
     return np.matmul(across, rows.reshape(-1, width, tokens.shape[-1])).reshape(tokens.shape)
 
 

@@ -26,9 +26,10 @@ from dtufc.coding.codecs.calibration import (
     activity_of,
     class_of,
 )
-from dtufc.coding.codecs.exact import OCTAVE, dct_gain_bits, inverse_dct, power_of_two
+from dtufc.coding.codecs.exact import OCTAVE, inverse_dct, power_of_two
 from dtufc.coding.codecs.klt_fit import fit
 from dtufc.coding.codecs.klt_transform import (
+    BODY_BITS,
     Group,
     KltTransform,
     Partition,
@@ -45,7 +46,6 @@ from dtufc.errors import Corrupt
 STEP_BIAS: Final = 16 * OCTAVE  # step indices are sent without a sign
 _FRACTION: Final = 16.0  # reconstruction is in sixteenths of a step
 _SYMBOL_BITS: Final = 5  # of a symbol in sixteenths, its shift included, beyond those of the symbol
-_BODY_BITS: Final = 8  # decoded coefficients of grids and blocks are multiples of 2^-8
 _CLASS_LIMITS: Final = (CLASS_MIN - ACTIVITY_MAX - 1, CLASS_MAX - ACTIVITY_MIN)  # beyond them an activity is no help
 _MIN_RESIDUAL: Final = 2  # uncoded symbols of this magnitude or more are sent as sparse residuals
 
@@ -91,7 +91,7 @@ class KltCodec:
         step = power_of_two(step_index)
         partition = self.transform.split(rows, shape, focus=focus)
         isolated = self.transform.isolated(rows, partition, step)
-        body = self._body(rows, partition)
+        body = self.transform.spectrum(rows, partition)
         activity = self._activities(isolated, body, partition, step)
         runs = self._runs(partition, activity, step_index)
         q = self._quantize(np.concatenate([isolated, body]).ravel(), step)
@@ -132,18 +132,6 @@ class KltCodec:
 
     # Encoder
 
-    def _body(self, rows: Array, partition: Partition) -> Array:
-        """[rows of the body, C]: coefficients of grids or blocks, divided by their gains."""
-        spectrum = self.transform.spectrum(rows, partition)
-        done = 0
-        for group in partition.groups:
-            part = spectrum[done : done + group.num_rows].reshape(group.count, len(group.kinds), -1)
-            if not np.abs(part).max() < self._body_limit(group) * 2.0 ** -(_BODY_BITS + 1):
-                raise out_of_range()
-            part /= self.transform.gain[group.kinds]
-            done += group.num_rows
-        return spectrum
-
     def _activities(self, isolated: Array, body: Array, partition: Partition, step: float) -> Array:
         """[num_active] int32, of each row of coefficients that has an activity."""
         sigma = np.exp2(self._c.log_sigma / OCTAVE)
@@ -172,11 +160,6 @@ class KltCodec:
 
     # Both ways
 
-    def _body_limit(self, group: Group) -> float:
-        """The largest coefficient, in multiples of 2^-8, for which every sum of the decoder is exact."""
-        gained = sum(dct_gain_bits(size) for size in group.size)
-        return 2.0 ** (self.transform.basis.exact_bits - gained)
-
     def _runs(self, partition: Partition, activity: Array, step_index: int) -> list[tuple[int, Array]]:
         """(table, positions of its symbols), from the lowest class up; symbols in no run are zero."""
         of_kind = class_of(self._c.log_sigma.astype(np.int32) - step_index)
@@ -198,27 +181,22 @@ class KltCodec:
         step = power_of_two(step_index)
         isolated = self.transform.basis.to_channels(self._sixteenths(q[:num_isolated]).reshape(-1, channels))
         isolated *= self._c.scale * (step / _FRACTION)
-        z, used = self._body_values(q[num_isolated:], partition, step)
-        body = self.transform.basis.to_channels(z, used)
-        body *= self._c.scale * 2.0**-_BODY_BITS
+        symbols = q[num_isolated:].reshape(-1, channels)
+        used = np.flatnonzero(symbols.any(axis=0))
+        body = np.zeros(symbols.shape)
+        for at, group in partition.chunks() if len(used) else ():
+            body[at] = self.transform.basis.to_channels(self._body_values(symbols[at, used], group, used, step), used)
+            body[at] *= self._c.scale * 2.0**-BODY_BITS
         return self.transform.assembled(isolated, body, partition, step)
 
-    def _body_values(self, q: Array, partition: Partition, step: float) -> tuple[Array, Array]:
-        """z of the body [rows, used], integers times 2^-8, and the used components. The others are zero."""
-        channels = partition.rows_shape[-1]
-        sixteenth = self.transform.gain.astype(np.float64) * (step * 2.0**_BODY_BITS / _FRACTION)
-        symbols = q.reshape(-1, channels)
-        used = np.flatnonzero(symbols.any(axis=0))
-        z = self._sixteenths(symbols[:, used])
-        done = 0
-        for group in partition.groups if len(used) else ():
-            part = z[done : done + group.num_rows].reshape(group.count, len(group.kinds), len(used))
-            part *= sixteenth[group.kinds][:, used]
-            limit = self._body_limit(group)
-            np.clip(np.rint(part, out=part), -limit, limit, out=part)
-            part[:] = inverse_dct(part, *group.size)
-            done += group.num_rows
-        return z, used
+    def _body_values(self, symbols: Array, group: Group, used: Array, step: float) -> Array:
+        """z of grids or blocks [rows, used], integers times 2^-8."""
+        sixteenth = self.transform.gain[group.kinds].astype(np.float64)[:, used] * (step * 2.0**BODY_BITS / _FRACTION)
+        z = self._sixteenths(symbols).reshape(group.count, len(group.kinds), len(used))
+        z *= sixteenth
+        limit = self.transform.body_limit(group.size)
+        np.clip(np.rint(z, out=z), -limit, limit, out=z)
+        return inverse_dct(z, *group.size).reshape(symbols.shape)
 
     def _sixteenths(self, q: Array) -> Array:
         wide = q.astype(np.float64)

@@ -288,7 +288,7 @@ class _Fit:
         """Adds one sample's symbols at several steps, by class; and its rows' activities."""
         rows = self.rows[index]
         partition = transform.split(rows, self.samples[index].shape)
-        body = transform.spectrum(rows, partition) / transform.gain[partition.kinds[len(partition.isolated) :]]
+        body = transform.spectrum(rows, partition)
         kinds, log_sigma = partition.kinds, transform.c.log_sigma.astype(np.int32)
         stride = max(1, partition.num_rows * self.channels // _MAX_COUNTED)
         steps = range(self._steps[1], self._steps[0], OCTAVE // 2)

@@ -16,8 +16,8 @@ then each half as long as the one before, down to one row. With no such length e
 Hides how outlier rows are found and written. Quantization is up to the codecs.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import numpy as np
@@ -33,7 +33,7 @@ from dtufc.coding.codecs.calibration import (
     is_outlier_row,
     squared_radii,
 )
-from dtufc.coding.codecs.exact import OCTAVE, forward_dct, power_of_two, transposed_dct
+from dtufc.coding.codecs.exact import OCTAVE, dct_gain_bits, forward_dct, power_of_two, transposed_dct
 from dtufc.coding.layout import Layout
 from dtufc.errors import Corrupt, InputError
 
@@ -42,6 +42,8 @@ _GAIN_BIAS: Final = 256  # gains are 2^((index - 256) / 16), index < 512
 _FOCUS: Final = 2 * _GAIN_BIAS  # from here on, 2^((index - 512) / 16) is how much finer a focus row is coded
 _MAX_FOCUS: Final = 16 * _GAIN_OCTAVE
 _MIN_EXACT_BITS: Final = 16  # of z, for a profile to be of use
+BODY_BITS: Final = 8  # decoded coefficients of grids and blocks are multiples of 2^-8
+_CHUNK_ROWS: Final = 64
 _COARSEST_OUTLIER: Final = 4.0  # the step beyond which outliers are coded no coarser
 
 
@@ -109,6 +111,16 @@ class Partition:
     def scales(self) -> Array:
         """[outliers, 1], what each is divided by."""
         return np.where(self.is_focus, 1.0, _powers(np.minimum(self.gains, _FOCUS) - _GAIN_BIAS))[:, None]
+
+    def chunks(self) -> Iterator[tuple[slice, Group]]:
+        """(rows of the body, the grids or blocks there), a few at a time, so that they stay in a processor's cache."""
+        start = 0
+        for group in self.groups:
+            at_once = max(1, _CHUNK_ROWS // len(group.kinds))
+            for done in range(0, group.count, at_once):
+                part = replace(group, count=min(at_once, group.count - done))
+                yield slice(start, start + part.num_rows), part
+                start += part.num_rows
 
     @property
     def num_active(self) -> int:
@@ -188,16 +200,28 @@ class KltTransform:
         return self.basis.to_components(flat.astype(np.float32))
 
     def spectrum(self, rows: Array, partition: Partition) -> Array:
-        """[rows of the body, C]: its coefficients, before division by their gains."""
-        centred: Array = rows.reshape(-1, rows.shape[-1]) - self.c.mean.astype(np.float32)
-        centred[partition.outliers] = 0
-        z = self.basis.to_components(centred[partition.body])
-        done = 0
-        for group in partition.groups:
-            part = z[done : done + group.num_rows]
-            part[:] = forward_dct(part.reshape(group.count, -1, z.shape[1]), *group.size).reshape(part.shape)
-            done += len(part)
+        """[rows of the body, C]: its coefficients, divided by their gains.
+
+        Raises:
+            InputError: values are out of the range in which a decoder is exact.
+        """
+        flat, mean = rows.reshape(-1, rows.shape[-1]), self.c.mean.astype(np.float32)
+        is_listed = np.zeros(len(flat), bool)
+        is_listed[partition.outliers] = True
+        z = np.empty((len(partition.body), flat.shape[1]), np.float32)
+        for at, group in partition.chunks():
+            centred = flat[partition.body[at]] - mean
+            centred[is_listed[partition.body[at]]] = 0  # of a grid
+            part = self.basis.to_components(centred).reshape(group.count, len(group.kinds), -1)
+            part = forward_dct(part, *group.size)
+            if not np.abs(part).max() < self.body_limit(group.size) * 2.0 ** -(BODY_BITS + 1):
+                raise out_of_range()
+            np.divide(part, self.gain[group.kinds], out=z[at].reshape(part.shape))
         return z
+
+    def body_limit(self, size: tuple[int, int]) -> float:
+        """The largest coefficient, in multiples of 2^-8, for which every sum of the decoder is exact."""
+        return 2.0 ** (self.basis.exact_bits - sum(dct_gain_bits(side) for side in size))
 
     def forward(self, features: Array) -> tuple[Array, Partition]:
         """([rows, C] float32, the isolated tokens and then each image's frequencies from the lowest up; the partition).
@@ -213,7 +237,7 @@ class KltTransform:
         if not partition.on_grid:
             return isolated, partition
         (group,) = partition.groups
-        spectrum = self.spectrum(rows, partition).reshape(group.count, -1, rows.shape[-1]) / self.gain[group.kinds]
+        spectrum = self.spectrum(rows, partition).reshape(group.count, -1, rows.shape[-1])
         ordered = spectrum[:, _from_lowest(group.size)]
         return np.concatenate([isolated, ordered.reshape(-1, rows.shape[-1])]), partition
 
