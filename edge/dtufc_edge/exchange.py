@@ -1,5 +1,6 @@
 """How one call's features reach the cloud, and the result comes back."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -43,8 +44,14 @@ class Exchange:
         self._admitted = admitted
         self._codec, self._rate = codec, rate
 
-    async def send(self, features: Tensor, task: Message, result: type[M]) -> M:
+    async def send(self, features: Tensor, task: Message, result: type[M], focus: Sequence[int] = ()) -> M:
         """Features [...] and a task of the cloud, to that task's result.
+
+        Args:
+            features: of a shape that the profile's layout knows.
+            task: of the cloud.
+            result: the message that its result is.
+            focus: rows that the result depends on most (`FeatureCodec.encode`).
 
         Raises:
             DtufcError: whatever encoding, the way or the cloud raised.
@@ -55,7 +62,7 @@ class Exchange:
             await self._worker.prepare(self._pipeline.codec.prepare, self._codec)
         request = head_pb2.RunRequest(profile=self._pipeline.profile.name)
         request.task.Pack(task)
-        request.frame = await self._encode(features)
+        request.frame = await self._encode(features, focus)
         with record.stages.measure("round_trip"):
             try:
                 reply = await self._cloud.run(request, self._admitted.remaining_s)
@@ -63,7 +70,7 @@ class Exchange:
                 self._telemetry.desyncs.labels(record.model, self._codec).inc()
                 self._codec = record.codec = "raw"
                 try:
-                    request.frame = await self._encode(features)
+                    request.frame = await self._encode(features, focus)
                 except InputError:  # more bytes than the call's rate allows
                     raise desync from None
                 reply = await self._cloud.run(request, self._admitted.remaining_s)
@@ -71,9 +78,9 @@ class Exchange:
             record.stages.add(stage.name, stage.seconds)
         return self._unpacked(reply.result, result)
 
-    async def _encode(self, features: Tensor) -> bytes:
-        data = await self._worker.run(self._pipeline.encode, features, self._codec, self._rate, self._admitted.record)
-        return bytes(data)
+    async def _encode(self, features: Tensor, focus: Sequence[int]) -> bytes:
+        record = self._admitted.record
+        return bytes(await self._worker.run(self._pipeline.encode, features, self._codec, self._rate, record, focus))
 
     def _unpacked(self, given: AnyMessage, result: Any) -> Any:
         message = result()

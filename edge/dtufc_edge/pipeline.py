@@ -3,6 +3,7 @@
 input --backbone--> features --codec--> frame
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,12 +25,19 @@ class EdgePipeline:
         self.profile = profile.with_prefix(getattr(self.backbone, "prefix", 0))
         self.codec = FeatureCodec(self.profile)
 
-    def encode(self, features: Tensor, codec: str, rate: Rate, record: Record) -> EncodedFrame:
+    def encode(
+        self, features: Tensor, codec: str, rate: Rate, record: Record, focus: Sequence[int] = ()
+    ) -> EncodedFrame:
         """Features to one frame."""
         record.quality = rate.label if self.codec.has_rate(codec) else "none"
         with record.stages.measure("edge.encode"):
             data = self.codec.encode(
-                features, quality=rate.quality, target_bpfp=rate.target_bpfp, max_bytes=rate.max_bytes, codec=codec
+                features,
+                quality=rate.quality,
+                target_bpfp=rate.target_bpfp,
+                max_bytes=rate.max_bytes,
+                codec=codec,
+                focus=focus,
             )
         record.add_frame(
             raw_bytes=features.nbytes,

@@ -4,7 +4,7 @@ A task is a class without arguments that an entry of the group `dtufc.edge_tasks
 alike: admission, deadline, telemetry and errors are not its business. Its mirror in the cloud has the same name.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -83,9 +83,9 @@ class Call:
 
         return await self.work(measured)
 
-    async def send(self, features: Tensor, task: Message, result: type[M]) -> M:
-        """Encodes features and sends them to the cloud's task, whose result comes back."""
-        return await self.exchange.send(features, task, result)
+    async def send(self, features: Tensor, task: Message, result: type[M], focus: Sequence[int] = ()) -> M:
+        """Encodes features and sends them to the cloud's task, whose result comes back; see `Exchange.send`."""
+        return await self.exchange.send(features, task, result, focus)
 
     def cost(self) -> inference_pb2.Cost:
         """What this request has cost so far."""

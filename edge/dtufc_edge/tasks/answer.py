@@ -35,7 +35,7 @@ class Answer:
             raise InputError(field="profile", problem=problem, remedy="Name another profile")
         features = await call.in_backbone(backbone.start().features, token_ids)
         task = head_pb2.AnswerTask(token_ids=letter_ids)
-        result = await call.send(features, task, head_pb2.AnswerResult)
+        result = await call.send(features, task, head_pb2.AnswerResult, focus=[-1])
         choice = max(range(len(letters)), key=result.probabilities.__getitem__)
         yield inference_pb2.AnswerReply(
             letter=letters[choice], choice=choice, probabilities=result.probabilities, cost=call.cost()

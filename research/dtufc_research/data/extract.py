@@ -37,9 +37,9 @@ class Decoder:
     head: DecoderHead
 
     @classmethod
-    def load(cls, profile: Profile) -> "Decoder":
+    def load(cls, profile: Profile, dtype: torch.dtype = torch.float32) -> "Decoder":
         folder = weights_folder(profile.spec)
-        sides = (folder, profile, CPU, torch.float32)
+        sides = (folder, profile, CPU, dtype)
         return cls(DecoderBackbone(*sides), DecoderHead(*sides))
 
     def rows(self, use: Use, count: int) -> Iterator[list[int]]:

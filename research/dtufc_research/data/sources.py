@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -161,6 +162,15 @@ def questions() -> list[Question]:
         choices.insert(right, capitals[index])
         asked.append(Question(text=f"What is the capital of {country['name']}?", choices=tuple(choices), right=right))
     return asked
+
+
+def exam_questions() -> list[Question]:
+    """340 questions on science, everyday life, arithmetic and code, written for this repository; topics in turn."""
+    lines = resources.files(__package__).joinpath("questions.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    topics = [[entry for entry in entries if entry["topic"] == topic] for topic in {e["topic"]: 0 for e in entries}]
+    in_turn = [entry for turn in zip_longest(*topics) for entry in turn if entry]
+    return [Question(text=e["question"], choices=tuple(e["choices"]), right=e["right"]) for e in in_turn]
 
 
 def square(image: Image.Image) -> Image.Image:

@@ -160,6 +160,7 @@ class FeatureCodec:
         target_bpfp: float | None = None,
         max_bytes: int | None = None,
         codec: str | None = None,
+        focus: Sequence[int] = (),
     ) -> EncodedFrame:
         """Encodes one feature tensor to one frame.
 
@@ -169,9 +170,11 @@ class FeatureCodec:
             target_bpfp: instead of quality: at most this many bits a value.
             max_bytes: instead of quality: at most this many bytes.
             codec: one of `codecs`; klt by default where it is fitted.
+            focus: rows that the result depends on most, as the last token of a prompt; negative ones count from the
+                end. `klt` codes them eight times finer where tokens form no grid; other codecs take no notice.
 
         Raises:
-            InputError: the features, the rate or the codec are invalid.
+            InputError: the features, the rate, the codec or the rows are invalid.
         """
         rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
         array = as_array(features)
@@ -179,7 +182,7 @@ class FeatureCodec:
         self.profile.layout.check(array.shape)
         chosen = self._codec(codec or self.default_codec)
 
-        encoder = chosen.encoder(array)
+        encoder = chosen.encoder(array, self._rows_of(focus, array.shape))
 
         def at(level: float) -> EncodedFrame:
             return self._pack(array, chosen, encoder(level))
@@ -235,6 +238,15 @@ class FeatureCodec:
     def save(self, folder: str | Path) -> None:
         """Writes the profile into a folder, for `dtufc.load`."""
         self.profile.save(Path(folder))
+
+    def _rows_of(self, focus: Sequence[int], shape: tuple[int, ...]) -> list[int]:
+        images, tokens, _ = self.profile.layout.rows_shape(shape)
+        num_rows = images * tokens
+        for row in focus:
+            if not -num_rows <= row < num_rows:
+                remedy = f"Name rows from {-num_rows} to {num_rows - 1}"
+                raise InputError(field="focus", problem=f"row {row} of {num_rows}", remedy=remedy)
+        return [row % num_rows for row in focus]
 
     @cached_property
     def _digest(self) -> bytes:

@@ -38,11 +38,13 @@ class Codec(Protocol):
     def has_rate(self) -> bool:
         """Whether `quality` changes anything."""
 
-    def encoder(self, features: Array) -> Callable[[float], Payload]:
+    def encoder(self, features: Array, focus: Sequence[int] = ()) -> Callable[[float], Payload]:
         """Encodes at any quality in [0, 1]; work that does not depend on it is done once.
 
         Args:
             features: any dtype and shape that the layout knows, finite.
+            focus: indices of the rows that the result depends on most: a hint, which `klt` takes where tokens form no
+                grid.
         """
 
     def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -110,7 +110,8 @@ class Basis:
         """[n, C] float64: the channels of real components, to some last bits."""
         if self._is_whole:
             return z @ self._head * self._scale
-        u = np.concatenate([z[:, : self._rank] @ self._head * (self._head_scale * 2.0**-HEAD_SHIFT), z[:, self._rank :]], axis=1)
+        u = z.copy()
+        u[:, : self._rank] = z[:, : self._rank] @ self._head * (self._head_scale * 2.0**-HEAD_SHIFT)
         u -= (u @ self._reflections.T * (2.0 / self._squares)) @ self._reflections
         return u[:, self._places] * self._scale / UNIT
 
@@ -137,7 +138,7 @@ class Basis:
 
     @cached_property
     def _inverse_reflections(self) -> tuple[Array, Array]:
-        """([C, k], [k, C]): what is added to u; the inverse of I - V' diag(2 / |v|^2) V, which rounding left inexact."""
+        """([C, r], [r, C]); u plus u times their product is the inverse of the rounded reflections."""
         v = self._reflections
         middle = np.linalg.inv(np.diag(self._squares / 2.0) - v @ v.T)
         return np.ascontiguousarray(v.T, np.float32), (middle @ v).astype(np.float32)

@@ -165,7 +165,8 @@ def _is_sound(c: Calibration) -> bool:
     ]
     if any(array.dtype != dtype or array.shape != shape for array, dtype, shape in shapes):
         return False
-    if rank > channels or (np.sort(c.order) != np.arange(channels)).any() or not np.abs(c.reflections).any(axis=1).all():
+    is_order = np.array_equal(np.sort(c.order), np.arange(channels))
+    if rank > channels or not is_order or not c.reflections.any(axis=1).all():
         return False
     if block and (not 0 < block <= MAX_BLOCK or block & (block - 1) or len(c.gain) != 2 * block):
         return False

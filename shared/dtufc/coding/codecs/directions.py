@@ -3,7 +3,7 @@
 Two things make a direction worth a component of its own: features vary along it, or the rest of the model reads it.
 Both are modelled as a diagonal plus a low rank:
 
-    metric      D^(1/2) (m^2 I + U (L - m^2 I) U') D^(1/2)    D: the sensitivity of each channel; U: directions read most
+    metric      D^(1/2) (m^2 I + U (L - m^2 I) U') D^(1/2)    D: sensitivity by channel; U: directions read most
     covariance  its leading directions under that metric, and the channels
 
 D comes from the gradients' mean squares, L from samples that did not choose U, so that few gradients do not fit
@@ -45,7 +45,7 @@ class BasisArrays:
         return Basis(self.basis, float(self.head_scale[0]), self.reflections, self.order, self.scale)
 
 
-def max_rank(num_rows: int, channels: int) -> int:
+def rank_of(num_rows: int, channels: int) -> int:
     """The number of leading components that so many rows and channels allow: `channels` for a whole basis."""
     if channels * channels <= _MAX_CELLS and num_rows >= _MIN_ROWS_PER_CHANNEL * channels:
         return channels
@@ -145,7 +145,8 @@ def _leading(rows: Array, count: int) -> Array:
     found = np.random.default_rng(0).standard_normal((channels, count + _OVERSAMPLING), np.float32)
     for _ in range(_NUM_ITERATIONS):
         found = np.linalg.qr(rows.T @ (rows @ found))[0]
-    values, vectors = np.linalg.eigh((projected := rows @ found).T @ projected)
+    projected = rows @ found
+    vectors = np.linalg.eigh(projected.T @ projected)[1]
     return found @ np.ascontiguousarray(vectors[:, : -count - 1 : -1])
 
 

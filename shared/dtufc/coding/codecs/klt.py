@@ -65,9 +65,16 @@ class KltCodec:
         self._symbol_limit = 1 << (transform.basis.exact_bits - _SYMBOL_BITS)
 
     @classmethod
-    def fit(cls, samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None = None) -> Self:
+    def fit(
+        cls,
+        samples: Sequence[Array],
+        layout: Layout,
+        gradients: Sequence[Array] | None = None,
+        *,
+        max_rank: int | None = None,
+    ) -> Self:
         """Fits the codec to about ten features; see `klt_fit.fit`."""
-        return cls(KltTransform(fit(samples, layout, gradients), layout))
+        return cls(KltTransform(fit(samples, layout, gradients, max_rank=max_rank), layout))
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:

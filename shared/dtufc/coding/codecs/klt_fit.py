@@ -30,7 +30,7 @@ from dtufc.coding.codecs.calibration import (
     class_of,
     is_outlier_row,
 )
-from dtufc.coding.codecs.directions import fit_basis, max_rank
+from dtufc.coding.codecs.directions import fit_basis, rank_of
 from dtufc.coding.codecs.exact import OCTAVE, forward_dct, power_of_two
 from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.coding.entropy import quantize_frequencies
@@ -54,7 +54,13 @@ _GRID = (0.5, 0.0, 8.0)
 _COMPARED: Final = 2.0 ** np.arange(-1, 2)  # steps at which directions are compared with channels
 
 
-def fit(samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None = None) -> Calibration:
+def fit(
+    samples: Sequence[Array],
+    layout: Layout,
+    gradients: Sequence[Array] | None = None,
+    *,
+    max_rank: int | None = None,
+) -> Calibration:
     """Fits everything that `klt` needs.
 
     Args:
@@ -62,26 +68,33 @@ def fit(samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | N
         layout: of the features.
         gradients: of the head's output with respect to each sample, of its shape, or several of them in one array
             [k, ...]; or none.
+        max_rank: at most so many leading components; 0 leaves the channels.
 
     Raises:
         InputError: fewer than two rows, or gradients of other shapes.
     """
-    if gradients is not None and [g.shape[-s.ndim :] for g, s in zip(gradients, samples)] != [s.shape for s in samples]:
-        raise InputError(field="gradients", problem="other shapes than the samples'", remedy="Give one for each")
-    return _Fit(samples, layout, gradients).calibration()
+    if gradients is not None:
+        shapes = [sample.shape for sample in samples]
+        of_gradients = [gradient.shape[-len(shape) :] for gradient, shape in zip(gradients, shapes, strict=False)]
+        if len(gradients) != len(samples) or of_gradients != shapes:
+            raise InputError(field="gradients", problem="other shapes than the samples'", remedy="Give one for each")
+    return _Fit(samples, layout, gradients, max_rank).calibration()
 
 
 class _Fit:
     """The steps of one fit, in order; each needs the previous ones."""
 
-    def __init__(self, samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None) -> None:
+    def __init__(
+        self, samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None, max_rank: int | None
+    ) -> None:
         self.samples, self.layout = samples, layout
         self.has_grid = all(layout.grid(sample.shape) for sample in samples)
         self.block = _BLOCK if layout.family == Family.llm else 0
         self.rows = [layout.to_rows(sample) for sample in samples]  # [images, tokens, C]
         self.channels = self.rows[0].shape[-1]
         self._find_outliers(gradients)
-        rank = max_rank(sum(len(rows) for rows in self.ordinary), self.channels)
+        rank = rank_of(sum(len(rows) for rows in self.ordinary), self.channels)
+        rank = rank if max_rank is None else min(rank, max_rank)
         folds = [range(start, len(samples), _NUM_FOLDS) for start in range(min(_NUM_FOLDS, len(samples)))]
         others = [[i for i in range(len(samples)) if i not in fold] or list(fold) for fold in folds]
         fitted = [self._transform(seen, rank) for seen in others]
@@ -223,7 +236,9 @@ class _Fit:
         saved = []
         for transform, fold, seen in zip(fitted, folds, others, strict=True):
             rows = np.concatenate([self.ordinary[index] for index in fold])
-            slopes = self.slopes and np.concatenate([slope for index in fold for slope in self.slopes[index]])
+            slopes = None
+            if self.slopes is not None:
+                slopes = np.concatenate([slope for index in fold for slope in self.slopes[index]])
             weights = self._unweighted([self.ordinary[index] for index in seen])
             ours, theirs = (_moments(one, rows, slopes, weights) for one in (transform, self._transform(seen, 0)))
             saved += [_gaussian_saving(ours, theirs, step) for step in _COMPARED]
@@ -232,17 +247,18 @@ class _Fit:
     def _carried(
         self, fitted: Sequence[KltTransform], folds: Sequence[range], others: Sequence[list[int]], rank: int
     ) -> Array:
-        """[C]: the scale of unseen samples' components relative to that of the samples that chose the directions."""
-        seen_energy, unseen = np.zeros(rank), np.zeros(rank)
+        """[C]: the scale of unseen samples' components relative to that of the samples that chose the directions.
+
+        Leading components of few rows look larger than they are, and what is left of the channels smaller.
+        """
+        energies = np.full((2, self.channels), 1e-30)  # of those seen, and of the others
         for transform, fold, seen in zip(fitted, folds, others, strict=True):
-            for indices, total in ((seen, seen_energy), (fold, unseen)):
+            for row, indices in enumerate((seen, fold)):
                 rows = np.concatenate([self.ordinary[index] for index in indices])
-                total += np.mean(transform.basis.to_components(rows)[:, :rank] ** 2, axis=0, dtype=np.float64)
-        ratio = np.ones(self.channels)
-        if rank:
-            logs = np.log((unseen + 1e-30) / (seen_energy + 1e-30))
-            ratio[:rank] = np.exp(0.5 * np.maximum(_smooth(logs[None], max(1, rank // 32))[0], 0))
-        return ratio
+                energies[row] += np.mean(transform.basis.to_components(rows) ** 2, axis=0, dtype=np.float64)
+        logs = 0.5 * np.diff(np.log(energies), axis=0)
+        parts = [part for part in np.split(logs, [rank], axis=1) if part.size]
+        return np.exp(np.concatenate([_smooth(part, max(1, part.size // 32)) for part in parts], axis=1)[0])
 
     def _with_scales(self, transform: KltTransform, seen: Sequence[int]) -> KltTransform:
         """The transform with the scales of these samples, corrected for what they chose."""

@@ -184,10 +184,11 @@ class KltTransform:
         logs = np.log2(np.maximum(sizes.ravel()[at] / reference_rms, 2.0**-20))
         gains = np.clip(np.rint(logs * _GAIN_OCTAVE).astype(np.int64) + _GAIN_BIAS, 0, _FOCUS - 1)
         if self.c.block[0] and in_blocks:
-            focus = np.setdiff1d(focus, at).astype(np.int64)
-            finer = _FOCUS + round(_GAIN_OCTAVE * np.log2(self._finer))
-            order = np.argsort(every := np.concatenate([at, focus]))
-            at, gains = every[order], np.concatenate([gains, np.full(len(focus), finer)])[order]
+            finer = np.setdiff1d(np.array(focus, dtype=np.int64), at)
+            listed = np.concatenate([at, finer])
+            index = _FOCUS + round(_GAIN_OCTAVE * np.log2(self._finer))
+            order = np.argsort(listed)
+            at, gains = listed[order], np.concatenate([gains, np.full(len(finer), index)])[order]
         return self._partition(shape, at, gains, in_blocks=in_blocks)
 
     def isolated(self, rows: Array, partition: Partition, step: float) -> Array:
@@ -293,7 +294,8 @@ class KltTransform:
         images, tokens, channels = self.layout.rows_shape(shape)
         prefix, grid = self.layout.prefix, self.layout.grid(shape)
         every = np.arange(images * tokens)
-        isolated, body, groups = every, every[:0], ()
+        isolated, body = every, every[:0]
+        groups: tuple[Group, ...] = ()
         if grid:
             isolated, body = outliers, every.reshape(images, tokens)[:, prefix:].ravel()
             groups = (Group(count=images, size=grid, kinds=bands_of(self.c.edges, grid)),)

@@ -67,7 +67,7 @@ class LevelsCodec:
     def arrays(self) -> dict[str, Array]:
         return {"centroids": self.transform.centroids, "frequencies": self._stored}
 
-    def encoder(self, features: Array) -> Callable[[float], Payload]:
+    def encoder(self, features: Array, focus: Sequence[int] = ()) -> Callable[[float], Payload]:
         """`quality` changes nothing."""
         rows = self._layout.to_rows(self.transform.forward(features))  # [images, tokens, channels]
         by_channel = rows.reshape(-1, rows.shape[-1]).T.astype(np.int32)

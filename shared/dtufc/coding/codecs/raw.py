@@ -1,6 +1,6 @@
 """The features unchanged, little-endian: the reference for every other codec."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ class RawCodec:
     id: ClassVar = CodecId.raw
     has_rate: ClassVar = False
 
-    def encoder(self, features: Array) -> Callable[[float], Payload]:
+    def encoder(self, features: Array, focus: Sequence[int] = ()) -> Callable[[float], Payload]:
         """The values' bytes, row-major; `quality` changes nothing."""
         unsigned = features.view(f"u{features.dtype.itemsize}")
         data = unsigned.astype(unsigned.dtype.newbyteorder("<"), copy=False).tobytes()

@@ -54,7 +54,7 @@ class LearnedCodec:
         return cls(VARIANTS[name].id, load_network(shipped_network(name)), plane_transform)
 
     @torch.inference_mode()
-    def encoder(self, features: Array) -> Callable[[float], Payload]:
+    def encoder(self, features: Array, focus: Sequence[int] = ()) -> Callable[[float], Payload]:
         """Encodes at any quality; work that does not depend on it is done once.
 
         Raises:

@@ -1,0 +1,173 @@
+"""`python -m dtufc_research.evaluation.language`: a large language model, cut in several places, fitted on ten texts.
+
+For each cut and codec: bits per feature value (whole frames) against the share of next tokens that equal the
+uncompressed model's, on excerpts of other files; and, of four-choice questions that the uncompressed model answers
+rightly, the share that stays right. Written to docs/results/language.json as it goes, so that it goes on where it
+stopped, and to docs/results/language.md.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from dtufc.coding.arrays import Array
+from dtufc.coding.codecs.klt import KltCodec
+from dtufc.coding.codecs.learned import can_run
+from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
+from dtufc.models.profile import Profile, load_profile
+from dtufc_edge.tasks.answer import choice_prompt
+from dtufc_research.data.extract import Decoder
+from dtufc_research.data.sources import Question, exam_questions
+from dtufc_research.evaluation.baselines import Method, baselines
+
+RESULTS: Final = Path(__file__).parents[3] / "docs" / "results"
+NUM_FIT, NUM_TEST = 10, 12
+QUALITIES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+LEARNED_QUALITIES: Final = (0.2, 0.5, 0.8)
+_LETTERS: Final = "ABCD"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One codec at one rate."""
+
+    method: str
+    bpfp: float
+    agreement: float
+    question_bpfp: float
+    kept: float
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that the uncompressed model answers rightly: its features, and the letters' tokens."""
+
+    features: Array
+    letter_ids: list[int]
+    right: int
+
+
+def codecs_of(profile: Profile, samples: Sequence[Array], gradients: Sequence[Array]) -> dict[str, FeatureCodec]:
+    """`klt` fitted in three ways, and the other codecs, which need no gradients."""
+    layout = profile.layout
+    whole = fit_calibration(samples, layout, gradients)
+
+    def with_klt(codec: KltCodec) -> FeatureCodec:
+        arrays = {f"klt.{key}": value for key, value in codec.arrays().items()}
+        return FeatureCodec(replace(profile, calibration={**whole, **arrays}))
+
+    return {
+        "klt": FeatureCodec(replace(profile, calibration=whole)),
+        "klt without gradients": with_klt(KltCodec.fit(samples, layout)),
+        "channels alone, without gradients": with_klt(KltCodec.fit(samples, layout, max_rank=0)),
+    }
+
+
+def methods(codecs: dict[str, FeatureCodec]) -> Iterator[tuple[Method, bool]]:
+    """(a method, whether its frames take a focus on the last row)"""
+    yield next(method for method in baselines() if method.name == "blockwise 8 bit, zstd"), False
+    shipped = codecs["klt"]
+    yield _method("levels", shipped, "levels", None), False
+    for label, codec in codecs.items():
+        for quality in QUALITIES:
+            yield _method(f"{label}, quality {quality}", codec, "klt", quality), True
+    for name in ("hyperprior", "elic", "kltprior") if can_run() else ():
+        for quality in LEARNED_QUALITIES:
+            yield _method(f"{name}, quality {quality}", shipped, name, quality), False
+
+
+def _method(label: str, codec: FeatureCodec, name: str, quality: float | None) -> Method:
+    def encode(features: Array, focus: Sequence[int] = ()) -> bytes:
+        return codec.encode(features, codec=name, quality=quality, focus=focus)
+
+    return Method(label, encode, lambda data, shape: codec.decode(data))
+
+
+def measure(model: Decoder, method: Method, has_focus: bool, texts: Sequence[Array], asked: Sequence[Asked]) -> Point:
+    """Codes all inputs and runs the rest of the model on what was decoded."""
+    bits, same = [], []
+    for features in texts:
+        data = method.encode(features)
+        decoded = method.decode(data, features.shape)
+        bits.append(8 * len(data) / features.size)
+        same.append(np.mean(_tops(model, decoded) == _tops(model, features)))
+    spent, kept = [], []
+    for question in asked:
+        last = {"focus": [-1]} if has_focus else {}
+        data = method.encode(question.features, **last)
+        decoded = method.decode(data, question.features.shape)
+        spent.append(8 * len(data) / question.features.size)
+        kept.append(_letter(model, decoded, question.letter_ids) == question.right)
+    means = (float(np.mean(part)) if part else float("nan") for part in (bits, same, spent, kept))
+    return Point(method.name, *means)
+
+
+def _tops(model: Decoder, features: Array) -> Array:
+    return model.head.logits(torch.from_numpy(np.array(features))).argmax(dim=-1).numpy()
+
+
+def _letter(model: Decoder, features: Array, letter_ids: Sequence[int]) -> int:
+    return int(np.argmax(model.head.answer(torch.from_numpy(np.array(features)), letter_ids)))
+
+
+def ask(model: Decoder, questions: Sequence[Question]) -> list[Asked]:
+    """Those that the uncompressed model answers rightly."""
+    letter_ids = [model.backbone.token_id(letter) for letter in _LETTERS]
+    right = []
+    for question in track(questions, description="questions"):
+        features = model.features(model.backbone.chat_ids(choice_prompt(question.text, question.choices)))
+        if int(np.argmax(model.head.answer(features, letter_ids))) == question.right:
+            right.append(Asked(features.float().numpy(), letter_ids, question.right))
+    return right
+
+
+def evaluate(name: str, split: int, questions: Sequence[Question], points: dict[str, Any], save: Any) -> None:
+    """Adds to `points` what is not there yet, and saves after each."""
+    profile = load_profile(name, split)
+    model = Decoder.load(profile, torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    samples = [model.features(ids).float() for ids in model.rows("fit", NUM_FIT)]
+    gradients = [model.gradient(x, generator) for x in track(samples, description=f"gradients, split {split}")]
+    codecs = codecs_of(profile, [x.numpy() for x in samples], gradients)
+    texts = [model.features(ids).float().numpy() for ids in model.rows("test", NUM_TEST)]
+    asked = ask(model, questions)
+    points.setdefault("asked", {})[str(split)] = [len(questions), len(asked)]
+    rows = points.setdefault("rows", {}).setdefault(str(split), {})
+    for method, has_focus in methods(codecs):
+        if method.name not in rows:
+            point = measure(model, method, has_focus, texts, asked)
+            rows[method.name] = [point.bpfp, point.agreement, point.question_bpfp, point.kept]
+            print(f"split {split}: {point}", flush=True)
+            save()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("profile", nargs="?", default="qwen2.5-coder-1.5b")
+    parser.add_argument("--splits", type=int, nargs="+", default=[14, 28, 7, 21])
+    parser.add_argument("--questions", type=int, default=340, help="how many, of the four topics in turn")
+    parser.add_argument("--output", type=Path, default=RESULTS / "language.json")
+    arguments = parser.parse_args()
+    path: Path = arguments.output
+    points = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for split in arguments.splits:
+        evaluate(
+            arguments.profile,
+            split,
+            exam_questions()[: arguments.questions],
+            points,
+            lambda: path.write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8"),
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
