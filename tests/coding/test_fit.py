@@ -8,6 +8,8 @@ import pytest
 import dtufc
 from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import parse, read_varint
+from dtufc.coding.codecs.klt import KltCodec
+from dtufc.coding.layout import Family, Layout
 from dtufc.errors import InputError
 
 
@@ -72,25 +74,79 @@ def feature_maps(seed: int, channels: int, side: int) -> Array:
     return np.maximum(np.tensordot(mixing, rng.standard_normal((channels, side, side)), 1) - 1, 0).astype(np.float32)
 
 
-@pytest.mark.parametrize(("side", "alone"), [(3, True), (20, False)])
-def test_channels_are_coded_independently_where_a_grid_has_too_few_positions_for_a_covariance(
-    side: int, alone: bool
+@pytest.mark.parametrize(("channels", "side"), [(64, 3), (256, 4), (128, 8), (64, 20)])
+def test_directions_of_however_few_positions_beat_the_channels_alone_on_other_feature_maps(
+    channels: int, side: int
 ) -> None:
-    codec = dtufc.fit([feature_maps(seed, 64, side) for seed in range(10)], layout="cnn")
-    basis = codec.profile.calibration["klt.basis"]
-    if alone:
-        assert sorted(basis) == list(range(64))
-    else:
-        assert (np.count_nonzero(basis, axis=1) > 32).all()
+    samples, others = ([feature_maps(seed, channels, side) for seed in seeds] for seeds in (range(10), range(10, 20)))
+    layout = Layout(family=Family.cnn)
+    ours, alone = (KltCodec.fit(samples, layout, max_rank=rank) for rank in (None, 0))
+    for quality in (0.5, 0.7):
+        (size, error), (size_alone, error_alone) = (cost(codec, others, quality) for codec in (ours, alone))
+        assert size < size_alone
+        assert error < 1.05 * error_alone
 
 
-def test_a_fit_of_few_positions_and_many_channels_generalizes_to_other_grids() -> None:
-    codec = dtufc.fit([feature_maps(seed, 256, 4) for seed in range(10)], layout="cnn")
-    fitted_to, others = (
-        np.mean([len(codec.encode(feature_maps(seed, 256, 4), quality=0.6)) for seed in seeds])
-        for seeds in (range(10), range(10, 20))
-    )
-    assert others < 1.1 * fitted_to
+def cost(codec: KltCodec, features: list[Array], quality: float) -> tuple[float, float]:
+    """(bytes, mean squared error), means over the features."""
+    payloads = [codec.encoder(one)(quality) for one in features]
+    decoded = [codec.decode(p, one.shape, np.dtype(np.float32)) for p, one in zip(payloads, features, strict=True)]
+    errors = [np.mean((a - b) ** 2) for a, b in zip(decoded, features, strict=True)]
+    return float(np.mean([len(payload.data) for payload in payloads])), float(np.mean(errors))
+
+
+def rows_of_few_directions(seed: int, num_rows: int, channels: int, num_directions: int) -> Array:
+    """Tokens that vary along a few directions, and a little in every channel; the first row is massive."""
+    rng, mixing = np.random.default_rng(seed), np.random.default_rng(99)
+    directions = mixing.standard_normal((num_directions, channels)) * np.geomspace(3, 1, num_directions)[:, None]
+    rows = rng.standard_normal((num_rows, num_directions)) @ directions + rng.standard_normal((num_rows, channels))
+    rows[0] *= 40
+    return rows.astype(np.float32)
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 4, 10])
+def test_fewer_rows_than_channels_are_fitted_without_loss_against_the_channels_alone(num_samples: int) -> None:
+    """64 rows and less of 256 channels: a covariance has no full rank, and the fit must not believe it."""
+    samples = [rows_of_few_directions(seed, 16, 256, 3) for seed in range(num_samples)]
+    others = [rows_of_few_directions(seed, 40, 256, 3) for seed in range(100, 110)]
+    layout = Layout(family=Family.llm)
+    ours, alone = (KltCodec.fit(samples, layout, max_rank=rank) for rank in (None, 0))
+    for quality in (0.3, 0.5):
+        (size, error), (size_alone, error_alone) = (cost(codec, others, quality) for codec in (ours, alone))
+        assert size < (0.95 if num_samples == 10 else 1.02) * size_alone
+        assert error < 1.1 * error_alone
+
+
+def test_rows_without_any_structure_get_the_channels_alone() -> None:
+    """Directions of 80 independent rows describe those rows only: on others they would cost bits."""
+    rng = np.random.default_rng(5)
+    samples = [(rng.standard_normal((20, 256)) * np.geomspace(1, 4, 256)).astype(np.float32) for _ in range(4)]
+    assert len(dtufc.fit(samples).profile.calibration["klt.basis"]) == 0
+
+
+def test_few_gradients_do_not_fit_themselves() -> None:
+    """Gradients that carry over in two directions only must not cost what the other directions need."""
+    rng = np.random.default_rng(6)
+    read = np.linalg.qr(rng.standard_normal((192, 2)))[0].T
+    samples = [rng.standard_normal((24, 192)).astype(np.float32) for _ in range(4)]
+    gradients = [
+        (rng.standard_normal((24, 2)) @ read * 8 + rng.standard_normal((24, 192))).astype(np.float32) for _ in range(4)
+    ]
+    plain, aware = (KltCodec.fit(samples, Layout(family=Family.llm), slopes) for slopes in (None, gradients))
+    others = [rng.standard_normal((40, 192)).astype(np.float32) for _ in range(6)]
+
+    def loss(codec: KltCodec, quality: float) -> tuple[float, float]:
+        size, error = cost(codec, others, quality)
+        decoded = [codec.decode(codec.encoder(x)(quality), x.shape, np.dtype(np.float32)) for x in others]
+        along = np.mean(
+            [np.mean(np.sum((((a - b) @ read.T) * 8) ** 2, axis=-1)) for a, b in zip(decoded, others, strict=True)]
+        )
+        return size, float(along + 192 * error)
+
+    sizes, losses = zip(*(loss(plain, quality) for quality in (0.2, 0.35, 0.5, 0.65)), strict=True)
+    for quality in (0.35, 0.5):
+        size, found = loss(aware, quality)
+        assert found < np.exp(np.interp(np.log(size), np.log(sizes), np.log(losses)))
 
 
 def test_on_a_grid_large_rows_are_outliers_and_small_ones_are_not() -> None:

@@ -1,4 +1,4 @@
-"""`python -m dtufc_research.evaluation.features FILE.npz`: rate against error on features of any model, for every codec.
+"""`python -m dtufc_research.evaluation.features FILE.npz`: rate against error, for every codec.
 
 The file holds features [rows, channels], by name. Some names are for the test, the others for the fit. The error is
 normalised by channel: the mean of (error / standard deviation of the channel)^2, the first row left out, which in a
@@ -16,6 +16,7 @@ import dtufc
 from dtufc.coding.arrays import Array
 from dtufc.coding.codecs.klt import KltCodec
 from dtufc.coding.feature_codec import FeatureCodec
+from dtufc.models.profile import Profile
 from dtufc_research.evaluation.baselines import baselines
 
 QUALITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
@@ -27,7 +28,9 @@ def table(fit: list[Array], test: list[Array]) -> str:
     codec = dtufc.fit(fit)
     channels = KltCodec.fit(fit, codec.profile.layout, max_rank=0)
     alone = {f"klt.{key}": value for key, value in channels.arrays().items()}
-    unmixed = FeatureCodec(replace(codec.profile, calibration={**codec.profile.calibration, **alone}))
+    profile = codec.profile
+    assert isinstance(profile, Profile)
+    unmixed = FeatureCodec(replace(profile, calibration={**profile.calibration, **alone}))
     lines = ["| codec | quality | BPFP | error |", "|---|---:|---:|---:|"]
 
     def line(label: str, quality: str, sizes: list[int], decoded: list[Array]) -> str:
@@ -39,9 +42,8 @@ def table(fit: list[Array], test: list[Array]) -> str:
         frames = [method.encode(features) for features in test]
         decoded = [method.decode(frame, features.shape) for frame, features in zip(frames, test, strict=True)]
         lines.append(line(method.name, "", list(map(len, frames)), decoded))
-    for label, owner, name in (("klt", codec, "klt"), ("klt, channels alone", unmixed, "klt")) + tuple(
-        (name, codec, name) for name in codec.codecs if name not in ("klt", "raw")
-    ):
+    others = [(name, codec, name) for name in codec.codecs if name not in ("klt", "raw")]
+    for label, owner, name in [("klt", codec, "klt"), ("klt, channels alone", unmixed, "klt"), *others]:
         for quality in QUALITIES if owner.has_rate(name) else (0.5,):
             encoded = [owner.encode(features, codec=name, quality=quality) for features in test]
             shown = f"{quality}" if owner.has_rate(name) else ""
@@ -57,9 +59,8 @@ def main() -> int:
     with np.load(arguments.file) as arrays:
         features = {name: arrays[name].astype(np.float32) for name in arrays.files}
     test = [features.pop(name) for name in arguments.test]
-    print(
-        f"fitted on {', '.join(features)}; tested on {', '.join(arguments.test)}\n\n{table(list(features.values()), test)}"
-    )
+    print(f"fitted on {', '.join(features)}; tested on {', '.join(arguments.test)}\n")
+    print(table(list(features.values()), test))
     return 0
 
 
