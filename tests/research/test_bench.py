@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
+import dtufc
 from dtufc_research.evaluation.agreement import mean_iou
 from dtufc_research.evaluation.baselines import Method, baselines
-from dtufc_research.evaluation.bench import Row, rate_at
+from dtufc_research.evaluation.bench import Row, overhead, rate_at
+from dtufc_research.training.fit_profiles import FITS
 
 
 def row(method: str, size: float, agreement: float) -> Row:
@@ -50,3 +52,8 @@ def test_a_baseline_decodes_what_it_encoded(method: Method) -> None:
     decoded = method.decode(method.encode(features), features.shape)
     exact = {"float32": 0.0, "float16": 1e-3, "float16, shuffled, zstd": 1e-3}
     assert np.abs(decoded - features).max() <= exact.get(method.name, 0.04) * np.abs(features).max()
+
+
+@pytest.mark.parametrize(("name", "split"), [entry[:2] for entry in FITS])
+def test_the_benchmark_knows_the_overhead_of_a_frame_of_every_profile_that_it_measures(name: str, split: int) -> None:
+    assert 24 <= overhead(dtufc.load(name, split=split)) <= 40

@@ -71,7 +71,7 @@ def klt_methods(codec: FeatureCodec, label: str = "klt") -> list[Method]:
             f"{label}, quality {quality}",
             partial(codec.encode, codec="klt", quality=quality),
             lambda data, shape: codec.decode(data),
-            overhead_bytes=_overhead(codec),
+            overhead_bytes=overhead(codec),
         )
         for quality in QUALITIES
     ]
@@ -83,7 +83,7 @@ def levels(codec: FeatureCodec) -> Method:
         "levels",
         partial(codec.encode, codec="levels"),
         lambda data, shape: codec.decode(data),
-        overhead_bytes=_overhead(codec),
+        overhead_bytes=overhead(codec),
     )
 
 
@@ -288,7 +288,7 @@ def _shrunk(image: Image.Image) -> Image.Image:
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
 
 
-def _overhead(codec: FeatureCodec) -> int:
+def overhead(codec: FeatureCodec) -> int:
     """Bytes of a frame that are not payload, for features of the usual size."""
     channels = codec.profile.layout.channels or len(codec.profile.calibration["klt.mean"])
     shapes = {Family.cnn: (channels, 7, 7), Family.latent: (16, 16, 16)}
