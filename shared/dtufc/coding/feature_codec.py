@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 FITTED: Final[Mapping[str, type[FittedCodec]]] = {"levels": LevelsCodec, "klt": KltCodec}
 DEFAULT_QUALITY: Final = 0.5
 _QUALITY_STEPS: Final = 1024  # how finely a rate target is searched
+_USED: Final = 0.9  # of a byte limit, at least
+_BITS_PER_QUALITY: Final = 6  # a value, between quality 0 and 1 at high rates
+_MIN_SHARE: Final = 1 / 16  # of an interval that a step of the search cuts off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +170,8 @@ class FeatureCodec:
         Args:
             features: any shape that the profile's layout knows; float32, float16 or bfloat16; finite.
             quality: in [0, 1]; 0.5 by default. A higher quality costs more bytes.
-            target_bpfp: instead of quality: at most this many bits a value.
-            max_bytes: instead of quality: at most this many bytes.
+            target_bpfp: instead of quality: at most this many bits a value, and nine tenths of them used.
+            max_bytes: instead of quality: at most this many bytes, and nine tenths of them used.
             codec: one of `codecs`; klt by default where it is fitted.
             focus: rows that the result depends on most, as the last token of a prompt; negative ones count from the
                 end. `klt` codes them eight times finer where tokens form no grid; other codecs take no notice.
@@ -190,7 +193,7 @@ class FeatureCodec:
         limit = rate.byte_limit(array.size)
         if limit is None:
             return at(DEFAULT_QUALITY if rate.quality is None else rate.quality)
-        return _largest_within(limit, at, chosen.has_rate)
+        return _within(limit, array.size, at, chosen.has_rate)
 
     def decode(self, data: bytes) -> Array:
         """Decodes one frame to features of the original shape and type; bfloat16 is that of ml_dtypes.
@@ -313,31 +316,58 @@ def fit_calibration(
     return {f"{codec}.{key}": value for codec, arrays in fitted.items() for key, value in arrays.items()}
 
 
-def _largest_within(limit: int, at: Callable[[float], EncodedFrame], has_rate: bool) -> EncodedFrame:
-    """The frame of the highest quality that has at most `limit` bytes, by bisection.
+def _within(limit: int, num_values: int, at: Callable[[float], EncodedFrame], has_rate: bool) -> EncodedFrame:
+    """A frame of at most `limit` bytes, and at least nine tenths of that where a quality has so many.
 
-    Raises InputError with the smallest possible size if there is none.
+    The logarithm of the size is taken to be linear in quality between two frames, and beyond one of them to have the
+    slope of steps and rate at high rates; two or three frames are enough, as a rule.
+
+    Raises:
+        InputError: the smallest possible frame is larger; it names that size.
     """
-    low, high = 0, _QUALITY_STEPS
-    best = at(low / _QUALITY_STEPS)
-    if len(best) > limit:
+    low, high = _Tried(-1, None), _Tried(_QUALITY_STEPS + 1, None)  # the largest that fits, the smallest that does not
+    step = round(DEFAULT_QUALITY * _QUALITY_STEPS)
+    while True:
+        try:
+            frame = at(step / _QUALITY_STEPS)
+        except InputError:  # symbols too large at so fine a step
+            frame = None
+        if frame is not None and len(frame) <= limit:
+            low = _Tried(step, frame)
+        else:
+            high = _Tried(step, frame)
+        reached = len(low.frame) if low.frame else 0
+        if reached >= _USED * limit or high.step - low.step == 1 or not has_rate:
+            break
+        step = min(max(_next_step(low, high, limit, num_values), low.step + 1), high.step - 1)
+    if low.frame is None:
+        smallest = len(high.frame) if high.frame else len(at(0.0))
         raise InputError(
             field="rate",
-            problem=f"at most {limit} bytes asked for, and the smallest frame has {len(best)}",
-            remedy=f"Allow {len(best)} bytes, or choose another codec",
+            problem=f"at most {limit} bytes asked for, and the smallest frame has {smallest}",
+            remedy=f"Allow {smallest} bytes, or choose another codec",
         )
-    while has_rate and low < high:
-        middle = (low + high + 1) // 2
-        try:
-            frame = at(middle / _QUALITY_STEPS)
-        except InputError:  # symbols too large at so fine a step
-            high = middle - 1
-            continue
-        if len(frame) <= limit:
-            low, best = middle, frame
-        else:
-            high = middle - 1
-    return best
+    return low.frame
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    step: int
+    frame: EncodedFrame | None  # none at an end that was not tried, or where there is none
+
+
+def _next_step(low: _Tried, high: _Tried, limit: int, num_values: int) -> int:
+    aim = math.log(limit * (1 + _USED) / 2)
+    if low.frame and high.frame:
+        sizes = math.log(len(low.frame)), math.log(len(high.frame))
+        share = (aim - sizes[0]) / max(sizes[1] - sizes[0], 1e-9)
+        return low.step + round(min(max(share, _MIN_SHARE), 1 - _MIN_SHARE) * (high.step - low.step))
+    known = low if low.frame else high
+    if known.frame is None:
+        return (low.step + high.step) // 2
+    bits = 8 * len(known.frame) / num_values
+    slope = min(_BITS_PER_QUALITY / bits, _BITS_PER_QUALITY / 2) / _QUALITY_STEPS
+    return known.step + round((aim - math.log(len(known.frame))) / slope)
 
 
 def describe(frame: Frame, num_bytes: int) -> Mapping[str, str | int | float]:

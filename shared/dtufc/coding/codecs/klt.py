@@ -83,22 +83,23 @@ class KltCodec:
     def arrays(self) -> dict[str, Array]:
         return asdict(self._c)
 
+    @np.errstate(over="ignore", invalid="ignore")  # `spectrum` detects overflow and rejects it
     def encoder(self, features: Array, focus: Sequence[int] = ()) -> Callable[[float], Payload]:
         """Features of any type and shape that the layout knows, finite; and rows to code finer.
 
         Raises:
             InputError: the number of channels differs from the fit, or values are out of the exact range.
         """
-        return partial(self._encode, self.transform.rows(features), features.shape, focus)
+        rows = self.transform.rows(features)
+        partition = self.transform.split(rows, features.shape, focus=focus)
+        return partial(self._encode, rows, partition, self.transform.spectrum(rows, partition))
 
     @np.errstate(over="ignore", invalid="ignore")  # _quantize detects overflow and rejects it
-    def _encode(self, rows: Array, shape: tuple[int, ...], focus: Sequence[int], quality: float) -> Payload:
+    def _encode(self, rows: Array, partition: Partition, body: Array, quality: float) -> Payload:
         coarsest, finest = (int(step) for step in self._c.steps)
         step_index = coarsest - round(quality * (coarsest - finest))
         step = power_of_two(step_index)
-        partition = self.transform.split(rows, shape, focus=focus)
         isolated = self.transform.isolated(rows, partition, step)
-        body = self.transform.spectrum(rows, partition)
         activity = self._activities(isolated, body, partition, step)
         runs = self._runs(partition, activity, step_index)
         q = self._quantize(np.concatenate([isolated, body]).ravel(), step)

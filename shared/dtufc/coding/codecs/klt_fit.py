@@ -95,14 +95,15 @@ class _Fit:
         self._find_outliers(gradients)
         rank = rank_of(sum(len(rows) for rows in self.ordinary), self.channels)
         rank = rank if max_rank is None else min(rank, max_rank)
-        folds = [range(start, len(samples), _NUM_FOLDS) for start in range(min(_NUM_FOLDS, len(samples)))]
-        others = [[i for i in range(len(samples)) if i not in fold] or list(fold) for fold in folds]
+        usable = [index for index, rows in enumerate(self.ordinary) if len(rows)]
+        folds = [usable[start::_NUM_FOLDS] for start in range(min(_NUM_FOLDS, len(usable)))]
+        others = [[index for index in usable if index not in fold] or fold for fold in folds]
         fitted = [self._transform(seen, rank) for seen in others]
         if 0 < rank < self.channels and self._saved_bits(fitted, folds, others) <= 0:
             rank, fitted = 0, [self._transform(seen, 0) for seen in others]
-        self.transform = self._transform(range(len(samples)), rank)
+        self.transform = self._transform(usable, rank)
         self.carry = self._carried(fitted, folds, others, rank)
-        self.calibrated = self._with_scales(self.transform, range(len(samples)))
+        self.calibrated = self._with_scales(self.transform, usable)
         self.tables, self.activity = self._tables(fitted, folds, others)
 
     def calibration(self) -> Calibration:
@@ -231,7 +232,9 @@ class _Fit:
         every = np.arange(_NUM_BANDS + 1)
         return np.exp(np.stack([np.interp(every, filled, column) for column in logs.T], axis=1))
 
-    def _saved_bits(self, fitted: Sequence[KltTransform], folds: Sequence[range], others: Sequence[list[int]]) -> float:
+    def _saved_bits(
+        self, fitted: Sequence[KltTransform], folds: Sequence[list[int]], others: Sequence[list[int]]
+    ) -> float:
         """Bits a value that the directions save against the channels alone at equal loss, on samples unseen by both."""
         saved = []
         for transform, fold, seen in zip(fitted, folds, others, strict=True):
@@ -245,7 +248,7 @@ class _Fit:
         return float(np.mean(saved))
 
     def _carried(
-        self, fitted: Sequence[KltTransform], folds: Sequence[range], others: Sequence[list[int]], rank: int
+        self, fitted: Sequence[KltTransform], folds: Sequence[list[int]], others: Sequence[list[int]], rank: int
     ) -> Array:
         """[C]: the scale of unseen samples' components relative to that of the samples that chose the directions.
 
@@ -283,7 +286,7 @@ class _Fit:
         return KltTransform(c, self.layout)
 
     def _tables(
-        self, fitted: Sequence[KltTransform], folds: Sequence[range], others: Sequence[list[int]]
+        self, fitted: Sequence[KltTransform], folds: Sequence[list[int]], others: Sequence[list[int]]
     ) -> tuple[list[Array], Array]:
         """A table for each class, and one for the activity, counted on samples that nothing was fitted to."""
         num_classes = CLASS_MAX - CLASS_MIN + 1
