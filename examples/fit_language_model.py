@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from dtufc.models.fitting import fit
+from dtufc.models.fitting import fit, gradients_of
 from dtufc.models.profile import load_profile
 from dtufc_edge.pipeline import EdgePipeline
 
@@ -22,7 +22,9 @@ EXCERPT_TOKENS = 256
 NUM_EXCERPTS = 16
 
 
-def fit_profile(name: str, texts: Sequence[str], output: Path, num_excerpts: int = NUM_EXCERPTS) -> None:
+def fit_profile(
+    name: str, texts: Sequence[str], output: Path, num_excerpts: int = NUM_EXCERPTS, *, gradients: bool = True
+) -> None:
     """Writes the profile NAME, fitted at its split, into a folder.
 
     Args:
@@ -30,6 +32,7 @@ def fit_profile(name: str, texts: Sequence[str], output: Path, num_excerpts: int
         texts: to take the excerpts from, in turn.
         output: the folder.
         num_excerpts: of 256 tokens each.
+        gradients: spend bits where the model's last layers depend on them. A backward pass for each excerpt.
     """
     profile = load_profile(name)
     backbone = EdgePipeline(profile, torch.device("cpu"), torch.bfloat16).backbone
@@ -40,7 +43,14 @@ def fit_profile(name: str, texts: Sequence[str], output: Path, num_excerpts: int
         as_turn = index % 4 == 3
         token_ids = backbone.chat_ids(backbone.decode(ids)) if as_turn else ids
         samples.append(backbone.start().features(token_ids[:EXCERPT_TOKENS]).float())
-    fit(samples, profile=profile).save(output)
+    del backbone  # the first layers' memory is the last layers' now
+    slopes = None
+    if gradients:
+        found = gradients_of(profile, samples, dtype="bfloat16")
+        slopes = list(track(found, total=len(samples), description="gradients"))
+    codec = fit(samples, profile=profile, gradients=slopes)
+    codec.save(output)
+    print(codec.report)
 
 
 def _excerpts(token_ids: list[int]) -> list[list[int]]:
@@ -58,9 +68,10 @@ def main() -> None:
     parser.add_argument("texts", nargs="+", type=Path, help="files of plain text or Markdown")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the fitted profile")
     parser.add_argument("--excerpts", type=int, default=NUM_EXCERPTS, help="of 256 tokens each")
+    parser.add_argument("--no-gradients", action="store_true", help="faster, and half again as many bits")
     arguments = parser.parse_args()
     texts = [path.read_text(encoding="utf-8") for path in arguments.texts]
-    fit_profile(arguments.profile, texts, arguments.output, arguments.excerpts)
+    fit_profile(arguments.profile, texts, arguments.output, arguments.excerpts, gradients=not arguments.no_gradients)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def fitted_profile(layout: str) -> Profile:
     """The profile of `fitted`."""
     sizes = LayoutSpec(family=Family(layout), channels=16 if layout == "latent" else 24, prefix=int(layout == "vit"))
     profile = Profile(spec=ProfileSpec(name="custom", layout=sizes), split=0, calibration={})
-    return replace(profile, calibration=fit_calibration(_fitting_samples(layout), profile.layout))
+    return replace(profile, calibration=fit_calibration(_fitting_samples(layout), profile.layout)[0])
 
 
 def _fitting_samples(layout: str) -> list[Array]:

@@ -4,10 +4,11 @@ A family is a class that is built from a folder of weights, a profile, a device 
 group `dtufc.heads` names. What it can do it says by the protocols below, which tasks ask for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from dtufc.coding.arrays import Array
@@ -67,6 +68,31 @@ class ImageDecoder(Protocol):
 
     def image(self, features: Tensor) -> Array:
         """uint8[H, W, 3]."""
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A head that can say how much its result depends on each value of the features: what a fit is told."""
+
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """g, float32, of the features' shape, at random: E[g g'] is what errors in the features cost the result."""
+
+
+def signed_gradient(
+    forward: Callable[[Tensor], Tensor],
+    features: Tensor,
+    generator: torch.Generator,
+    weight: Callable[[Tensor], Tensor] = torch.ones_like,
+) -> Tensor:
+    """The gradient of the weighted output under random signs: E[g g'] is the squared change of all of it.
+
+    The Fisher information, as for text, would cover only the sampled classes, few of a thousand.
+    """
+    x = features.float().requires_grad_(True)
+    output = forward(x)
+    signs = torch.randint(0, 2, output.shape, generator=generator) * 2.0 - 1.0
+    (gradient,) = torch.autograd.grad(output, x, weight(output.detach()) * signs)
+    return gradient
 
 
 def check_finite(result: Tensor) -> Tensor:

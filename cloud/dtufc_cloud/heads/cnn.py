@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from dtufc.errors import InputError
 from dtufc.models.cnn import features_shape, num_stages, read_stages
 from dtufc.models.profile import Profile
-from dtufc_cloud.heads import Label, check_finite, top_labels
+from dtufc_cloud.heads import Label, check_finite, signed_gradient, top_labels
 
 
 class CnnHead:
@@ -36,6 +36,10 @@ class CnnHead:
         """`logits`, differentiable by the features."""
         logits: Tensor = self._part(features.to(self._device, self._dtype)[None])[0]
         return logits.float().cpu()
+
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Of all logits, under random signs."""
+        return signed_gradient(self.forward, features, generator)
 
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:

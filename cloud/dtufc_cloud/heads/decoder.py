@@ -39,6 +39,14 @@ class DecoderHead:
         logits = self._back.output(features, input_ids=blank, logits_to_keep=last, use_cache=False).logits
         return logits[0, -last:].float().cpu()
 
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Of the log-probability of sampled next tokens: E[g g'] is the model's Fisher information."""
+        x = features.float().requires_grad_(True)
+        log_probabilities = torch.log_softmax(self.forward(x), dim=-1)
+        sampled = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
+        (gradient,) = torch.autograd.grad(log_probabilities.gather(1, sampled).sum(), x)
+        return gradient
+
     @torch.inference_mode()
     def logits(self, features: Tensor, last: int = 0) -> Tensor:
         """Features [tokens, d] -> logits [tokens, vocabulary], float32; of the `last` tokens alone, if given."""

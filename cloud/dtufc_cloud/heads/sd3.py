@@ -11,7 +11,7 @@ from dtufc.coding.arrays import Array
 from dtufc.errors import InputError
 from dtufc.models.profile import Profile
 from dtufc.serving.limits import MAX_LATENT_POSITIONS
-from dtufc_cloud.heads import check_finite
+from dtufc_cloud.heads import check_finite, signed_gradient
 
 
 class Sd3Head:
@@ -40,6 +40,10 @@ class Sd3Head:
         latent = features.to(self._device, self._dtype)[None] / config.scaling_factor + config.shift_factor
         colours: Tensor = self._decoder.decode(latent).sample[0]
         return colours.float().cpu()
+
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Of all colours, under random signs."""
+        return signed_gradient(self.forward, features, generator)
 
     @torch.inference_mode()
     def image(self, features: Tensor) -> Array:

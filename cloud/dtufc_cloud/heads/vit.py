@@ -7,7 +7,7 @@ convolution, as DINOv2's authors publish for semantic segmentation.
 import json
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from dtufc.models.profile import Profile
 from dtufc.models.split import Back
 from dtufc.models.vit import classifies, read_vit, read_vit_config
 from dtufc.models.zoo.tensors import fill, read_tensors, tensor_names
-from dtufc_cloud.heads import Label, check_finite, top_labels
+from dtufc_cloud.heads import Label, check_finite, signed_gradient, top_labels
+
+_SHARPNESS: Final = 4.0  # of the weight near the mask's border
 
 
 class SaliencyHead(nn.Module):
@@ -110,6 +112,10 @@ class ClassifierHead(_VitHead):
         logits: Tensor = self._output(features).logits[0]
         return logits.float().cpu()
 
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Of all logits, under random signs."""
+        return signed_gradient(self.forward, features, generator)
+
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:
         """Features [prefix + h h, d] -> logits [classes], float32."""
@@ -141,6 +147,10 @@ class DenseHead(_VitHead):
         size = (self.side, self.side)
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0].float().cpu()
 
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Of all logits, under random signs; of a mask's mostly near its border, where it can change."""
+        return signed_gradient(self.forward, features, generator, _near_border)
+
     def label_map(self, features: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> Array:
         """Labels of the image that lies at `box` (left, top, right, bottom), brought to `size` (height, width).
 
@@ -159,6 +169,10 @@ class DenseHead(_VitHead):
             return F.interpolate(labels, size=size, mode="nearest-exact")[0, 0].to(torch.uint8).numpy()
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0, 0]
         return (logits > 0).to(torch.uint8).numpy() * np.uint8(255)
+
+
+def _near_border(logits: Tensor) -> Tensor:
+    return torch.exp(-_SHARPNESS * logits**2) if len(logits) == 1 else torch.ones_like(logits)
 
 
 def _read_dense_head(folder: Path, channels: int, device: torch.device, dtype: torch.dtype) -> nn.Module:

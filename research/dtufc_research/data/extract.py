@@ -26,7 +26,6 @@ from dtufc_research.data.sources import Use, photo_views, photos, prompts, squar
 
 CPU = torch.device("cpu")
 ROW_TOKENS = 256
-_SHARPNESS = 4.0  # of the weight near the mask's border
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +54,6 @@ class Decoder:
         """[tokens, d]"""
         return self.backbone.start().features(token_ids)
 
-    def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
-        """The gradient of the log-probability of sampled tokens: E[g g'] is the model's Fisher information."""
-        x = features.clone().requires_grad_(True)
-        log_probabilities = torch.log_softmax(self.head.forward(x), dim=-1)
-        sampled = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
-        (gradient,) = torch.autograd.grad(log_probabilities.gather(1, sampled).sum(), x)
-        return gradient.numpy()
-
 
 @dataclass(frozen=True, slots=True)
 class Vit:
@@ -81,10 +72,6 @@ class Vit:
         """[1 + patches, d] of an image, resized into the model's square."""
         return self.backbone.features(self.backbone.fit(image)[0])
 
-    def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
-        """The gradient of logits near the mask's border, with random signs: E[g g'] is their squared change."""
-        return _signed_gradient(self.head.forward, features, generator, _near_border)
-
 
 @dataclass(frozen=True, slots=True)
 class Cnn:
@@ -102,13 +89,6 @@ class Cnn:
     def features(self, image: Image.Image) -> Tensor:
         """[C, h, w] of the centre crop of an image."""
         return self.backbone.features(self.backbone.crop(image))
-
-    def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
-        """The gradient of the logits under random signs: E[g g'] is the squared change of all of them.
-
-        The Fisher information, as for text, would cover only the sampled classes, few of a thousand.
-        """
-        return _signed_gradient(self.head.forward, features, generator, torch.ones_like)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,27 +115,8 @@ class Sd3:
             parameters, spec, lambda _: None
         ).clone()  # a normal tensor, not one of inference mode
 
-    def gradient(self, features: Tensor, generator: torch.Generator) -> Array:
-        """The gradient of the image's colours under random signs: E[g g'] is the squared change of all of them."""
-        return _signed_gradient(self.head.forward, features, generator, torch.ones_like)
-
 
 Model = Decoder | Vit | Cnn | Sd3
-
-
-def _near_border(logits: Tensor) -> Tensor:
-    return torch.exp(-_SHARPNESS * logits**2)
-
-
-def _signed_gradient(
-    head: Callable[[Tensor], Tensor], features: Tensor, generator: torch.Generator, weight: Callable[[Tensor], Tensor]
-) -> Array:
-    """The gradient of the weighted output of the head under random signs."""
-    x = features.clone().requires_grad_(True)
-    output = head(x)
-    signs = torch.randint(0, 2, output.shape, generator=generator) * 2.0 - 1.0
-    (gradient,) = torch.autograd.grad(output, x, weight(output.detach()) * signs)
-    return gradient.numpy()
 
 
 def fitting_features(profile: Profile, count: int) -> list[Array]:
@@ -170,7 +131,7 @@ def fitting_set(profile: Profile, count: int) -> tuple[list[Array], list[Array]]
     samples, gradients = [], []
     for features in _fitting_features(model, profile, count):
         samples.append(features.numpy())
-        gradients.append(model.gradient(features, generator))
+        gradients.append(model.head.gradient(features, generator).numpy())
     return samples, gradients
 
 

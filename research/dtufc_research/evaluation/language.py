@@ -58,7 +58,7 @@ class Asked:
 def codecs_of(profile: Profile, samples: Sequence[Array], gradients: Sequence[Array]) -> dict[str, FeatureCodec]:
     """`klt` fitted in three ways, and the other codecs, which need no gradients."""
     layout = profile.layout
-    whole = fit_calibration(samples, layout, gradients)
+    whole, _ = fit_calibration(samples, layout, gradients)
 
     def with_klt(codec: KltCodec) -> FeatureCodec:
         arrays = {f"klt.{key}": value for key, value in codec.arrays().items()}
@@ -135,7 +135,9 @@ def evaluate(name: str, split: int, questions: Sequence[Question], points: dict[
     model = Decoder.load(profile, torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
     samples = [model.features(ids).float() for ids in model.rows("fit", NUM_FIT)]
-    gradients = [model.gradient(x, generator) for x in track(samples, description=f"gradients, split {split}")]
+    gradients = [
+        model.head.gradient(x, generator).numpy() for x in track(samples, description=f"gradients, split {split}")
+    ]
     codecs = codecs_of(profile, [x.numpy() for x in samples], gradients)
     texts = [model.features(ids).float().numpy() for ids in model.rows("test", NUM_TEST)]
     asked = ask(model, questions)

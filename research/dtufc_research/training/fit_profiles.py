@@ -28,7 +28,7 @@ def main() -> None:
     for name, split, count in (entry for entry in FITS if not wanted or entry[0] in wanted):
         profile = load_profile(name, split)
         samples, gradients = fitting_set(profile, count)
-        fitted = replace(profile, calibration=fit_calibration(samples, profile.layout, gradients))
+        fitted = replace(profile, calibration=fit_calibration(samples, profile.layout, gradients)[0])
         file = f"{name}.split{split}.safetensors"
         fitted.save_calibration(home / file)
         _name_calibration(home / f"{name}.yaml", split, file)

@@ -1,16 +1,20 @@
 """Features and frames: fit, encode, decode, inspect."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
+from rich.console import Console
+from rich.progress import Progress
 
 from dtufc.cli.options import Codec, Json, MaxBytes, Profile, Quality, Split, TargetBpfp
 from dtufc.cli.output import errors, load_features, read_frame, show
 from dtufc.coding import bitstream
 from dtufc.coding.feature_codec import describe
-from dtufc.models.fitting import fit, load
+from dtufc.errors import InputError
+from dtufc.models.fitting import fit, gradients_of, load
 from dtufc.models.plugins import completed, prove_cut
 from dtufc.models.profile import load_profile, shipped_profiles
 
@@ -26,6 +30,9 @@ def fit_command(
     name: Annotated[str, typer.Option(help="Name of the profile.")] = "custom",
     profile: Annotated[str, typer.Option(help="Fit this profile's model at --split instead of --layout.")] = "",
     split: Split = None,
+    gradients: Annotated[
+        bool, typer.Option("--gradients", help="With --profile: spend bits where its head depends on them. Slower.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Makes a profile from about ten features of any model, in seconds."""
@@ -35,9 +42,26 @@ def fit_command(
         if base:
             prove_cut(base)
             base = completed(base)
-        codec = fit(samples, layout=layout, name=name, prefix=prefix, profile=base)
+        if gradients and not base:
+            raise InputError(field="gradients", problem="there is no head", remedy="Name a profile with --profile")
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            slopes = None
+            if gradients and base:
+                slopes = list(bar.track(gradients_of(base, samples), total=len(samples), description="gradients"))
+            task = bar.add_task("fit", total=1.0)
+            codec = fit(
+                samples,
+                layout=layout,
+                name=name,
+                prefix=prefix,
+                gradients=slopes,
+                profile=base,
+                progress=lambda share: bar.update(task, completed=share),
+            )
         codec.save(output)
-        show({"profile": str(output), "codecs": codec.codecs, "digest": codec.profile.digest.hex()}, as_json)
+        report = asdict(codec.report) if codec.report else {}
+        digest = codec.profile.digest.hex()
+        show({"profile": str(output), "codecs": codec.codecs, "digest": digest, **report}, as_json)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import CodecId, Dtype, Frame
 from dtufc.coding.codecs import Codec, FittedCodec, Payload
 from dtufc.coding.codecs.klt import KltCodec
+from dtufc.coding.codecs.klt_fit import FitReport, Progress
 from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.coding.codecs.learned import VARIANTS, can_run, fit_learned, is_shipped
 from dtufc.coding.codecs.levels import LevelsCodec
@@ -119,10 +120,15 @@ class EncodedFrame(bytes):
 
 
 class FeatureCodec:
-    """Encodes and decodes the features of one profile. Safe to use from several threads."""
+    """Encodes and decodes the features of one profile. Safe to use from several threads.
 
-    def __init__(self, profile: CodingProfile) -> None:
-        self.profile = profile
+    Attributes:
+        profile: of the model.
+        report: what the fit found, if this codec was fitted just now.
+    """
+
+    def __init__(self, profile: CodingProfile, report: FitReport | None = None) -> None:
+        self.profile, self.report = profile, report
         self._codecs: dict[str, Codec] = {"raw": RawCodec()}
         self._loading = {name: Lock() for name in CodecId.__members__}
 
@@ -293,13 +299,16 @@ def fit_calibration(
     samples: "Sequence[Array | torch.Tensor]",
     layout: Layout,
     gradients: "Sequence[Array | torch.Tensor] | None" = None,
-) -> dict[str, Array]:
-    """The arrays of every codec, fitted to about ten features; what `CodingProfile.calibration` holds.
+    progress: Progress = lambda share: None,
+) -> tuple[dict[str, Array], FitReport | None]:
+    """The arrays of every codec, fitted to about ten features: what `CodingProfile.calibration` holds; and a report.
 
     Args:
         samples: features, each of a shape that the layout knows; finite.
         layout: of the features.
-        gradients: of the head's output with respect to each sample, of the same shapes; or none.
+        gradients: of the head's output with respect to each sample, of the same shape; several of one sample, or of
+            several heads, are one array [k, ...]; or none.
+        progress: is told the share of the work that is done.
 
     Raises:
         InputError: no sample, or one that does not fit the layout or the others.
@@ -310,10 +319,10 @@ def fit_calibration(
         raise InputError(field="samples", problem="none were given", remedy="Give about ten features")
     for array in arrays:
         layout.check(array.shape)
-    klt = KltCodec.fit(arrays, layout, slopes)
+    klt = KltCodec.fit(arrays, layout, slopes, progress=progress)
     fitted = {"levels": LevelsCodec.fit(arrays, layout).arrays(), "klt": klt.arrays()}
     fitted |= {codec: fit_learned(codec, arrays, layout, klt.transform) for codec in VARIANTS}
-    return {f"{codec}.{key}": value for codec, arrays in fitted.items() for key, value in arrays.items()}
+    return {f"{codec}.{key}": value for codec, arrays in fitted.items() for key, value in arrays.items()}, klt.report
 
 
 def _within(limit: int, num_values: int, at: Callable[[float], EncodedFrame], has_rate: bool) -> EncodedFrame:

@@ -1,17 +1,22 @@
 """The library's front: the feature codec of a shipped profile, or of any model from about ten of its features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 from pydantic import ValidationError
 
 from dtufc.coding.arrays import Array
+from dtufc.coding.codecs.klt_fit import Progress
 from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
+from dtufc.coding.features import as_array, as_tensor
 from dtufc.coding.layout import Family, Layout
 from dtufc.errors import InputError
+from dtufc.models import plugins
 from dtufc.models.profile import LayoutSpec, Profile, ProfileSpec, load_profile
+from dtufc.models.zoo import weights_folder
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +45,7 @@ def fit(
     prefix: int = 0,
     gradients: "Sequence[Array | torch.Tensor] | None" = None,
     profile: Profile | None = None,
+    progress: Progress = lambda share: None,
 ) -> FeatureCodec:
     """A feature codec for any model, from about ten of its features, in seconds.
 
@@ -48,9 +54,11 @@ def fit(
         layout: llm, vit, latent or cnn (`dtufc.coding.layout`).
         name: of the profile.
         prefix: tokens before the grid; for vit.
-        gradients: of what the rest of the model makes of each sample, of the same shape: bits then go where the
-            result depends on them. Without them, errors count alike everywhere.
+        gradients: of what the rest of the model makes of each sample, of the same shape, or several in one array
+            [k, ...]: bits then go where the result depends on them. Without them, errors count alike everywhere.
+            `gradients_of` takes them from a profile's own head.
         profile: fit this model at this split; instead of layout, name and prefix.
+        progress: is told the share of the work that is done.
 
     Raises:
         InputError: no sample, or one that does not fit the layout or the others.
@@ -59,7 +67,36 @@ def fit(
         raise InputError(field="samples", problem="none were given", remedy="Give about ten features")
     if profile is None:
         profile = _profile_for(tuple(samples[0].shape), layout, name, prefix)
-    return FeatureCodec(replace(profile, calibration=fit_calibration(samples, profile.layout, gradients)))
+    calibration, report = fit_calibration(samples, profile.layout, gradients, progress)
+    return FeatureCodec(replace(profile, calibration=calibration), report)
+
+
+def gradients_of(
+    profile: Profile, samples: "Sequence[Array | torch.Tensor]", dtype: str = "float32", seed: int = 0
+) -> "Iterator[Array]":
+    """For each sample in turn the gradient of what the profile's head makes of it, for `fit`.
+
+    Memory is that of the head's weights and of one sample's way through it.
+
+    Args:
+        profile: of the model, at its split; its weights are fetched where they are missing.
+        samples: features at the split.
+        dtype: float32 or bfloat16, of the head.
+        seed: of what is drawn at random: tokens, or signs.
+
+    Raises:
+        InputError: the family's head tells no gradients, or the weights are not available.
+    """
+    import torch
+
+    family = plugins.load(plugins.HEADS, profile.spec.family)
+    head = family(weights_folder(profile.spec), profile, torch.device("cpu"), getattr(torch, dtype))
+    if not hasattr(head, "gradient"):
+        problem = f"the head of family {profile.spec.family} tells none"
+        raise InputError(field="gradients", problem=problem, remedy="Fit without gradients")
+    generator = torch.Generator().manual_seed(seed)
+    for sample in samples:
+        yield head.gradient(as_tensor(as_array(sample).astype(np.float32)), generator).numpy()
 
 
 def _profile_for(shape: tuple[int, ...], layout: str, name: str, prefix: int) -> Profile:

@@ -27,7 +27,7 @@ from dtufc.coding.codecs.calibration import (
     class_of,
 )
 from dtufc.coding.codecs.exact import OCTAVE, inverse_dct, power_of_two
-from dtufc.coding.codecs.klt_fit import fit
+from dtufc.coding.codecs.klt_fit import FitReport, Progress, fit
 from dtufc.coding.codecs.klt_transform import (
     BODY_BITS,
     Group,
@@ -56,8 +56,8 @@ class KltCodec:
     id: ClassVar = CodecId.klt
     has_rate: ClassVar = True
 
-    def __init__(self, transform: KltTransform) -> None:
-        self.transform, self._c = transform, transform.c
+    def __init__(self, transform: KltTransform, report: FitReport | None = None) -> None:
+        self.transform, self.report, self._c = transform, report, transform.c
         ends = np.cumsum(self._c.sizes)[:-1]
         self._tables = Tables(np.split(self._c.frequencies, ends), escape=True)
         self._activity = Tables([self._c.activity], escape=False)
@@ -72,9 +72,11 @@ class KltCodec:
         gradients: Sequence[Array] | None = None,
         *,
         max_rank: int | None = None,
+        progress: Progress = lambda share: None,
     ) -> Self:
         """Fits the codec to about ten features; see `klt_fit.fit`."""
-        return cls(KltTransform(fit(samples, layout, gradients, max_rank=max_rank), layout))
+        calibration, report = fit(samples, layout, gradients, max_rank=max_rank, progress=progress)
+        return cls(KltTransform(calibration, layout), report)
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:

@@ -12,8 +12,8 @@ components, the tables, and whether the directions beat the channels alone.
 The fit is in floating point and runs once, on one machine: only its result is shared.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -37,6 +37,7 @@ from dtufc.coding.entropy import quantize_frequencies
 from dtufc.coding.layout import Family, Layout
 from dtufc.errors import InputError
 
+Progress = Callable[[float], None]
 _TOKEN_SHARE: Final = 0.05  # of the unweighted error in the metric
 _GRID_SHARE: Final = 0.2
 _BAND_SHARE: Final = 0.05  # of the unweighted error in the bands' gains
@@ -54,13 +55,33 @@ _GRID = (0.5, 0.0, 8.0)
 _COMPARED: Final = 2.0 ** np.arange(-1, 2)  # steps at which directions are compared with channels
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitReport:
+    """What a fit found. Savings are as of Gaussian components, on samples that the fit compared had not seen.
+
+    Attributes:
+        rows: ordinary rows of all samples.
+        channels: C.
+        rank: leading components that are no channels; C for a whole basis.
+        saved_by_directions: bits a value that they save against the channels alone, at equal loss.
+        saved_by_gradients: bits a value that the gradients save, at equal loss as they tell it; None without.
+    """
+
+    rows: int
+    channels: int
+    rank: int
+    saved_by_directions: float
+    saved_by_gradients: float | None
+
+
 def fit(
     samples: Sequence[Array],
     layout: Layout,
     gradients: Sequence[Array] | None = None,
     *,
     max_rank: int | None = None,
-) -> Calibration:
+    progress: Progress = lambda share: None,
+) -> tuple[Calibration, FitReport]:
     """Fits everything that `klt` needs.
 
     Args:
@@ -69,6 +90,7 @@ def fit(
         gradients: of the head's output with respect to each sample, of its shape, or several of them in one array
             [k, ...]; or none.
         max_rank: at most so many leading components; 0 leaves the channels.
+        progress: is told the share of the work that is done.
 
     Raises:
         InputError: fewer than two rows, or gradients of other shapes.
@@ -78,14 +100,20 @@ def fit(
         of_gradients = [gradient.shape[-len(shape) :] for gradient, shape in zip(gradients, shapes, strict=False)]
         if len(gradients) != len(samples) or of_gradients != shapes:
             raise InputError(field="gradients", problem="other shapes than the samples'", remedy="Give one for each")
-    return _Fit(samples, layout, gradients, max_rank).calibration()
+    done = _Fit(samples, layout, gradients, max_rank, progress)
+    return done.calibration(), done.report
 
 
 class _Fit:
     """The steps of one fit, in order; each needs the previous ones."""
 
     def __init__(
-        self, samples: Sequence[Array], layout: Layout, gradients: Sequence[Array] | None, max_rank: int | None
+        self,
+        samples: Sequence[Array],
+        layout: Layout,
+        gradients: Sequence[Array] | None,
+        max_rank: int | None,
+        progress: Progress,
     ) -> None:
         self.samples, self.layout = samples, layout
         self.has_grid = all(layout.grid(sample.shape) for sample in samples)
@@ -98,13 +126,41 @@ class _Fit:
         usable = [index for index, rows in enumerate(self.ordinary) if len(rows)]
         folds = [usable[start::_NUM_FOLDS] for start in range(min(_NUM_FOLDS, len(usable)))]
         others = [[index for index in usable if index not in fold] or fold for fold in folds]
-        fitted = [self._transform(seen, rank) for seen in others]
-        if 0 < rank < self.channels and self._saved_bits(fitted, folds, others) <= 0:
-            rank, fitted = 0, [self._transform(seen, 0) for seen in others]
+        fitted = self._each(lambda seen: self._transform(seen, rank), others, (0.0, 0.4), progress)
+        alone = self._each(lambda seen: self._transform(seen, 0), others, (0.4, 0.5), progress)
+        by_directions = self._saved_bits(fitted, alone, folds, others)
+        if 0 < rank < self.channels and by_directions <= 0:
+            rank, fitted, by_directions = 0, alone, 0.0
+        by_gradients = None
+        if self.slopes is not None:
+            unaware = self._each(lambda seen: self._transform(seen, rank, aware=False), others, (0.5, 0.6), progress)
+            by_gradients = self._saved_bits(fitted, unaware, folds, others)
         self.transform = self._transform(usable, rank)
         self.carry = self._carried(fitted, folds, others, rank)
         self.calibrated = self._with_scales(self.transform, usable)
+        progress(0.7)
         self.tables, self.activity = self._tables(fitted, folds, others)
+        progress(1.0)
+        self.report = FitReport(
+            rows=sum(map(len, self.ordinary)),
+            channels=self.channels,
+            rank=rank,
+            saved_by_directions=by_directions,
+            saved_by_gradients=by_gradients,
+        )
+
+    @staticmethod
+    def _each(
+        make: Callable[[list[int]], KltTransform],
+        others: Sequence[list[int]],
+        span: tuple[float, float],
+        progress: Progress,
+    ) -> list[KltTransform]:
+        made = []
+        for done, seen in enumerate(others, start=1):
+            made.append(make(seen))
+            progress(span[0] + (span[1] - span[0]) * done / len(others))
+        return made
 
     def calibration(self) -> Calibration:
         return replace(
@@ -148,10 +204,10 @@ class _Fit:
         outlier_rows = np.concatenate(normal) * self.reference_rms
         self.centre = outlier_rows.mean(axis=0) if len(outlier_rows) else self.mean
 
-    def _transform(self, seen: Sequence[int], rank: int) -> KltTransform:
-        """The transform that these samples give, without scales and tables."""
+    def _transform(self, seen: Sequence[int], rank: int, *, aware: bool = True) -> KltTransform:
+        """The transform that these samples give, without scales and tables; unaware of gradients if so asked."""
         rows = [self.ordinary[index] for index in seen]
-        slopes = None if self.slopes is None else [np.concatenate(self.slopes[index]) for index in seen]
+        slopes = [np.concatenate(self.slopes[index]) for index in seen] if self.slopes is not None and aware else None
         share = _GRID_SHARE if self.has_grid else _TOKEN_SHARE
         fitted = fit_basis(rows, slopes, self._unweighted(rows), share, rank)
         num_kinds = 2 * self.block if self.block else _NUM_BANDS + 2
@@ -172,7 +228,7 @@ class _Fit:
             steps=np.array(self._steps, dtype=np.int16),
         )
         transform = KltTransform(whole, self.layout)
-        gain = self._gains(transform, seen)
+        gain = self._gains(transform, seen) if aware else None
         return transform if gain is None else KltTransform(replace(whole, gain=gain), self.layout)
 
     def _unweighted(self, rows: Sequence[Array]) -> Array:
@@ -233,18 +289,22 @@ class _Fit:
         return np.exp(np.stack([np.interp(every, filled, column) for column in logs.T], axis=1))
 
     def _saved_bits(
-        self, fitted: Sequence[KltTransform], folds: Sequence[list[int]], others: Sequence[list[int]]
+        self,
+        ours: Sequence[KltTransform],
+        theirs: Sequence[KltTransform],
+        folds: Sequence[list[int]],
+        others: Sequence[list[int]],
     ) -> float:
-        """Bits a value that the directions save against the channels alone at equal loss, on samples unseen by both."""
+        """Bits a value that the first transforms save against the second at equal loss, on samples unseen by both."""
         saved = []
-        for transform, fold, seen in zip(fitted, folds, others, strict=True):
+        for pair, fold, seen in zip(zip(ours, theirs, strict=True), folds, others, strict=True):
             rows = np.concatenate([self.ordinary[index] for index in fold])
             slopes = None
             if self.slopes is not None:
                 slopes = np.concatenate([slope for index in fold for slope in self.slopes[index]])
             weights = self._unweighted([self.ordinary[index] for index in seen])
-            ours, theirs = (_moments(one, rows, slopes, weights) for one in (transform, self._transform(seen, 0)))
-            saved += [_gaussian_saving(ours, theirs, step) for step in _COMPARED]
+            first, second = (_moments(one, rows, slopes, weights) for one in pair)
+            saved += [_gaussian_saving(first, second, step) for step in _COMPARED]
         return float(np.mean(saved))
 
     def _carried(
