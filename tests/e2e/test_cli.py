@@ -91,6 +91,19 @@ def test_models_without_json_is_a_table_that_names_them() -> None:
     assert "dinov2-small" in done.stdout
 
 
+def test_fit_takes_gradients_from_the_profiles_own_head_and_says_what_they_save(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        np.save(tmp_path / f"{index}.npy", rng.standard_normal((24, 576)).astype(np.float32))
+    files = sorted(tmp_path.glob("*.npy"))
+    facts = parsed(*("fit", *files, "-o", tmp_path / "p", "--profile", "smollm2-135m", "--split", "30", "--gradients"))
+    assert (facts["rows"], facts["channels"]) == (72, 576)
+    assert facts["saved_by_gradients"] > 0
+    plain = parsed("fit", *files, "-o", tmp_path / "q", "--profile", "smollm2-135m", "--split", "30")
+    assert plain["saved_by_gradients"] is None
+    assert "--profile" in error_of("fit", *files, "-o", tmp_path / "r", "--gradients")
+
+
 @pytest.mark.parametrize("codec", ["raw", "levels", "klt"])
 def test_what_encode_writes_decode_reads_back(fitted: Path, tmp_path: Path, codec: str) -> None:
     frame, output = tmp_path / "f.dtufc", tmp_path / "f.npy"

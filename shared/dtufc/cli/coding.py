@@ -44,7 +44,8 @@ def fit_command(
             base = completed(base)
         if gradients and not base:
             raise InputError(field="gradients", problem="there is no head", remedy="Name a profile with --profile")
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             slopes = None
             if gradients and base:
                 slopes = list(bar.track(gradients_of(base, samples), total=len(samples), description="gradients"))
