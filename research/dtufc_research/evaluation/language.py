@@ -47,6 +47,14 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """An excerpt: its features, and the uncompressed model's next token after each of its tokens."""
+
+    features: Array
+    tops: Array
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """A question that the uncompressed model answers rightly: its features, and the letters' tokens."""
 
@@ -91,14 +99,13 @@ def _method(label: str, codec: FeatureCodec, name: str, quality: float | None) -
     return Method(label, encode, lambda data, shape: codec.decode(data))
 
 
-def measure(model: Decoder, method: Method, has_focus: bool, texts: Sequence[Array], asked: Sequence[Asked]) -> Point:
+def measure(model: Decoder, method: Method, has_focus: bool, texts: Sequence[Text], asked: Sequence[Asked]) -> Point:
     """Codes all inputs and runs the rest of the model on what was decoded."""
     bits, same = [], []
-    for features in texts:
-        data = method.encode(features)
-        decoded = method.decode(data, features.shape)
-        bits.append(8 * len(data) / features.size)
-        same.append(np.mean(_tops(model, decoded) == _tops(model, features)))
+    for text in texts:
+        data = method.encode(text.features)
+        bits.append(8 * len(data) / text.features.size)
+        same.append(np.mean(_tops(model, method.decode(data, text.features.shape)) == text.tops))
     spent, kept = [], []
     for question in asked:
         last = {"focus": [-1]} if has_focus else {}
@@ -116,6 +123,12 @@ def _tops(model: Decoder, features: Array) -> Array:
 
 def _letter(model: Decoder, features: Array, letter_ids: Sequence[int]) -> int:
     return int(np.argmax(model.head.answer(torch.from_numpy(np.array(features)), letter_ids)))
+
+
+def read(model: Decoder, token_ids: list[int]) -> Text:
+    """An excerpt through the uncompressed model."""
+    features = model.features(token_ids).float().numpy()
+    return Text(features, _tops(model, features))
 
 
 def ask(model: Decoder, questions: Sequence[Question]) -> list[Asked]:
@@ -139,7 +152,7 @@ def evaluate(name: str, split: int, questions: Sequence[Question], points: dict[
         model.head.gradient(x, generator).numpy() for x in track(samples, description=f"gradients, split {split}")
     ]
     codecs = codecs_of(profile, [x.numpy() for x in samples], gradients)
-    texts = [model.features(ids).float().numpy() for ids in model.rows("test", NUM_TEST)]
+    texts = [read(model, ids) for ids in model.rows("test", NUM_TEST)]
     asked = ask(model, questions)
     points.setdefault("asked", {})[str(split)] = [len(questions), len(asked)]
     rows = points.setdefault("rows", {}).setdefault(str(split), {})
