@@ -96,10 +96,11 @@ def test_fit_takes_gradients_from_the_profiles_own_head_and_says_what_they_save(
     for index in range(3):
         np.save(tmp_path / f"{index}.npy", rng.standard_normal((24, 576)).astype(np.float32))
     files = sorted(tmp_path.glob("*.npy"))
-    facts = parsed(*("fit", *files, "-o", tmp_path / "p", "--profile", "smollm2-135m", "--split", "30", "--gradients"))
+    model = ("--profile", "smollm2-135m", "--split", "30")
+    facts = parsed("fit", *files, "-o", tmp_path / "p", *model, "--gradients")
     assert (facts["rows"], facts["channels"]) == (72, 576)
     assert facts["saved_by_gradients"] > 0
-    plain = parsed("fit", *files, "-o", tmp_path / "q", "--profile", "smollm2-135m", "--split", "30")
+    plain = parsed("fit", *files, "-o", tmp_path / "q", *model)
     assert plain["saved_by_gradients"] is None
     assert "--profile" in error_of("fit", *files, "-o", tmp_path / "r", "--gradients")
 
