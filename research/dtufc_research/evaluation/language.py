@@ -9,8 +9,9 @@ stopped, and to docs/results/language.md.
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ RESULTS: Final = Path(__file__).parents[3] / "docs" / "results"
 NUM_FIT, NUM_TEST = 10, 12
 QUALITIES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 OTHER_QUALITIES: Final = (0.2, 0.4, 0.6)
+AGREEMENTS: Final = (0.80, 0.90, 0.95)
 _LETTERS: Final = "ABCD"
 
 
@@ -142,7 +144,9 @@ def ask(model: Decoder, questions: Sequence[Question]) -> list[Asked]:
     return right
 
 
-def evaluate(name: str, split: int, questions: Sequence[Question], points: dict[str, Any], save: Any) -> None:
+def evaluate(
+    name: str, split: int, questions: Sequence[Question], points: dict[str, Any], save: Callable[[], None]
+) -> None:
     """Adds to `points` what is not there yet, and saves after each."""
     profile = load_profile(name, split)
     model = Decoder.load(profile, torch.bfloat16)
@@ -164,6 +168,50 @@ def evaluate(name: str, split: int, questions: Sequence[Question], points: dict[
             save()
 
 
+def _write(path: Path, profile: str, points: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(page(profile, points), encoding="utf-8")
+
+
+def page(profile: str, points: Mapping[str, Any]) -> str:
+    """docs/results/language.md."""
+    lines = [
+        f"# A large language model: {profile}",
+        "",
+        f"Fitted on {NUM_FIT} excerpts of 256 tokens, measured on {NUM_TEST} excerpts of other files and four-choice",
+        "questions written for this repository, of which those count that the uncompressed model answers rightly. The",
+        "model runs in bfloat16. Agreement: the share of next tokens, after every token, that are the uncompressed",
+        "model's. BPFP is of whole frames. Kept: the share of the right answers that stay right; frames of `klt` focus",
+        "on the last row, as the service sends them, and only that row is read at the last layer.",
+        "`python -m dtufc_research.evaluation.language` measures this and writes this page.",
+    ]
+    for split, rows in points["rows"].items():
+        asked, right = points["asked"][split]
+        lines += ["", f"## Cut after layer {split}", "", f"{right} of {asked} questions are answered rightly.", ""]
+        labels = dict.fromkeys(name.partition(", quality")[0] for name in rows)
+        lines += ["| BPFP at an agreement of | " + " | ".join(f"{a:.2f}" for a in AGREEMENTS) + " |"]
+        lines += ["|---|" + "---:|" * len(AGREEMENTS)]
+        for label in labels:
+            curve = [row for name, row in rows.items() if name.partition(", quality")[0] == label]
+            cells = " | ".join(_bits_at(curve, agreement) for agreement in AGREEMENTS)
+            lines.append(f"| {label} | {cells} |")
+        lines += ["", "| codec | BPFP of texts | agreement | BPFP of questions | kept |", "|---|" + "---:|" * 4]
+        for name, (bits, agreement, spent, kept) in rows.items():
+            lines.append(f"| {name} | {bits:.3f} | {agreement:.3f} | {spent:.3f} | {kept:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _bits_at(curve: Sequence[Sequence[float]], agreement: float) -> str:
+    """Bits at an agreement, linear between two measured points; a bound where it lies outside them."""
+    ordered = sorted((row[0], row[1]) for row in curve)
+    if ordered[0][1] >= agreement:
+        return f"< {ordered[0][0]:.2f}"
+    for (low_bits, low), (high_bits, high) in pairwise(ordered):
+        if low <= agreement <= high:
+            return f"{low_bits + (high_bits - low_bits) * (agreement - low) / max(high - low, 1e-9):.2f}"
+    return f"> {ordered[-1][0]:.2f}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("profile", nargs="?", default="qwen2.5-coder-1.5b")
@@ -179,8 +227,9 @@ def main() -> int:
             split,
             exam_questions()[: arguments.questions],
             points,
-            lambda: path.write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8"),
+            lambda: _write(path, arguments.profile, points),
         )
+    _write(path, arguments.profile, points)
     return 0
 
 

@@ -82,7 +82,7 @@ def gradients_of(
         profile: of the model, at its split; its weights are fetched where they are missing.
         samples: features at the split.
         dtype: float32 or bfloat16, of the head.
-        seed: of what is drawn at random: tokens, or signs.
+        seed: of the random tokens or signs that the head takes.
 
     Raises:
         InputError: the family's head tells no gradients, or the weights are not available.
