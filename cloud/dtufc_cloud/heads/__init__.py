@@ -88,7 +88,7 @@ def signed_gradient(
 
     The Fisher information, as for text, would cover only the sampled classes, few of a thousand.
     """
-    x = features.float().requires_grad_(True)
+    x = features.detach().to(torch.float32, copy=True).requires_grad_(True)
     output = forward(x)
     signs = torch.randint(0, 2, output.shape, generator=generator) * 2.0 - 1.0
     (gradient,) = torch.autograd.grad(output, x, weight(output.detach()) * signs)

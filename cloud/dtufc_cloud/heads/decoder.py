@@ -41,7 +41,7 @@ class DecoderHead:
 
     def gradient(self, features: Tensor, generator: torch.Generator) -> Tensor:
         """Of the log-probability of sampled next tokens: E[g g'] is the model's Fisher information."""
-        x = features.float().requires_grad_(True)
+        x = features.detach().to(torch.float32, copy=True).requires_grad_(True)
         log_probabilities = torch.log_softmax(self.forward(x), dim=-1)
         sampled = torch.multinomial(log_probabilities.detach().exp(), 1, generator=generator)
         (gradient,) = torch.autograd.grad(log_probabilities.gather(1, sampled).sum(), x)
