@@ -88,7 +88,7 @@ results: $(VENV)/.research ## The paper's tables and figures on our models, writ
 profiles: $(VENV)/.research ## Fits the shipped profiles anew
 	$(BIN)/python -m dtufc_research.training.fit_profiles
 
-golden: $(VENV)/.research ## Writes the golden frames anew: only where a format version is not released yet
+golden: $(VENV)/.research ## Writes the golden frames that are missing; none is written anew
 	$(BIN)/python -m pytest tests/coding/test_golden.py --write-golden
 
 lock: ## Resolves every dependency anew and writes requirements.lock

@@ -1,4 +1,4 @@
-"""The seed of the tests' randomness, and the flag that writes golden frames anew."""
+"""The seed of the tests' randomness, and the flag that writes golden frames."""
 
 import numpy as np
 import pytest
@@ -27,4 +27,4 @@ def rng() -> np.random.Generator:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-golden", action="store_true", help="write the golden frames anew")
+    parser.addoption("--write-golden", action="store_true", help="write the golden frames that are missing")

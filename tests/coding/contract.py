@@ -1,6 +1,6 @@
-"""The cases of the contract test (test_codecs.py): layouts, types and shapes."""
+"""The cases of the contract test (test_codecs.py): layouts, types and shapes; and features wider than their samples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import ml_dtypes
@@ -8,6 +8,7 @@ import numpy as np
 
 import dtufc
 from dtufc.coding.arrays import Array
+from dtufc.coding.codecs.klt import KltCodec
 from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
 from dtufc.coding.layout import Family
 from dtufc.models.profile import LayoutSpec, Profile, ProfileSpec
@@ -46,6 +47,41 @@ def fitted_profile(layout: str) -> Profile:
 def _fitting_samples(layout: str) -> list[Array]:
     rng = np.random.default_rng(7)
     return [features(rng, SAMPLES[layout]) for _ in range(10)]
+
+
+WIDE_CHANNELS = 48
+WIDE: Mapping[str, tuple[Family, int, bool]] = {  # layout, rows of a sample, whether they lie along few directions
+    "directions": (Family.llm, 40, True),
+    "channels": (Family.llm, 40, False),
+    "grid": (Family.vit, 17, True),
+}
+
+
+def wide(seed: int, num_rows: int, channels: int = WIDE_CHANNELS, *, along_few: bool = True) -> Array:
+    """[num_rows, channels] along a few directions and some noise, or noise alone; the first row is massive."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((num_rows, channels)) * 0.3
+    if along_few:
+        rows += rng.standard_normal((num_rows, 8)) @ np.random.default_rng(99).standard_normal((8, channels))
+    rows[0] *= 60
+    return rows.astype(np.float32)
+
+
+def wide_profile(kind: str, num_rows: int | None = None, channels: int = WIDE_CHANNELS) -> Profile:
+    """A profile of klt alone, fitted to too few rows for a whole basis."""
+    family, usual_rows, along_few = WIDE[kind]
+    layout = LayoutSpec(family=family, channels=channels, prefix=int(family == Family.vit))
+    profile = Profile(spec=ProfileSpec(name="custom", layout=layout), split=0, calibration={})
+    made = [wide(seed, num_rows or usual_rows, channels, along_few=along_few) for seed in range(8)]
+    klt = KltCodec.fit(made[:4], profile.layout, gradients=made[4:] if along_few else None)
+    return replace(profile, calibration={f"klt.{name}": array for name, array in klt.arrays().items()})
+
+
+def with_focus(codec: FeatureCodec, features: Array, quality: float, focus: Sequence[int]) -> bytes:
+    """A frame of klt with focus rows."""
+    klt = codec._codec("klt")
+    assert isinstance(klt, KltCodec)
+    return codec._pack(features, klt, klt.encoder(features, focus)(quality))
 
 
 def hostile(rng: np.random.Generator, shape: tuple[int, ...]) -> Mapping[str, Array]:

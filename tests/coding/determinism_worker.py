@@ -1,8 +1,12 @@
-"""Run by test_determinism.py: `encode FOLDER` writes frames, `decode FOLDER` prints hashes of what they decode to."""
+"""Run by test_determinism.py: `encode FOLDER WIDE` writes frames, `decode FOLDER WIDE` prints hashes of decoded ones.
+
+WIDE is the folder of a profile of klt alone; the others are shipped.
+"""
 
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,41 +14,46 @@ import torch
 
 import dtufc
 from dtufc.coding.arrays import Array
+from dtufc.coding.codecs.klt import KltCodec
 
-NUM_ROWS = {"dinov2-small": 1370, "smollm2-135m": 200}
+NUM_ROWS = {"dinov2-small": 1370, "smollm2-135m": 200, "wide": 187}
+Codecs = Mapping[str, dtufc.FeatureCodec]
 
 
-def features(profile: str, seed: int) -> Array:
+def features(codec: dtufc.FeatureCodec, num_rows: int, seed: int) -> Array:
     """As a model makes them: the result of a float32 product in torch, which differs between instruction sets."""
-    codec = dtufc.load(profile)
     mean = torch.from_numpy(codec.profile.calibration["klt.mean"].astype(np.float32))
     reference_rms = float(codec.profile.calibration["klt.reference_rms"][0])
     generator = torch.Generator().manual_seed(seed)
-    latent = torch.randn(NUM_ROWS[profile], 64, generator=generator)
+    latent = torch.randn(num_rows, 64, generator=generator)
     mixing = torch.randn(64, len(mean), generator=generator) / 8
     rows = mean + reference_rms * 0.5 * torch.tanh(latent @ mixing)
     rows[3] *= 60
     return rows.numpy()
 
 
-def encode(folder: Path) -> dict[str, str]:
-    for profile in NUM_ROWS:
-        codec = dtufc.load(profile)
-        for seed in range(2):
-            for name, quality in (("klt", 0.2), ("klt", 0.6), ("levels", 0.5)):
-                data = codec.encode(features(profile, seed), codec=name, quality=quality)
-                (folder / f"{profile}.{seed}.{name}{quality}.dtufc").write_bytes(data)
-        stacked = np.stack([features(profile, seed) for seed in range(2)])  # a batch, where the layout has one
-        if profile == "dinov2-small":
-            (folder / f"{profile}.batch.dtufc").write_bytes(codec.encode(stacked, quality=0.4))
+def encode(folder: Path, codecs: Codecs) -> dict[str, str]:
+    for profile, codec in codecs.items():
+        rows = [features(codec, NUM_ROWS[profile], seed) for seed in range(2)]
+        for name, quality in (("klt", 0.2), ("klt", 0.6), ("levels", 0.5)):
+            if name in codec.codecs:
+                for seed in range(2):
+                    data = codec.encode(rows[seed], codec=name, quality=quality)
+                    (folder / f"{profile}.{seed}.{name}{quality}.dtufc").write_bytes(data)
+        if profile == "dinov2-small":  # a batch, where the layout has one
+            (folder / f"{profile}.batch.dtufc").write_bytes(codec.encode(np.stack(rows), quality=0.4))
+        if profile == "wide":
+            klt = codec._codec("klt")
+            assert isinstance(klt, KltCodec)
+            payload = klt.encoder(rows[0], focus=[len(rows[0]) - 1])(0.4)
+            (folder / f"{profile}.focus.dtufc").write_bytes(codec._pack(rows[0], klt, payload))
     return {}
 
 
-def decode(folder: Path) -> dict[str, str]:
-    codecs = {profile: dtufc.load(profile) for profile in NUM_ROWS}
+def decode(folder: Path, codecs: Codecs) -> dict[str, str]:
     found = {}
     for path in sorted(folder.glob("*/*.dtufc")):
-        profile = next(name for name in NUM_ROWS if path.name.startswith(name))
+        profile = next(name for name in codecs if path.name.startswith(name))
         found[f"{path.parent.name}/{path.name}"] = hashlib.sha256(
             codecs[profile].decode(path.read_bytes()).tobytes()
         ).hexdigest()
@@ -53,4 +62,5 @@ def decode(folder: Path) -> dict[str, str]:
 
 if __name__ == "__main__":
     mode = {"encode": encode, "decode": decode}[sys.argv[1]]
-    print(json.dumps(mode(Path(sys.argv[2]))))
+    places = {profile: sys.argv[3] if profile == "wide" else profile for profile in NUM_ROWS}
+    print(json.dumps(mode(Path(sys.argv[2]), {profile: dtufc.load(place) for profile, place in places.items()})))

@@ -182,10 +182,7 @@ def _read_rows(payload: bytes, offset: int, shape: tuple[int, ...], layout: Layo
 def _inverse_klt(coefficients: Array, rows: _Rows, klt: Mapping[str, Array]) -> Array:
     """[images, tokens, C]."""
     channels = len(klt["mean"])
-    basis = klt["basis"].astype(np.float64)
-    if basis.ndim == 1:
-        basis = 32767.0 * np.eye(channels)[klt["basis"]]
-    basis = basis * klt["scale"]
+    basis, gains = _basis(klt) * klt["scale"], np.broadcast_to(klt["gain"], klt["log_sigma"].shape)
     out = np.tile(klt["mean"], (rows.images * rows.tokens, 1))
     if rows.grid:
         (height, width), start = rows.grid, len(rows.isolated)
@@ -196,7 +193,7 @@ def _inverse_klt(coefficients: Array, rows: _Rows, klt: Mapping[str, Array]) -> 
             spectrum = np.empty((height, width, channels))
             for at, (u, v) in enumerate(sorted(radii, key=lambda place: radii[place])):
                 band = 2 + sum(edge <= radii[u, v] for edge in klt["edges"]) if u or v else 1
-                spectrum[u, v] = coefficients[start + image * height * width + at] * klt["gain"][band]
+                spectrum[u, v] = coefficients[start + image * height * width + at] * gains[band]
             z = np.einsum("uy,vx,uvc->yxc", down, across, spectrum)
             first = image * rows.tokens + rows.prefix
             out[first : first + height * width] += z.reshape(-1, channels) @ basis
@@ -210,6 +207,22 @@ def _inverse_klt(coefficients: Array, rows: _Rows, klt: Mapping[str, Array]) -> 
         f = 1.0 if is_usual else float(klt["rounding"][2])
         out[row] = (x / f + klt["centre"]) * 2.0 ** ((gain - 256) / 16)
     return out.reshape(rows.images, rows.tokens, channels)
+
+
+def _basis(klt: Mapping[str, Array]) -> Array:
+    """ "From components to channels" in reals: [component, channel]."""
+    channels, head = len(klt["mean"]), klt["basis"].astype(np.float64)
+    if head.ndim == 1:
+        return 32767.0 * np.eye(channels)[klt["basis"]]
+    rank = len(head)
+    if rank == channels:
+        return head
+    u = 16 * np.eye(channels)
+    u[:rank, :rank] = head * klt["head_scale"]
+    vectors = klt["reflections"].astype(np.float64)
+    basis = np.empty_like(u)
+    basis[:, klt["order"]] = 2**8 * u - (u @ vectors.T * 2**9 / np.sum(vectors**2, axis=1)) @ vectors
+    return basis
 
 
 def _dct(size: int) -> Array:

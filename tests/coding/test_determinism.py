@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dtufc.coding.feature_codec import FeatureCodec
+from tests.coding import contract
+
 WORKER = Path(__file__).with_name("determinism_worker.py")
 VARIANTS: dict[str, dict[str, str]] = {
     "native": {},
@@ -33,9 +36,9 @@ VARIANTS: dict[str, dict[str, str]] = {
 }
 
 
-def run(mode: str, folder: Path, variant: dict[str, str]) -> dict[str, str]:
+def run(mode: str, folder: Path, wide: Path, variant: dict[str, str]) -> dict[str, str]:
     """One process; returns what it found: file name -> SHA-256 of the decoded features."""
-    command = [sys.executable, "-W", "ignore", str(WORKER), mode, str(folder)]
+    command = [sys.executable, "-W", "ignore", str(WORKER), mode, str(folder), str(wide)]
     done = subprocess.run(command, env={**os.environ, **variant}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, str] = json.loads(done.stdout)
@@ -44,10 +47,14 @@ def run(mode: str, folder: Path, variant: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_every_variant_decodes_every_frame_to_the_same_bits(tmp_path: Path) -> None:
+    wide = tmp_path / "wide"
+    codec = FeatureCodec(contract.wide_profile("directions", num_rows=256, channels=1536))
+    assert 0 < len(codec.profile.calibration["klt.reflections"]) < 1536 / 2
+    codec.save(wide)
     for name, variant in VARIANTS.items():
         (tmp_path / name).mkdir()
-        run("encode", tmp_path / name, variant)
-    decoded = {name: run("decode", tmp_path, variant) for name, variant in VARIANTS.items()}
-    assert len(decoded["native"]) >= 12 * len(VARIANTS)
+        run("encode", tmp_path / name, wide, variant)
+    decoded = {name: run("decode", tmp_path, wide, variant) for name, variant in VARIANTS.items()}
+    assert len(decoded["native"]) >= 18 * len(VARIANTS)
     for name in VARIANTS:
         assert decoded[name] == decoded["native"], name

@@ -102,7 +102,7 @@ def write_golden() -> None:
 
 @pytest.fixture(scope="module")
 def golden(request: pytest.FixtureRequest) -> dict[str, dict[str, object]]:
-    if request.config.getoption("--write-golden"):
+    if request.config.getoption("--write-golden") and not GOLDEN.exists():
         write_golden()
     found: dict[str, dict[str, object]] = json.loads((GOLDEN / "payloads.json").read_text(encoding="utf-8"))
     return found

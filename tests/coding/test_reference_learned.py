@@ -8,6 +8,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from dtufc.coding.arrays import Array
+from dtufc.coding.bitstream import CodecId
+from dtufc.coding.codecs.klt_transform import KltTransform
+from dtufc.coding.codecs.learned.codec import LearnedCodec
+from dtufc.coding.codecs.learned.network_file import load_network
+from dtufc.coding.codecs.learned.plane import Coefficients
 from tests.coding import contract, reference_learned
 from tests.coding.test_golden import SHAPES
 from tests.coding.test_golden_learned import (
@@ -76,3 +81,19 @@ def test_it_agrees_with_the_product_on_other_shapes(
     payload = codec.encoder(sent)(0.6)
     expected = codec.decode(payload, shape, np.dtype(np.float32))
     assert_alike(decoded(name, family, payload.data, payload.symbol_crc, shape), expected)
+
+
+@pytest.mark.parametrize("num_rows", [11, 17])
+@pytest.mark.parametrize("kind", sorted(contract.WIDE))
+def test_it_agrees_on_coefficients_of_few_directions(kind: str, num_rows: int) -> None:
+    """Without blocks, whatever the profile has."""
+    profile = contract.wide_profile(kind)
+    klt, layout, path = profile.of_codec("klt"), profile.layout, network_path("kltprior")
+    plane = Coefficients(transform=KltTransform.from_arrays(klt, layout), scale=1.0)
+    codec = LearnedCodec(CodecId.kltprior, load_network(path), plane)
+    sent = contract.wide(20, num_rows)
+    payload = codec.encoder(sent)(0.6)
+    arrays = {"scale": np.ones(1, np.float32)}
+    network = reference_learned.Network.load(path)
+    found = reference_learned.decode(network, arrays, payload.data, payload.symbol_crc, sent.shape, layout, klt)
+    assert_alike(found, codec.decode(payload, sent.shape, np.dtype(np.float32)))

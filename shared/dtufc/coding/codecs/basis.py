@@ -55,7 +55,7 @@ class Basis:
         if self._is_whole:
             return BASIS_BITS + self.channels.bit_length()
         product = int(np.abs(head).sum(axis=0).max(initial=0))
-        u = max(int(np.ceil(product * self._head_scale)) + 1, 1 << HEAD_SHIFT)
+        u = max(int(np.ceil(min(product * self._head_scale, 1 << _MAX_HEAD_BITS))) + 1, 1 << HEAD_SHIFT)
         if u.bit_length() > _MAX_HEAD_BITS:
             return EXACT_BITS
         sums = reflections.sum(axis=1)

@@ -36,8 +36,8 @@ class Calibration:
         log_sigma: [1 + B, C] int16, scales in 1/64 octave; row 0 of isolated tokens, the others of the bands.
         gain: [1 + B, C] or [1 + B, 1] float32, what a step is multiplied by.
         edges: [B - 2] float64, borders of a grid's bands: squared radius, relative to the highest frequency.
-        block: [1] int32, the length of the blocks of tokens without a grid: a power of two; 0 where every row is
-            isolated. Then B is 2 block - 1, and there are no edges.
+        block: [1] int32, the length of the blocks of tokens without a grid: a power of two from 2; 0 where every row
+            is isolated. Then B is 2 block - 1, and there are no edges.
         mean_abs: [C] float32, E|z| / sigma; the encoder's alone.
         rounding: [3] float32: the offset before rounding down, the shift of reconstruction in sixteenths of a step,
             and how much finer outlier rows are coded that are not prefix rows.
@@ -69,7 +69,7 @@ class Calibration:
 
 def from_arrays(arrays: Mapping[str, Array]) -> Calibration | None:
     """The calibration of a profile's arrays, of this release or an earlier one; None if they are damaged."""
-    if "order" not in arrays and "basis" in arrays:  # of a release that had only whole bases and no blocks
+    if "order" not in arrays and "basis" in arrays and arrays["basis"].ndim:  # only whole bases, no blocks
         arrays = {
             **arrays,
             "basis": _whole_basis(arrays["basis"]),
@@ -142,7 +142,7 @@ def is_outlier_row(sizes: Array, reference_rms: float, *, on_grid: bool) -> Arra
 
 def _is_sound(c: Calibration) -> bool:
     """Whether the arrays have the types, shapes and ranges that exact decoding relies on."""
-    if c.basis.ndim != 2 or c.gain.ndim != 2 or c.order.ndim != 1 or c.block.shape != (1,):
+    if c.basis.ndim != 2 or c.gain.ndim != 2 or c.order.ndim != 1 or c.block.shape != (1,) or c.block.dtype != np.int32:
         return False
     channels, rank, block = len(c.order), len(c.basis), int(c.block[0])
     shapes = [
@@ -150,7 +150,6 @@ def _is_sound(c: Calibration) -> bool:
         (c.head_scale, np.float64, (1,)),
         (c.reflections, np.int8, (0 if rank == channels else rank, channels)),
         (c.order, np.int32, (channels,)),
-        (c.block, np.int32, (1,)),
         *((array, np.float64, (channels,)) for array in (c.scale, c.mean, c.centre)),
         (c.reference_rms, np.float64, (1,)),
         (c.log_sigma, np.int16, (len(c.gain), channels)),
@@ -159,7 +158,7 @@ def _is_sound(c: Calibration) -> bool:
         (c.mean_abs, np.float32, (channels,)),
         (c.rounding, np.float32, (3,)),
         (c.sizes, np.int32, (CLASS_MAX - CLASS_MIN + 1,)),
-        (c.frequencies, np.uint32, (int(c.sizes.sum()),)),
+        (c.frequencies, np.uint32, (c.sizes.sum(),)),
         (c.activity, np.uint32, (ACTIVITY_MAX - ACTIVITY_MIN + 1,)),
         (c.steps, np.int16, (2,)),
     ]
@@ -168,7 +167,7 @@ def _is_sound(c: Calibration) -> bool:
     is_order = np.array_equal(np.sort(c.order), np.arange(channels))
     if rank > channels or not is_order or not c.reflections.any(axis=1).all():
         return False
-    if block and (not 0 < block <= MAX_BLOCK or block & (block - 1) or len(c.gain) != 2 * block):
+    if block and (not 1 < block <= MAX_BLOCK or block & (block - 1) or len(c.gain) != 2 * block):
         return False
     floats = (c.head_scale, c.scale, c.mean, c.centre, c.reference_rms, c.gain, c.edges, c.mean_abs, c.rounding)
     shift = float(c.rounding[1])

@@ -62,7 +62,7 @@ class KltCodec:
         self._tables = Tables(np.split(self._c.frequencies, ends), escape=True)
         self._activity = Tables([self._c.activity], escape=False)
         self._rounding, self._shift = (float(value) for value in self._c.rounding[:2])
-        self._symbol_limit = 1 << (transform.basis.exact_bits - _SYMBOL_BITS)
+        self._symbol_limit = 1 << min(transform.basis.exact_bits - _SYMBOL_BITS, 31)  # an int32 in any case
 
     @classmethod
     def fit(

@@ -99,7 +99,8 @@ class Partition:
     def kinds(self) -> Array:
         """[rows of coefficients], the row of `gain` and `log_sigma` for each."""
         body = [np.tile(group.kinds, group.count) for group in self.groups]
-        isolated = self.is_focus.astype(np.int64) if self.groups else np.zeros(len(self.isolated), np.int64)
+        are_listed = len(self.isolated) == len(self.outliers)
+        isolated = self.is_focus.astype(np.int64) if are_listed else np.zeros(len(self.isolated), np.int64)
         return np.concatenate([isolated, *body])
 
     @property
@@ -137,6 +138,7 @@ class KltTransform:
         self.basis = Basis(c.basis, float(c.head_scale[0]), c.reflections, c.order, c.scale)
         self.gain = np.broadcast_to(c.gain, (len(c.gain), self.basis.channels))
         self._finer = float(c.rounding[2])
+        self._mean, self._centre = c.mean + 0.0, c.centre + 0.0  # no -0.0, nor then in a sum
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], layout: Layout) -> Self:
@@ -264,7 +266,7 @@ class KltTransform:
         rows: Array = np.zeros((images * tokens, channels))
         rows[partition.body] = body
         rows[partition.isolated] = isolated
-        rows += self.c.mean
+        rows += self._mean
         outliers = isolated[np.searchsorted(partition.isolated, partition.outliers)]
         residual = outliers * (1 / self._fineness(partition, step))
         rows[partition.outliers] = (residual + self._centres(partition)) * partition.scales
@@ -318,7 +320,7 @@ class KltTransform:
 
     def _centres(self, partition: Partition) -> Array:
         """[outliers, C], what is subtracted from each."""
-        return np.where(partition.is_focus[:, None], self.c.mean, self.c.centre)
+        return np.where(partition.is_focus[:, None], self._mean, self._centre)
 
     def _fineness(self, partition: Partition, step: float) -> Array:
         """[outliers, 1]: how much finer each is coded. Every token attends to outliers: no coarse step may lose one."""
