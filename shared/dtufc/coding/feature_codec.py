@@ -34,7 +34,8 @@ FITTED: Final[Mapping[str, type[FittedCodec]]] = {"levels": LevelsCodec, "klt": 
 DEFAULT_QUALITY: Final = 0.5
 _QUALITY_STEPS: Final = 1024  # how finely a rate target is searched
 _USED: Final = 0.9  # of a byte limit, at least
-_BITS_PER_QUALITY: Final = 6  # a value, between quality 0 and 1 at high rates
+_BITS_PER_QUALITY: Final = 7  # a value, between quality 0 and 1 at high rates
+_BEND: Final = 1.25  # how much faster the logarithm grows at low rates
 _MIN_SHARE: Final = 1 / 16  # of an interval that a step of the search cuts off
 
 
@@ -328,8 +329,8 @@ def fit_calibration(
 def _within(limit: int, num_values: int, at: Callable[[float], EncodedFrame], has_rate: bool) -> EncodedFrame:
     """A frame of at most `limit` bytes, and at least nine tenths of that where a quality has so many.
 
-    The logarithm of the size is taken to be linear in quality between two frames, and beyond one of them to have the
-    slope of steps and rate at high rates; two or three frames are enough, as a rule.
+    Bits are taken to grow linearly with quality where they are many, and exponentially where they are few; two or three
+    frames are enough, as a rule.
 
     Raises:
         InputError: the smallest possible frame is larger; it names that size.
@@ -366,17 +367,19 @@ class _Tried:
 
 
 def _next_step(low: _Tried, high: _Tried, limit: int, num_values: int) -> int:
-    aim = math.log(limit * (1 + _USED) / 2)
+    def level(size: float) -> float:
+        bits = _BEND * 8 * size / num_values
+        return bits + math.log(-math.expm1(-bits))
+
+    aim = level(limit * (1 + _USED) / 2)
     if low.frame and high.frame:
-        sizes = math.log(len(low.frame)), math.log(len(high.frame))
-        share = (aim - sizes[0]) / max(sizes[1] - sizes[0], 1e-9)
+        ends = level(len(low.frame)), level(len(high.frame))
+        share = (aim - ends[0]) / max(ends[1] - ends[0], 1e-9)
         return low.step + round(min(max(share, _MIN_SHARE), 1 - _MIN_SHARE) * (high.step - low.step))
     known = low if low.frame else high
     if known.frame is None:
         return (low.step + high.step) // 2
-    bits = 8 * len(known.frame) / num_values
-    slope = min(_BITS_PER_QUALITY / bits, _BITS_PER_QUALITY / 2) / _QUALITY_STEPS
-    return known.step + round((aim - math.log(len(known.frame))) / slope)
+    return known.step + round((aim - level(len(known.frame))) * _QUALITY_STEPS / (_BEND * _BITS_PER_QUALITY))
 
 
 def describe(frame: Frame, num_bytes: int) -> Mapping[str, str | int | float]:
