@@ -24,9 +24,14 @@ def test_ten_features_of_real_size_are_fitted_in_seconds() -> None:
     assert len(frame) < samples[0].nbytes / 8
 
 
-def test_the_fit_is_the_same_on_every_run() -> None:
-    samples = [np.random.default_rng(k).standard_normal((30, 12)).astype(np.float32) for k in range(10)]
-    assert dtufc.fit(samples).profile.digest == dtufc.fit(samples).profile.digest
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [("llm", (30, 12)), ("vit", (31, 12)), ("vit", (36, 12)), ("cnn", (12, 5, 5)), ("latent", (16, 8, 8))],
+)
+def test_the_fit_is_the_same_on_every_run(layout: str, shape: tuple[int, ...]) -> None:
+    samples = [np.random.default_rng(k).standard_normal(shape).astype(np.float32) for k in range(10)]
+    np.full((64, 1 << 14), np.nan)  # what an array without values would find in its place
+    assert dtufc.fit(samples, layout=layout).profile.digest == dtufc.fit(samples, layout=layout).profile.digest
 
 
 def test_gradients_move_the_error_to_where_it_does_not_count() -> None:

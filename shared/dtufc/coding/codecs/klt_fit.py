@@ -258,7 +258,7 @@ class _Fit:
 
     def _energies(self, transform: KltTransform, index: int, z: Array) -> Array:
         """[1 + B, C]: mean squares of z [rows, C] of a sample's ordinary rows, as they are and by frequency."""
-        energy = np.empty((len(transform.c.gain), self.channels))
+        energy = np.ones((len(transform.c.gain), self.channels))
         energy[0] = np.mean(z * z, axis=0, dtype=np.float64)
         if self.block:
             for size in _lengths(self.block):
