@@ -1,6 +1,6 @@
 """The cases of the contract test (test_codecs.py): layouts, types and shapes; and features wider than their samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import ml_dtypes
@@ -75,13 +75,6 @@ def wide_profile(kind: str, num_rows: int | None = None, channels: int = WIDE_CH
     made = [wide(seed, num_rows or usual_rows, channels, along_few=along_few) for seed in range(8)]
     klt = KltCodec.fit(made[:4], profile.layout, gradients=made[4:] if along_few else None)
     return replace(profile, calibration={f"klt.{name}": array for name, array in klt.arrays().items()})
-
-
-def with_focus(codec: FeatureCodec, features: Array, quality: float, focus: Sequence[int]) -> bytes:
-    """A frame of klt with focus rows."""
-    klt = codec._codec("klt")
-    assert isinstance(klt, KltCodec)
-    return codec._pack(features, klt, klt.encoder(features, focus)(quality))
 
 
 def hostile(rng: np.random.Generator, shape: tuple[int, ...]) -> Mapping[str, Array]:

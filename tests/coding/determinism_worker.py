@@ -14,7 +14,6 @@ import torch
 
 import dtufc
 from dtufc.coding.arrays import Array
-from dtufc.coding.codecs.klt import KltCodec
 
 NUM_ROWS = {"dinov2-small": 1370, "smollm2-135m": 200, "wide": 187}
 Codecs = Mapping[str, dtufc.FeatureCodec]
@@ -43,10 +42,7 @@ def encode(folder: Path, codecs: Codecs) -> dict[str, str]:
         if profile == "dinov2-small":  # a batch, where the layout has one
             (folder / f"{profile}.batch.dtufc").write_bytes(codec.encode(np.stack(rows), quality=0.4))
         if profile == "wide":
-            klt = codec._codec("klt")
-            assert isinstance(klt, KltCodec)
-            payload = klt.encoder(rows[0], focus=[len(rows[0]) - 1])(0.4)
-            (folder / f"{profile}.focus.dtufc").write_bytes(codec._pack(rows[0], klt, payload))
+            (folder / f"{profile}.focus.dtufc").write_bytes(codec.encode(rows[0], quality=0.4, focus=[-1]))
     return {}
 
 

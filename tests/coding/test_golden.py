@@ -64,7 +64,7 @@ def frames_of_directions() -> tuple[FeatureCodec, Mapping[str, bytes]]:
     for name, (tokens, focus, quality, dtype) in DIRECTIONS.items():
         features = contract.wide(12, tokens + 1)[tokens == 1 :][:tokens]  # one alone is an ordinary row
         features[tokens // 2, 7] += 15
-        frames[name] = contract.with_focus(codec, features.astype(dtype), quality, focus)
+        frames[name] = codec.encode(features.astype(dtype), codec="klt", quality=quality, focus=focus)
     return codec, frames
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dtufc
 from dtufc.coding import bitstream
 from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import write_varint
@@ -59,7 +60,7 @@ def test_a_decoder_written_from_the_specification_agrees(
     kind: str, num_tokens: int, focus: list[int], quality: float
 ) -> None:
     features = sent(num_tokens) if num_tokens > 2 else sent(3)[1:][:num_tokens]  # of two rows, none is an outlier
-    data = contract.with_focus(FeatureCodec(PROFILES[kind]), features, quality, focus)
+    data = FeatureCodec(PROFILES[kind]).encode(features, codec="klt", quality=quality, focus=focus)
     assert_the_reference_agrees(PROFILES[kind], data)
 
 
@@ -76,7 +77,9 @@ def test_it_agrees_where_blocks_go_through_images_and_grids_have_focus_rows() ->
     profile = Profile(spec=layout, split=0, calibration=PROFILES["directions"].calibration)
     for num_tokens in (11, 17):
         features = np.stack([sent(num_tokens, seed) for seed in range(3)])
-        assert_the_reference_agrees(profile, contract.with_focus(FeatureCodec(profile), features, 0.6, [6, 12]))
+        assert_the_reference_agrees(
+            profile, FeatureCodec(profile).encode(features, codec="klt", quality=0.6, focus=[6, 12])
+        )
 
 
 def test_it_agrees_where_zeros_have_a_sign() -> None:
@@ -92,7 +95,7 @@ def test_it_agrees_where_zeros_have_a_sign() -> None:
 
 def test_a_focus_row_is_coded_finer_and_costs_bytes() -> None:
     codec, features = FeatureCodec(PROFILES["directions"]), sent(37)
-    plain, focused = (contract.with_focus(codec, features, 0.7, focus) for focus in ([], [36]))
+    plain, focused = (codec.encode(features, quality=0.7, focus=focus) for focus in ([], [36]))
     assert len(plain) < len(focused) < len(plain) * 1.3
     before, after = (errors(codec.decode(data), features) for data in (plain, focused))
     assert after[36] < before[36] / 1.5  # and less in the directions that count
@@ -100,12 +103,12 @@ def test_a_focus_row_is_coded_finer_and_costs_bytes() -> None:
 
 def test_an_outlier_row_stays_one_where_it_is_in_focus() -> None:
     codec, features = FeatureCodec(PROFILES["directions"]), sent(20)
-    assert contract.with_focus(codec, features, 0.5, [0]) == codec.encode(features, quality=0.5)
+    assert codec.encode(features, quality=0.5, focus=[0]) == codec.encode(features, quality=0.5)
 
 
 def test_without_blocks_there_are_no_focus_rows() -> None:
     codec, features = FeatureCodec(PROFILES["grid"]), sent(17)
-    assert contract.with_focus(codec, features, 0.5, [16]) == codec.encode(features, quality=0.5)
+    assert codec.encode(features, quality=0.5, focus=[16]) == codec.encode(features, quality=0.5)
 
 
 def with_one_listed_row(gain_index: int) -> Payload:
@@ -135,7 +138,7 @@ def test_kltprior_has_no_focus_rows() -> None:
 @given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_forged_payload_gives_an_error_of_ours_and_nothing_else(changes: list[tuple[int, int]]) -> None:
     codec = FeatureCodec(PROFILES["directions"])
-    frame = bitstream.parse(contract.with_focus(codec, sent(20), 0.3, [5, 19]))
+    frame = bitstream.parse(codec.encode(sent(20), quality=0.3, focus=[5, 19]))
     payload = bytearray(frame.payload)
     for at, value in changes:
         payload[at % len(payload)] = value
@@ -234,3 +237,14 @@ def test_a_missing_array_is_damage(name: str) -> None:
     arrays = {key: array for key, array in profile.of_codec("klt").items() if key != name}
     with pytest.raises(InputError, match="the arrays of klt are damaged"):
         KltCodec.from_arrays(arrays, profile.layout)
+
+
+def test_a_row_in_focus_is_kept_better_than_the_others_and_a_row_that_is_not_there_is_rejected() -> None:
+    samples = [np.random.default_rng(seed).standard_normal((40, 48)).astype(np.float32) for seed in range(6)]
+    codec = dtufc.fit(samples)
+    features = np.random.default_rng(9).standard_normal((40, 48)).astype(np.float32)
+    errors = np.mean((codec.decode(codec.encode(features, quality=0.4, focus=[-1, 3])) - features) ** 2, axis=-1)
+    assert max(errors[3], errors[-1]) < 0.1 * np.median(errors)
+    for row in (40, -41):
+        with pytest.raises(InputError, match="focus"):
+            codec.encode(features, focus=[row])
