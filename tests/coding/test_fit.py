@@ -129,6 +129,59 @@ def test_rows_without_any_structure_get_the_channels_alone() -> None:
     assert len(dtufc.fit(samples).profile.calibration["klt.basis"]) == 0
 
 
+@pytest.mark.parametrize("channels", [64, 128, 256])
+def test_tokens_that_resemble_their_neighbours_gain_from_blocks_and_lose_nothing_to_directions(channels: int) -> None:
+    def text(seed: int, num_rows: int) -> Array:
+        rng = np.random.default_rng(seed)
+        rows = rng.standard_normal((num_rows, channels))
+        for index in range(1, num_rows):
+            rows[index] += 0.7 * rows[index - 1]
+        return (rows + rng.standard_normal(channels)).astype(np.float32)
+
+    samples, others = ([text(seed, 64) for seed in seeds] for seeds in (range(10), range(20, 26)))
+    ours, alone = (KltCodec.fit(samples, Layout(family=Family.llm), max_rank=rank) for rank in (None, 0))
+    (size, error), (size_alone, error_alone) = (cost(codec, others, 0.5) for codec in (ours, alone))
+    assert size <= size_alone
+    assert error <= error_alone
+    isolated = np.mean([len(alone.encoder(row)(0.5).data) for one in others for row in np.split(one, 64)[:8]]) * 64
+    assert size_alone < 0.9 * isolated
+
+
+def test_one_sample_gives_the_directions_that_its_parts_agree_on() -> None:
+    noise = np.random.default_rng(1).standard_normal((512, 256)).astype(np.float32)
+    assert KltCodec.fit([noise], Layout(family=Family.llm)).transform.basis.rank == 0
+    along_few = rows_of_few_directions(1, 512, 256, 3)
+    assert KltCodec.fit([along_few], Layout(family=Family.llm)).transform.basis.rank > 0
+
+
+@pytest.mark.parametrize(("channels", "lengths"), [(640, (1024, *[20] * 9)), (64, (900, 4, 5)), (256, (1024, 12, 10))])
+def test_samples_of_very_different_lengths_are_fitted_with_gradients(channels: int, lengths: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    samples, gradients = ([rng.standard_normal((n, channels)).astype(np.float32) for n in lengths] for _ in range(2))
+    codec = dtufc.fit(samples, gradients=gradients)
+    np.testing.assert_allclose(codec.decode(codec.encode(samples[1], quality=1.0)), samples[1], atol=0.2)
+
+
+def test_gradients_that_are_zero_are_rejected_and_one_sample_of_them_does_no_harm() -> None:
+    samples = [rows_of_few_directions(seed, 60, 96, 3) for seed in range(5)]
+    gradients = [np.random.default_rng(seed).standard_normal((60, 96)).astype(np.float32) for seed in range(5)]
+    with pytest.raises(InputError, match="all are zero"):
+        dtufc.fit(samples, gradients=[0 * gradient for gradient in gradients])
+    report = dtufc.fit(samples, gradients=[*gradients[:4], 0 * gradients[4]]).report
+    assert report is not None
+    assert report.rank > 0
+
+
+def test_a_row_at_the_border_to_an_outlier_is_seen_alike_by_fit_and_codec() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        row = rng.standard_normal(24).astype(np.float32)
+        samples = [np.tile(row, (17, 1)) * rng.uniform(1, 1 + 1e-7) for _ in range(3)]
+        samples = [sample.astype(np.float32) for sample in samples]
+        samples[0][5] = 4 * row
+        dtufc.fit(samples, layout="vit", prefix=1)
+
+
 def test_few_gradients_do_not_fit_themselves() -> None:
     """Gradients that carry over in two directions only must not cost what the other directions need."""
     rng = np.random.default_rng(6)

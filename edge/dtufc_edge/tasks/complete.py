@@ -47,9 +47,7 @@ class Complete:
         finish_reason = "length"
         while len(new_ids) < num_tokens:
             # The cloud keeps nothing between calls yet: each token sends the whole sequence's features again.
-            # The prompt's last row and each new one were or are what the next token follows from.
-            focus = range(-1 - len(new_ids), 0)
-            result = await call.send(features, head_pb2.NextTokenTask(), head_pb2.NextTokenResult, focus=focus)
+            result = await call.send(features, head_pb2.NextTokenTask(), head_pb2.NextTokenResult, focus=[-1])
             if backbone.is_end(result.token_id):
                 finish_reason = "end"
                 break

@@ -347,7 +347,7 @@ def _within(limit: int, num_values: int, at: Callable[[float], EncodedFrame], ha
         else:
             high = _Tried(step, frame)
         reached = len(low.frame) if low.frame else 0
-        if reached >= _USED * limit or high.step - low.step == 1 or not has_rate:
+        if (low.frame and reached >= _USED * limit) or high.step - low.step == 1 or not has_rate:
             break
         step = min(max(_next_step(low, high, limit, num_values), low.step + 1), high.step - 1)
     if low.frame is None:

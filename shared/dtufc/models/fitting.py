@@ -96,7 +96,14 @@ def gradients_of(
         raise InputError(field="gradients", problem=problem, remedy="Fit without gradients")
     generator = torch.Generator().manual_seed(seed)
     for sample in samples:
-        yield head.gradient(as_tensor(as_array(sample).astype(np.float32)), generator).numpy()
+        array = as_array(sample).astype(np.float32)
+        profile.layout.check(array.shape)
+        single = profile.layout.single(array.shape)
+        of_each = []
+        for one in array.reshape(-1, *single):  # crops of an image
+            head.check(single)
+            of_each.append(head.gradient(as_tensor(one), generator).numpy())
+        yield np.stack(of_each).reshape(array.shape)
 
 
 def _profile_for(shape: tuple[int, ...], layout: str, name: str, prefix: int) -> Profile:

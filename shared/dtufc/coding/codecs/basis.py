@@ -33,6 +33,7 @@ class Basis:
 
     Attributes:
         channels: C.
+        rank: r.
         growth_bits: by how many bits `to_channels` can make an integer longer, in any intermediate sum.
     """
 
@@ -43,17 +44,16 @@ class Basis:
         self._reflections = reflections.astype(np.float64)  # V
         self._order, self._scale = order, scale
         self._places = np.argsort(order)
-        self.channels, self._rank = len(order), len(head)
-        self._is_whole = self._rank == self.channels
+        self.channels, self.rank = len(order), len(head)
+        self._is_whole = self.rank == self.channels
         integers = reflections.astype(np.int64)
         self._squares = (integers * integers).sum(axis=1)  # [r]
         self._weights = 2.0 ** (_FRACTION_SHIFT + 1) / self._squares
-        self.growth_bits = self._growth(head.astype(np.int64), np.abs(integers))
+        whole = BASIS_BITS + self.channels.bit_length()
+        self.growth_bits = whole if self._is_whole else self._growth(head.astype(np.int64), np.abs(integers))
 
     def _growth(self, head: Array, reflections: Array) -> int:
         """A bound in integer arithmetic: the same on every machine."""
-        if self._is_whole:
-            return BASIS_BITS + self.channels.bit_length()
         product = int(np.abs(head).sum(axis=0).max(initial=0))
         u = max(int(np.ceil(min(product * self._head_scale, 1 << _MAX_HEAD_BITS))) + 1, 1 << HEAD_SHIFT)
         if u.bit_length() > _MAX_HEAD_BITS:
@@ -75,16 +75,16 @@ class Basis:
             z: [n, C] integers in float64; or [n, len(used)].
             used: ascending, the components that z has; the others are zero.
         """
-        rank = self._rank if used is None else int(np.searchsorted(used, self._rank))
+        rank = self.rank if used is None else int(np.searchsorted(used, self.rank))
         head = self._head if used is None else self._head[used[:rank]]
         if self._is_whole:
             return z @ head
-        rest = slice(self._rank, None) if used is None else used[rank:]
+        rest = slice(self.rank, None) if used is None else used[rank:]
         out = np.empty((len(z), self.channels))
         for start in range(0, len(z), _CHUNK):
             part = z[start : start + _CHUNK]
             u = np.zeros((len(part), self.channels))
-            u[:, : self._rank] = np.rint(part[:, :rank] @ head * self._head_scale)
+            u[:, : self.rank] = np.rint(part[:, :rank] @ head * self._head_scale)
             u[:, rest] = part[:, rank:] * 2.0**HEAD_SHIFT
             p = u @ self._reflections.T
             p *= self._weights
@@ -103,7 +103,7 @@ class Basis:
             np.take(centred[start : start + _CHUNK], self._order, axis=1, out=u, mode="clip")
             u *= self._inverse_scale
             u += (u @ self._inverse_reflections[0]) @ self._inverse_reflections[1]
-            u[:, : self._rank] = u[:, : self._rank] @ self._inverse_head
+            u[:, : self.rank] = u[:, : self.rank] @ self._inverse_head
         return out
 
     def to_channels_fast(self, z: Array) -> Array:
@@ -111,7 +111,7 @@ class Basis:
         if self._is_whole:
             return z @ self._head * self._scale
         u = z.copy()
-        u[:, : self._rank] = z[:, : self._rank] @ self._head * (self._head_scale * 2.0**-HEAD_SHIFT)
+        u[:, : self.rank] = z[:, : self.rank] @ self._head * (self._head_scale * 2.0**-HEAD_SHIFT)
         u -= (u @ self._reflections.T * (2.0 / self._squares)) @ self._reflections
         return u[:, self._places] * self._scale / UNIT
 
@@ -121,8 +121,16 @@ class Basis:
             return (gradients * self._scale) @ self._head.T
         u = (gradients * (self._scale / UNIT))[:, self._order]
         u -= (u @ self._reflections.T * (2.0 / self._squares)) @ self._reflections
-        u[:, : self._rank] = u[:, : self._rank] @ self._head.T * (self._head_scale * 2.0**-HEAD_SHIFT)
+        u[:, : self.rank] = u[:, : self.rank] @ self._head.T * (self._head_scale * 2.0**-HEAD_SHIFT)
         return u
+
+    @cached_property
+    def is_regular(self) -> bool:
+        """Whether there is a way from channels to components; asks for what that way needs."""
+        try:
+            return bool(np.isfinite(self._inverse_head).all() and np.isfinite(self._inverse_reflections[1]).all())
+        except np.linalg.LinAlgError:
+            return False
 
     @cached_property
     def _inverse_scale(self) -> Array:
@@ -132,7 +140,7 @@ class Basis:
     def _inverse_head(self) -> Array:
         if self._is_whole:
             return np.linalg.inv(self._head * self._scale).astype(np.float32)
-        if not self._rank:
+        if not self.rank:
             return np.empty((0, 0), np.float32)
         return np.linalg.inv(self._head * (self._head_scale * 2.0**-HEAD_SHIFT)).astype(np.float32)
 

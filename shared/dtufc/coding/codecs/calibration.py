@@ -16,6 +16,8 @@ CLASS_MAX: Final = 44
 ACTIVITY_MIN: Final = -8  # of a row, in quarter octaves
 ACTIVITY_MAX: Final = 24
 _MIN_USED: Final = 8  # components, for an activity
+MAX_CHANNELS: Final = 1 << 15
+_MAX_FINER: Final = 2.0**16
 MAX_BLOCK: Final = 1024
 OUTLIER_RATIO: Final = 4.0  # a row is an outlier beyond this ratio of its RMS to the reference RMS
 
@@ -69,7 +71,9 @@ class Calibration:
 
 def from_arrays(arrays: Mapping[str, Array]) -> Calibration | None:
     """The calibration of a profile's arrays, of this release or an earlier one; None if they are damaged."""
-    if "order" not in arrays and "basis" in arrays and arrays["basis"].ndim:  # only whole bases, no blocks
+    added = {"head_scale", "reflections", "order", "block"}  # an earlier release had only whole bases and no blocks
+    names = {field.name for field in fields(Calibration)}
+    if set(arrays) == names - added and arrays["basis"].ndim and arrays["mean"].shape == arrays["basis"].shape[:1]:
         arrays = {
             **arrays,
             "basis": _whole_basis(arrays["basis"]),
@@ -78,7 +82,7 @@ def from_arrays(arrays: Mapping[str, Array]) -> Calibration | None:
             "order": np.arange(len(arrays["basis"]), dtype=np.int32),
             "block": np.zeros(1, np.int32),
         }
-    if set(arrays) != {field.name for field in fields(Calibration)}:
+    if set(arrays) != names:
         return None
     calibration = Calibration(**arrays)
     return calibration if _is_sound(calibration) else None
@@ -131,6 +135,12 @@ def activity_of(z: Array, sigma: Array, mean_abs: Array, step: float) -> Array:
     return np.clip(activity, ACTIVITY_MIN, ACTIVITY_MAX).astype(np.int32)
 
 
+def row_rms(rows: Array) -> Array:
+    """[images, tokens] float64, the root mean square of each row of [images, tokens, C]."""
+    rms: Array = np.sqrt(np.einsum("itc,itc->it", rows, rows, dtype=np.float64) / rows.shape[-1])
+    return rms
+
+
 def is_outlier_row(sizes: Array, reference_rms: float, *, on_grid: bool) -> Array:
     """Whether rows of these root mean squares are outliers; a row of zeros is not.
 
@@ -145,6 +155,8 @@ def _is_sound(c: Calibration) -> bool:
     if c.basis.ndim != 2 or c.gain.ndim != 2 or c.order.ndim != 1 or c.block.shape != (1,) or c.block.dtype != np.int32:
         return False
     channels, rank, block = len(c.order), len(c.basis), int(c.block[0])
+    if not 0 < channels <= MAX_CHANNELS:
+        return False
     shapes = [
         (c.basis, np.int16, (rank, rank)),
         (c.head_scale, np.float64, (1,)),
@@ -172,5 +184,7 @@ def _is_sound(c: Calibration) -> bool:
     floats = (c.head_scale, c.scale, c.mean, c.centre, c.reference_rms, c.gain, c.edges, c.mean_abs, c.rounding)
     shift = float(c.rounding[1])
     finite = all(bool(np.isfinite(array).all()) for array in floats)
-    positive = min(c.gain.min(), c.scale.min(), c.head_scale[0], c.reference_rms[0], c.rounding[2]) > 0
+    positive = (
+        min(c.gain.min(), c.scale.min(), c.head_scale[0], c.reference_rms[0]) > 0 and 1 <= c.rounding[2] <= _MAX_FINER
+    )
     return finite and positive and shift in range(16) and bool((np.diff(c.edges) >= 0).all())

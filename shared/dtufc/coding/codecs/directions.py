@@ -116,6 +116,7 @@ def _read_directions(slopes: Sequence[Array], channels: int, share: float, rank:
     if not slopes or not count:
         return np.empty((channels, 0), np.float32), np.empty(0), 1.0
     halves = [np.concatenate(slopes[start::2]) for start in range(2)] if len(slopes) > 1 else [slopes[0]] * 2
+    count = min(count, *map(len, halves))
     held = [np.mean((other @ _leading(half, count)) ** 2, axis=0) for half, other in (halves, halves[::-1])]
     weights = np.minimum.accumulate(np.maximum(np.mean(held, axis=0), 1e-6))
     rest = np.maximum((channels - np.cumsum(weights)) / (channels - 1 - np.arange(count)), share / (1 + share))

@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 
 from dtufc.coding.arrays import Array
+from dtufc.coding.codecs.basis import Basis
 from dtufc.coding.codecs.calibration import (
     ACTIVITY_MAX,
     ACTIVITY_MIN,
@@ -29,6 +30,7 @@ from dtufc.coding.codecs.calibration import (
     activity_of,
     class_of,
     is_outlier_row,
+    row_rms,
 )
 from dtufc.coding.codecs.directions import fit_basis, rank_of
 from dtufc.coding.codecs.exact import OCTAVE, forward_dct, power_of_two
@@ -52,12 +54,14 @@ _TOKEN_STEPS: Final = (2 * OCTAVE, -4 * OCTAVE)  # at quality 0 and at quality 1
 _GRID_STEPS: Final = (6 * OCTAVE, -4 * OCTAVE)
 _TOKENS = (0.38, 2.0, 8.0)  # rounding offset, outward shift in sixteenths, finer outliers; chosen by agreement
 _GRID = (0.5, 0.0, 8.0)
+_MIN_SAVED: Final = 0.02  # bits a value, for directions to be worth their place: less is within the estimate's error
 _COMPARED: Final = 2.0 ** np.arange(-1, 2)  # steps at which directions are compared with channels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitReport:
-    """What a fit found. Savings are as of Gaussian components, on samples that the fit compared had not seen.
+    """What a fit found. Savings are as of Gaussian components, on samples that the fits compared had not seen (but for
+    the mean of all).
 
     Attributes:
         rows: ordinary rows of all samples.
@@ -115,21 +119,27 @@ class _Fit:
         max_rank: int | None,
         progress: Progress,
     ) -> None:
+        if len(samples) == 1 and layout.family == Family.llm:  # parts of a text, one for each fold
+            parts = min(_NUM_FOLDS, samples[0].shape[-2])
+            axis = samples[0].ndim - 2
+            gradients = None if gradients is None else np.array_split(gradients[0], parts, axis - samples[0].ndim)
+            samples = np.array_split(samples[0], parts, axis)
         self.samples, self.layout = samples, layout
         self.has_grid = all(layout.grid(sample.shape) for sample in samples)
         self.block = _BLOCK if layout.family == Family.llm else 0
         self.rows = [layout.to_rows(sample) for sample in samples]  # [images, tokens, C]
         self.channels = self.rows[0].shape[-1]
         self._find_outliers(gradients)
-        rank = rank_of(sum(len(rows) for rows in self.ordinary), self.channels)
-        rank = rank if max_rank is None else min(rank, max_rank)
         usable = [index for index, rows in enumerate(self.ordinary) if len(rows)]
         folds = [usable[start::_NUM_FOLDS] for start in range(min(_NUM_FOLDS, len(usable)))]
         others = [[index for index in usable if index not in fold] or fold for fold in folds]
+        fewest = min(sum(len(self.ordinary[index]) for index in seen) for seen in others)
+        rank = rank_of(fewest, self.channels) if len(usable) > 1 else 0  # one sample cannot say what carries over
+        rank = rank if max_rank is None else min(rank, max_rank)
         fitted = self._each(lambda seen: self._transform(seen, rank), others, (0.0, 0.4), progress)
         alone = self._each(lambda seen: self._transform(seen, 0), others, (0.4, 0.5), progress)
         by_directions = self._saved_bits(fitted, alone, folds, others)
-        if 0 < rank < self.channels and by_directions <= 0:
+        if by_directions < _MIN_SAVED:
             rank, fitted, by_directions = 0, alone, 0.0
         by_gradients = None
         if self.slopes is not None:
@@ -180,7 +190,7 @@ class _Fit:
 
     def _find_outliers(self, gradients: Sequence[Array] | None) -> None:
         """Finds the outlier rows (prefix, unusual RMS), and their mean, each divided by its RMS."""
-        sizes = [np.sqrt(np.mean(rows * rows, axis=-1, dtype=np.float64)) for rows in self.rows]  # [images, tokens]
+        sizes = [row_rms(rows) for rows in self.rows]
         self.reference_rms = max(float(np.median(np.concatenate([size.ravel() for size in sizes]))), 1e-30)
         outliers = []
         for size in sizes:
@@ -194,6 +204,9 @@ class _Fit:
                 [self.layout.to_rows(one)[~found] for one in gradient.reshape(-1, *sample.shape)]
                 for gradient, sample, found in zip(gradients, self.samples, outliers, strict=True)
             ]
+            if not any(slope.any() for part in self.slopes for slope in part):
+                remedy = "Take them at features that the result depends on"
+                raise InputError(field="gradients", problem="all are zero", remedy=remedy)
         if sum(len(rows) for rows in self.ordinary) < 2:
             raise InputError(field="samples", problem="fewer than two rows", remedy="Give about ten features")
         every = np.concatenate(self.ordinary)
@@ -250,7 +263,7 @@ class _Fit:
         energy = np.mean(energies, axis=0)[1:]
         if self.block:  # by frequency alone
             sizes = [energy[size - 1 : 2 * size - 1].mean(axis=1, keepdims=True) for size in _lengths(self.block)]
-            energy = np.concatenate([size / size.mean() for size in sizes])
+            energy = np.concatenate([size / max(size.mean(), 1e-30) for size in sizes])
         else:
             energy = _smooth(energy, 6)
         weight = (energy / energy.mean() + _BAND_SHARE) / (1 + _BAND_SHARE)
@@ -298,14 +311,29 @@ class _Fit:
         """Bits a value that the first transforms save against the second at equal loss, on samples unseen by both."""
         saved = []
         for pair, fold, seen in zip(zip(ours, theirs, strict=True), folds, others, strict=True):
-            rows = np.concatenate([self.ordinary[index] for index in fold])
-            slopes = None
-            if self.slopes is not None:
-                slopes = np.concatenate([slope for index in fold for slope in self.slopes[index]])
             weights = self._unweighted([self.ordinary[index] for index in seen])
-            first, second = (_moments(one, rows, slopes, weights) for one in pair)
-            saved += [_gaussian_saving(first, second, step) for step in _COMPARED]
-        return float(np.mean(saved))
+            first, second = (self._moments(transform, fold, weights) for transform in pair)
+            saved += [_gaussian_saving(first, second, step) for step in _COMPARED if first[1].any() and second[1].any()]
+        return float(np.mean(saved)) if saved else 0.0
+
+    def _moments(self, transform: KltTransform, fold: Sequence[int], weights: Array) -> tuple[Array, Array]:
+        """([K, C] mean squares of these samples' coefficients by kind, [K, C] what an error in each costs)."""
+        z = [transform.basis.to_components(self.ordinary[index]) for index in fold]
+        variance = np.mean([self._energies(transform, index, one) for index, one in zip(fold, z, strict=True)], axis=0)
+        if self.slopes is None:
+            cost = np.broadcast_to(_unweighted_cost(transform.basis, weights), variance.shape)
+        else:
+            of_slopes = [
+                self._energies(transform, index, transform.basis.components_of_gradients(slope).astype(np.float32))
+                for index in fold
+                for slope in self.slopes[index]
+            ]
+            cost = np.mean(of_slopes, axis=0)
+        kinds = (
+            slice(self.block, None) if self.block else slice(1 if self.has_grid else 0, None if self.has_grid else 1)
+        )
+        gain = transform.gain.astype(np.float64)[kinds] ** 2
+        return variance[kinds] / gain, cost[kinds] * gain
 
     def _carried(
         self, fitted: Sequence[KltTransform], folds: Sequence[list[int]], others: Sequence[list[int]], rank: int
@@ -373,7 +401,7 @@ class _Fit:
         steps = range(self._steps[1], self._steps[0], OCTAVE // 2)
         for number, step_index in enumerate(steps):
             step = power_of_two(step_index)
-            isolated = transform.isolated(rows, partition, 1.0)
+            isolated = transform.isolated(rows, partition, step)
             chosen = slice(number % stride, None, stride)
             z, kind = np.concatenate([isolated, body])[chosen], kinds[chosen]
             active = np.arange(partition.num_rows)[chosen] < partition.num_active
@@ -399,17 +427,13 @@ class _Fit:
             count[-1] += row[len(count) - 1 :].sum()
 
 
-def _moments(transform: KltTransform, rows: Array, slopes: Array | None, weights: Array) -> tuple[Array, Array]:
-    """([C] mean squares of the components, [C] what an error in each costs)."""
-    basis = transform.basis
-    variance = np.mean(basis.to_components(rows) ** 2, axis=0, dtype=np.float64)
-    if slopes is not None:
-        return variance, np.mean(basis.components_of_gradients(slopes) ** 2, axis=0, dtype=np.float64)
+def _unweighted_cost(basis: Basis, weights: Array) -> Array:
+    """[C]: what an error in each component costs by these weights of the channels."""
     cost = np.zeros(basis.channels)
     for start in range(0, basis.channels, 1024):
         part = np.eye(min(1024, basis.channels - start), basis.channels, start)
         cost[start : start + 1024] = (basis.to_channels_fast(part) ** 2) @ weights
-    return variance, cost
+    return cost
 
 
 def _gaussian_saving(ours: tuple[Array, Array], theirs: tuple[Array, Array], step: float) -> float:
@@ -426,7 +450,7 @@ def _gaussian(variance: Array, cost: Array, distortion: float) -> tuple[float, f
     """(loss, bits a value) of one distortion for all components, none above its variance."""
     reached = np.minimum(variance, distortion)
     ratio = np.maximum(variance, 1e-300) / np.maximum(reached, 1e-300)
-    return float(cost @ reached), float(np.mean(0.5 * np.log2(ratio)))
+    return float(np.sum(cost * reached)), float(np.mean(0.5 * np.log2(ratio)))
 
 
 def _lengths(longest: int) -> list[int]:

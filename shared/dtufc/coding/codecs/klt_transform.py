@@ -31,6 +31,7 @@ from dtufc.coding.codecs.calibration import (
     bands_of,
     from_arrays,
     is_outlier_row,
+    row_rms,
     squared_radii,
 )
 from dtufc.coding.codecs.exact import OCTAVE, dct_gain_bits, forward_dct, power_of_two, transposed_dct
@@ -145,7 +146,7 @@ class KltTransform:
         """Reads the arrays that a profile keeps for `klt`. Raises InputError if they are damaged."""
         calibration = from_arrays(arrays)
         transform = cls(calibration, layout) if calibration else None
-        if transform is None or transform.basis.exact_bits < _MIN_EXACT_BITS:
+        if transform is None or transform.basis.exact_bits < _MIN_EXACT_BITS or not transform.basis.is_regular:
             raise InputError(field="profile", problem="the arrays of klt are damaged", remedy="Restore the profile")
         return transform
 
@@ -175,9 +176,8 @@ class KltTransform:
             focus: rows to code finer; for features in blocks.
             in_blocks: False leaves every row isolated where tokens form no grid.
         """
-        channels = rows.shape[-1]
         grid = self.layout.grid(shape)
-        sizes = np.sqrt(np.einsum("itc,itc->it", rows, rows, dtype=np.float64) / channels)
+        sizes = row_rms(rows)
         reference_rms = float(self.c.reference_rms[0])
         is_outlier = is_outlier_row(sizes, reference_rms, on_grid=grid is not None)
         if grid:
