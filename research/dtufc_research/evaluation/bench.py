@@ -7,13 +7,11 @@ structural similarity of the generated images. Written to docs/benchmarks.md, .j
 
 import io
 import json
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -32,6 +30,7 @@ from dtufc.models.profile import load_profile
 from dtufc_research.data.extract import Cnn, Decoder, Sd3, Vit, fitting_features
 from dtufc_research.data.sources import photo_views, photos, prompts, square, texts
 from dtufc_research.evaluation.baselines import Method, baselines
+from dtufc_research.evaluation.machine import machine
 from dtufc_research.evaluation.samples import Sample, cnn_samples, llm_samples, tti_samples, vit_samples
 from dtufc_research.evaluation.speed import speed_report
 from dtufc_research.training.fit_profiles import FITS
@@ -189,7 +188,7 @@ def main() -> int:
     if not can_run():
         print("error: the benchmark compares with CompressAI, which needs Python 3.11 or 3.12", file=sys.stderr)
         return 1
-    sections = [f"Measured by `make bench` on {_machine()}.\n", _NOTE]
+    sections = [f"Measured by `make bench` on {machine()}; fitted on other files: {_sources()}.\n", _NOTE]
     results: dict[str, object] = {}
     tables = list(model_tables())
     for title, rows in tables:
@@ -307,18 +306,6 @@ def _markdown(rows: Sequence[Row]) -> str:
             f"| {row.agreement:.4f} | {row.encode_ms:.2f} | {row.decode_ms:.2f} | {speed} |"
         )
     return "\n".join(lines)
-
-
-def _machine() -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "constriction", "transformers"))
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = f"{len(names)} x {names[0]}" if names else cpu
-    return f"{cpu}, Python {platform.python_version()}, {packages}; fitted on other files: {_sources()}"
 
 
 def _sources() -> str:
