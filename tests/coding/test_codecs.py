@@ -145,6 +145,9 @@ def test_a_limit_that_cannot_be_kept_names_one_that_can(codec: FeatureCodec, lay
     smallest = len(codec.encode(sent, quality=0.0))
     with pytest.raises(InputError, match=f"Allow {smallest} bytes"):
         codec.encode(sent, max_bytes=smallest - 1)
+    for rate in ({"max_bytes": 1}, {"target_bpfp": 1e-9}):
+        with pytest.raises(InputError, match=f"Allow {smallest} bytes"):
+            codec.encode(sent, **rate)
 
 
 @pytest.mark.parametrize("name", CODECS)

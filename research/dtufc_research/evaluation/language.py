@@ -158,8 +158,11 @@ def evaluate(
     codecs = codecs_of(profile, [x.numpy() for x in samples], gradients)
     texts = [read(model, ids) for ids in model.rows("test", NUM_TEST)]
     asked = ask(model, questions)
-    points.setdefault("asked", {})[str(split)] = [len(questions), len(asked)]
-    rows = points.setdefault("rows", {}).setdefault(str(split), {})
+    measured = [codecs["klt"].profile.digest.hex(), len(questions), len(asked)]
+    if points.setdefault("measured", {}).get(str(split)) != measured:  # of another fit, or other questions
+        points["measured"][str(split)] = measured
+        points.setdefault("rows", {})[str(split)] = {}
+    rows = points["rows"][str(split)]
     for method, has_focus in methods(codecs):
         if method.name not in rows:
             point = measure(model, method, has_focus, texts, asked)
@@ -186,7 +189,7 @@ def page(profile: str, points: Mapping[str, Any]) -> str:
         "`python -m dtufc_research.evaluation.language` measures this and writes this page.",
     ]
     for split, rows in points["rows"].items():
-        asked, right = points["asked"][split]
+        _, asked, right = points["measured"][split]
         lines += ["", f"## Cut after layer {split}", "", f"{right} of {asked} questions are answered rightly.", ""]
         labels = dict.fromkeys(name.partition(", quality")[0] for name in rows)
         lines += ["| BPFP at an agreement of | " + " | ".join(f"{a:.2f}" for a in AGREEMENTS) + " |"]

@@ -371,7 +371,7 @@ def _next_step(low: _Tried, high: _Tried, limit: int, num_values: int) -> int:
         bits = _BEND * 8 * size / num_values
         return bits + math.log(-math.expm1(-bits))
 
-    aim = level(limit * (1 + _USED) / 2)
+    aim = level(max(limit, 1) * (1 + _USED) / 2)
     if low.frame and high.frame:
         ends = level(len(low.frame)), level(len(high.frame))
         share = (aim - ends[0]) / max(ends[1] - ends[0], 1e-9)
