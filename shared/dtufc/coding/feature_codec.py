@@ -34,6 +34,8 @@ FITTED: Final[Mapping[str, type[FittedCodec]]] = {"levels": LevelsCodec, "klt": 
 DEFAULT_QUALITY: Final = 0.5
 _QUALITY_STEPS: Final = 1024  # how finely a rate target is searched
 _USED: Final = 0.9  # of a byte limit, at least
+_NEARLY: Final = 0.97  # of it, for less than so many encodes:
+_ENCODES: Final = 3
 _BITS_PER_QUALITY: Final = 7  # a value, between quality 0 and 1 at high rates
 _BEND: Final = 1.25  # how much faster the logarithm grows at low rates
 _MIN_SHARE: Final = 1 / 16  # of an interval that a step of the search cuts off
@@ -336,7 +338,7 @@ def _within(limit: int, num_values: int, at: Callable[[float], EncodedFrame], ha
         InputError: the smallest possible frame is larger; it names that size.
     """
     low, high = _Tried(-1, None), _Tried(_QUALITY_STEPS + 1, None)  # the largest that fits, the smallest that does not
-    step = round(DEFAULT_QUALITY * _QUALITY_STEPS)
+    step, encodes = round(DEFAULT_QUALITY * _QUALITY_STEPS), 0
     while True:
         try:
             frame = at(step / _QUALITY_STEPS)
@@ -347,7 +349,9 @@ def _within(limit: int, num_values: int, at: Callable[[float], EncodedFrame], ha
         else:
             high = _Tried(step, frame)
         reached = len(low.frame) if low.frame else 0
-        if (low.frame and reached >= _USED * limit) or high.step - low.step == 1 or not has_rate:
+        encodes += 1
+        enough = (_USED if encodes >= _ENCODES else _NEARLY) * limit
+        if (low.frame and reached >= enough) or high.step - low.step == 1 or not has_rate:
             break
         step = min(max(_next_step(low, high, limit, num_values), low.step + 1), high.step - 1)
     if low.frame is None:
@@ -371,7 +375,7 @@ def _next_step(low: _Tried, high: _Tried, limit: int, num_values: int) -> int:
         bits = _BEND * 8 * size / num_values
         return bits + math.log(-math.expm1(-bits))
 
-    aim = level(max(limit, 1) * (1 + _USED) / 2)
+    aim = level(max(limit, 1) * (1 + _NEARLY) / 2)
     if low.frame and high.frame:
         ends = level(len(low.frame)), level(len(high.frame))
         share = (aim - ends[0]) / max(ends[1] - ends[0], 1e-9)
