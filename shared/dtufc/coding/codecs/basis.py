@@ -112,17 +112,18 @@ class Basis:
             return z @ self._head * self._scale
         u = z.copy()
         u[:, : self.rank] = z[:, : self.rank] @ self._head * (self._head_scale * 2.0**-HEAD_SHIFT)
-        u -= (u @ self._reflections.T * (2.0 / self._squares)) @ self._reflections
-        return u[:, self._places] * self._scale / UNIT
+        return self._reflected(u)[:, self._places] * self._scale / UNIT
 
     def components_of_gradients(self, gradients: Array) -> Array:
         """[n, C] float64: gradients with respect to the components, from gradients with respect to the channels."""
         if self._is_whole:
             return (gradients * self._scale) @ self._head.T
-        u = (gradients * (self._scale / UNIT))[:, self._order]
-        u -= (u @ self._reflections.T * (2.0 / self._squares)) @ self._reflections
+        u = self._reflected((gradients * (self._scale / UNIT))[:, self._order])
         u[:, : self.rank] = u[:, : self.rank] @ self._head.T * (self._head_scale * 2.0**-HEAD_SHIFT)
         return u
+
+    def _reflected(self, u: Array) -> Array:
+        return u - (u @ self._reflections.T * (2.0 / self._squares)) @ self._reflections
 
     @cached_property
     def is_regular(self) -> bool:

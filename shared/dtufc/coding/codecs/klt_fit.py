@@ -137,17 +137,18 @@ class _Fit:
         rank = rank_of(fewest, self.channels) if len(usable) > 1 else 0  # one sample cannot say what carries over
         rank = rank if max_rank is None else min(rank, max_rank)
         fitted = self._each(lambda seen: self._transform(seen, rank), others, (0.0, 0.4), progress)
-        alone = self._each(lambda seen: self._transform(seen, 0), others, (0.4, 0.5), progress)
-        by_directions = self._saved_bits(fitted, alone, folds, others)
-        if by_directions < _MIN_SAVED:
-            rank, fitted, by_directions = 0, alone, 0.0
+        by_directions = 0.0
+        if rank:
+            alone = self._each(lambda seen: self._transform(seen, 0), others, (0.4, 0.5), progress)
+            by_directions = self._saved_bits(fitted, alone, folds, others)
+            if by_directions < _MIN_SAVED:
+                rank, fitted, by_directions = 0, alone, 0.0
         by_gradients = None
         if self.slopes is not None:
             unaware = self._each(lambda seen: self._transform(seen, rank, aware=False), others, (0.5, 0.6), progress)
             by_gradients = self._saved_bits(fitted, unaware, folds, others)
-        self.transform = self._transform(usable, rank)
         self.carry = self._carried(fitted, folds, others, rank)
-        self.calibrated = self._with_scales(self.transform, usable)
+        self.calibrated = self._with_scales(self._transform(usable, rank), usable)
         progress(0.7)
         self.tables, self.activity = self._tables(fitted, folds, others)
         progress(1.0)
