@@ -75,6 +75,7 @@ class Basis:
             z: [n, C] integers in float64; or [n, len(used)].
             used: ascending, the components that z has; the others are zero.
         """
+        used = None if used is not None and len(used) == self.channels else used
         rank = self.rank if used is None else int(np.searchsorted(used, self.rank))
         head = self._head if used is None else self._head[used[:rank]]
         if self._is_whole:

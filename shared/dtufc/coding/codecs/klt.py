@@ -201,7 +201,9 @@ class KltCodec:
 
     def _body_values(self, symbols: Array, group: Group, used: Array, step: float) -> Array:
         """z of grids or blocks [rows, used], integers times 2^-8."""
-        sixteenth = self.transform.gain[group.kinds].astype(np.float64)[:, used] * (step * 2.0**BODY_BITS / _FRACTION)
+        gain = self._c.gain[group.kinds]  # [K, C], or [K, 1] for all components alike
+        sixteenth = (gain if gain.shape[1] == 1 else gain[:, used]).astype(np.float64)
+        sixteenth *= step * 2.0**BODY_BITS / _FRACTION
         z = self._sixteenths(symbols).reshape(group.count, len(group.kinds), len(used))
         z *= sixteenth
         limit = self.transform.body_limit(group.size)
