@@ -2,8 +2,8 @@
 
 For each cut and codec: bits per feature value (whole frames) against the share of next tokens that equal the
 uncompressed model's, on excerpts of other files; and, of four-choice questions that the uncompressed model answers
-rightly, the share that stays right. Written to docs/results/language.json as it goes, so that it goes on where it
-stopped, and to docs/results/language.md.
+rightly, the share that stays right: asked alone, and behind examples. Written to docs/results/language.json as it goes,
+so that it goes on where it stopped, and to docs/results/language.md.
 """
 
 import argparse
@@ -31,21 +31,38 @@ from dtufc_research.evaluation.baselines import Method, baselines
 
 RESULTS: Final = Path(__file__).parents[3] / "docs" / "results"
 NUM_FIT, NUM_TEST = 10, 12
-QUALITIES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+QUALITIES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 OTHER_QUALITIES: Final = (0.2, 0.4, 0.6)
 AGREEMENTS: Final = (0.80, 0.90, 0.95)
 _LETTERS: Final = "ABCD"
+_ALL, _FIRST = "all", "first 100"
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One codec at one rate."""
+class Exam:
+    """Questions asked in one way.
 
-    method: str
-    bpfp: float
-    agreement: float
-    question_bpfp: float
-    kept: float
+    Attributes:
+        count: of the questions, from the first on.
+        examples: how many others, with their answers, stand before each.
+    """
+
+    count: int
+    examples: int = 0
+
+
+EXAMS: Final = {_ALL: Exam(340), "5 examples": Exam(40, 5), "20 examples": Exam(24, 20)}
+_NUM_FIRST: Final = 100  # of all, for the codecs that are there for comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One codec at one rate, and what it is measured on."""
+
+    method: Method
+    exams: tuple[str, ...]
+    has_focus: bool = False
+    reads_texts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +98,25 @@ def codecs_of(profile: Profile, samples: Sequence[Array], gradients: Sequence[Ar
     }
 
 
-def methods(codecs: dict[str, FeatureCodec]) -> Iterator[tuple[Method, bool]]:
-    """(a method, whether its frames take a focus on the last row)"""
+def settings(codecs: dict[str, FeatureCodec], *, all_codecs: bool) -> Iterator[Setting]:
+    """`klt` as it is used; then it without a focus, the other fits, and the other codecs."""
     ours = codecs["klt"]
+    for quality in QUALITIES:
+        yield Setting(_method(f"klt, quality {quality}", ours, "klt", quality), tuple(EXAMS), has_focus=True)
+    if not all_codecs:
+        return
+    for quality in OTHER_QUALITIES:
+        yield Setting(
+            _method(f"klt without focus, quality {quality}", ours, "klt", quality), (_ALL,), reads_texts=False
+        )
     for label, codec in codecs.items():
-        for quality in QUALITIES if codec is ours else OTHER_QUALITIES:
-            yield _method(f"{label}, quality {quality}", codec, "klt", quality), True
-    yield next(method for method in baselines() if method.name == "blockwise 8 bit, zstd"), False
-    yield _method("levels", ours, "levels", None), False
+        for quality in OTHER_QUALITIES if codec is not ours else ():
+            yield Setting(_method(f"{label}, quality {quality}", codec, "klt", quality), (_FIRST,), has_focus=True)
+    yield Setting(next(method for method in baselines() if method.name == "blockwise 8 bit, zstd"), (_FIRST,))
+    yield Setting(_method("levels", ours, "levels", None), (_FIRST,))
     for name in ("kltprior", "hyperprior", "elic") if can_run() else ():
         for quality in OTHER_QUALITIES:
-            yield _method(f"{name}, quality {quality}", ours, name, quality), False
+            yield Setting(_method(f"{name}, quality {quality}", ours, name, quality), (_FIRST,))
 
 
 def _method(label: str, codec: FeatureCodec, name: str, quality: float | None) -> Method:
@@ -101,22 +126,34 @@ def _method(label: str, codec: FeatureCodec, name: str, quality: float | None) -
     return Method(label, encode, lambda data, shape: codec.decode(data))
 
 
-def measure(model: Decoder, method: Method, has_focus: bool, texts: Sequence[Text], asked: Sequence[Asked]) -> Point:
-    """Codes all inputs and runs the rest of the model on what was decoded."""
-    bits, same = [], []
-    for text in texts:
-        data = method.encode(text.features)
-        bits.append(8 * len(data) / text.features.size)
-        same.append(np.mean(_tops(model, method.decode(data, text.features.shape)) == text.tops))
-    spent, kept = [], []
-    for question in asked:
-        last = {"focus": [-1]} if has_focus else {}
-        data = method.encode(question.features, **last)
-        decoded = method.decode(data, question.features.shape)
-        spent.append(8 * len(data) / question.features.size)
-        kept.append(_letter(model, decoded, question.letter_ids) == question.right)
-    means = (float(np.mean(part)) if part else float("nan") for part in (bits, same, spent, kept))
-    return Point(method.name, *means)
+def measure(
+    model: Decoder, setting: Setting, texts: Sequence[Text], asked: Mapping[str, Sequence[Asked]]
+) -> dict[str, list[float]]:
+    """Codes all inputs and runs the rest of the model on what was decoded.
+
+    Returns:
+        "texts": [BPFP, agreement], and of each exam [BPFP, share kept, questions].
+    """
+    found = {}
+    if setting.reads_texts:
+        bits, same = [], []
+        for text in texts:
+            data = setting.method.encode(text.features)
+            bits.append(8 * len(data) / text.features.size)
+            same.append(np.mean(_tops(model, setting.method.decode(data, text.features.shape)) == text.tops))
+        found["texts"] = [float(np.mean(bits)), float(np.mean(same))]
+    last = {"focus": [-1]} if setting.has_focus else {}
+    for exam in setting.exams:
+        spent, kept = [], []
+        for question in asked[exam]:
+            data = setting.method.encode(question.features, **last)
+            decoded = setting.method.decode(data, question.features.shape)
+            spent.append(8 * len(data) / question.features.size)
+            kept.append(_letter(model, decoded, question.letter_ids) == question.right)
+        for label, count in ((exam, len(kept)), (_FIRST, len(asked[_FIRST]) if exam == _ALL else 0)):
+            if count:
+                found[label] = [float(np.mean(spent[:count])), float(np.mean(kept[:count])), count]
+    return found
 
 
 def _tops(model: Decoder, features: Array) -> Array:
@@ -133,20 +170,29 @@ def read(model: Decoder, token_ids: list[int]) -> Text:
     return Text(features, _tops(model, features))
 
 
-def ask(model: Decoder, questions: Sequence[Question]) -> list[Asked]:
-    """Those that the uncompressed model answers rightly."""
+def prompt_of(questions: Sequence[Question], number: int, examples: int) -> str:
+    """A question, after so many others with their answers; the others are those from the end of the list."""
+    others = [questions[-1 - step] for step in range(examples)]
+    shown = [f"{choice_prompt(one.text, one.choices)}\n{_LETTERS[one.right]}\n\n" for one in others]
+    return "".join(shown) + choice_prompt(questions[number].text, questions[number].choices)
+
+
+def ask(model: Decoder, exam: Exam, right: list[int] | None) -> tuple[list[Asked], list[int]]:
+    """The questions that the uncompressed model answers rightly, and their numbers, which are found if not known."""
+    questions = exam_questions()
     letter_ids = [model.backbone.token_id(letter) for letter in _LETTERS]
-    right = []
-    for question in track(questions, description="questions"):
-        features = model.features(model.backbone.chat_ids(choice_prompt(question.text, question.choices)))
-        if int(np.argmax(model.head.answer(features, letter_ids))) == question.right:
-            right.append(Asked(features.float().numpy(), letter_ids, question.right))
-    return right
+    asked, numbers = [], []
+    for number in track(range(exam.count) if right is None else right, description="questions"):
+        prompt = prompt_of(questions, number, exam.examples)
+        features = model.features(model.backbone.chat_ids(prompt))
+        answer = questions[number].right
+        if right is not None or int(np.argmax(model.head.answer(features, letter_ids))) == answer:
+            asked.append(Asked(features.float().numpy(), letter_ids, answer))
+            numbers.append(number)
+    return asked, numbers
 
 
-def evaluate(
-    name: str, split: int, questions: Sequence[Question], points: dict[str, Any], save: Callable[[], None]
-) -> None:
+def evaluate(name: str, split: int, points: dict[str, Any], save: Callable[[], None], *, all_codecs: bool) -> None:
     """Adds to `points` what is not there yet, and saves after each."""
     profile = load_profile(name, split)
     model = Decoder.load(profile, torch.bfloat16)
@@ -156,18 +202,22 @@ def evaluate(
         model.head.gradient(x, generator).numpy() for x in track(samples, description=f"gradients, split {split}")
     ]
     codecs = codecs_of(profile, [x.numpy() for x in samples], gradients)
-    texts = [read(model, ids) for ids in model.rows("test", NUM_TEST)]
-    asked = ask(model, questions)
-    measured = [codecs["klt"].profile.digest.hex(), len(questions), len(asked)]
-    if points.setdefault("measured", {}).get(str(split)) != measured:  # of another fit, or other questions
-        points["measured"][str(split)] = measured
+    digest = codecs["klt"].profile.digest.hex()
+    if points.setdefault("fits", {}).get(str(split)) != digest:
+        points["fits"][str(split)] = digest
         points.setdefault("rows", {})[str(split)] = {}
+    texts = [read(model, ids) for ids in model.rows("test", NUM_TEST)]
+    right, asked = points.setdefault("right", {}), {}
+    for label, exam in EXAMS.items():
+        asked[label], right[label] = ask(model, exam, right.get(label))
+        save()
+    asked[_FIRST] = asked[_ALL][: sum(number < _NUM_FIRST for number in right[_ALL])]
     rows = points["rows"][str(split)]
-    for method, has_focus in methods(codecs):
-        if method.name not in rows:
-            point = measure(model, method, has_focus, texts, asked)
-            rows[method.name] = [point.bpfp, point.agreement, point.question_bpfp, point.kept]
-            print(f"split {split}: {point}", flush=True)
+    for setting in settings(codecs, all_codecs=all_codecs):
+        label = setting.method.name
+        if label not in rows:
+            rows[label] = measure(model, setting, texts, asked)
+            print(f"split {split}: {label}: {rows[label]}", flush=True)
             save()
 
 
@@ -178,29 +228,40 @@ def _write(path: Path, profile: str, points: Mapping[str, Any]) -> None:
 
 def page(profile: str, points: Mapping[str, Any]) -> str:
     """docs/results/language.md."""
+    counts = [f"{len(points['right'].get(label, []))} of {exam.count} ({label})" for label, exam in EXAMS.items()]
     lines = [
         f"# A large language model: {profile}",
         "",
         f"Fitted on {NUM_FIT} excerpts of 256 tokens, measured on {NUM_TEST} excerpts of other files and four-choice",
-        "questions written for this repository, of which those count that the uncompressed model answers rightly. The",
-        "model runs in bfloat16. Agreement: the share of next tokens, after every token, that are the uncompressed",
+        "questions written for this repository, of which those count that the uncompressed model answers rightly:",
+        ", ".join(counts) + ". Examples: other questions with their answers, before the question.",
+        "The model runs in bfloat16. Agreement: the share of next tokens, after every token, that are the uncompressed",
         "model's. BPFP is of whole frames. Kept: the share of the right answers that stay right; frames of `klt` focus",
         "on the last row, as the service sends them, and only that row is read at the last layer.",
         "`python -m dtufc_research.evaluation.language` measures this and writes this page.",
     ]
-    for split, rows in points["rows"].items():
-        _, asked, right = points["measured"][split]
-        lines += ["", f"## Cut after layer {split}", "", f"{right} of {asked} questions are answered rightly.", ""]
+    for split, rows in points.get("rows", {}).items():
+        lines += ["", f"## Cut after layer {split}", ""]
         labels = dict.fromkeys(name.partition(", quality")[0] for name in rows)
         lines += ["| BPFP at an agreement of | " + " | ".join(f"{a:.2f}" for a in AGREEMENTS) + " |"]
         lines += ["|---|" + "---:|" * len(AGREEMENTS)]
         for label in labels:
-            curve = [row for name, row in rows.items() if name.partition(", quality")[0] == label]
-            cells = " | ".join(_bits_at(curve, agreement) for agreement in AGREEMENTS)
-            lines.append(f"| {label} | {cells} |")
-        lines += ["", "| codec | BPFP of texts | agreement | BPFP of questions | kept |", "|---|" + "---:|" * 4]
-        for name, (bits, agreement, spent, kept) in rows.items():
-            lines.append(f"| {name} | {bits:.3f} | {agreement:.3f} | {spent:.3f} | {kept:.3f} |")
+            curve = [
+                row["texts"] for name, row in rows.items() if name.split(", quality")[0] == label and "texts" in row
+            ]
+            if curve:
+                cells = " | ".join(_bits_at(curve, agreement) for agreement in AGREEMENTS)
+                lines.append(f"| {label} | {cells} |")
+        lines += [
+            "",
+            "| codec | BPFP of texts | agreement | questions | BPFP | kept |",
+            "|---|---:|---:|---|---:|---:|",
+        ]
+        for name, row in rows.items():
+            of_texts = " | ".join(f"{value:.3f}" for value in row["texts"]) if "texts" in row else "|"
+            for exam, values in row.items():
+                if exam != "texts":
+                    lines.append(f"| {name} | {of_texts} | {exam} | {values[0]:.3f} | {values[1]:.3f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -219,7 +280,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("profile", nargs="?", default="qwen2.5-coder-1.5b")
     parser.add_argument("--splits", type=int, nargs="+", default=[14, 28, 7, 21])
-    parser.add_argument("--questions", type=int, default=340, help="how many, of the four topics in turn")
+    parser.add_argument("--klt-only", action="store_true", help="leave out the other codecs and fits")
     parser.add_argument("--output", type=Path, default=RESULTS / "language.json")
     arguments = parser.parse_args()
     path: Path = arguments.output
@@ -228,9 +289,9 @@ def main() -> int:
         evaluate(
             arguments.profile,
             split,
-            exam_questions()[: arguments.questions],
             points,
             lambda: _write(path, arguments.profile, points),
+            all_codecs=not arguments.klt_only,
         )
     _write(path, arguments.profile, points)
     return 0
