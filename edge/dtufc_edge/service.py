@@ -119,6 +119,7 @@ class InferenceService:
         record.codec = codec
         kind = coding.WhichOneof("rate")
         rate = Rate() if kind is None else Rate(**{kind: getattr(coding, kind)})
+        pipeline.codec.check_rate(codec, rate)
         exchange = Exchange(pipeline, self._cloud, self._worker, self._telemetry, admitted, codec=codec, rate=rate)
         return Call(
             pipeline=pipeline, settings=self._settings, admitted=admitted, worker=self._worker, exchange=exchange

@@ -26,7 +26,7 @@ from dtufc_research.evaluation.reference import reference_model
 
 NETWORKS: Final = ("hyperprior", "elic", "kltprior")
 SHAPE: Final = (64, 192)
-QUALITY: Final = 0.6
+SETTING: Final = 0.6
 WEIGHTS: Final = "reference-{}.pt"
 
 
@@ -50,7 +50,8 @@ def encode(folder: Path, name: str, settings: dict[str, Any]) -> None:
         reference = reference_of(folder, network)
         for seeds in batches(settings["count"], settings["batch"]):
             stack = np.stack([features(seed) for seed in seeds])
-            frame = codec.encode(stack if len(seeds) > 1 else stack[0], codec=network, quality=QUALITY)
+            sent, coder = stack if len(seeds) > 1 else stack[0], codec._codec(network)
+            frame = codec._pack(sent, coder, coder.encoder(sent)(SETTING))
             (folder / name / f"{network}.{seeds.start}.frame").write_bytes(frame)
             coded = reference.compress(reference_planes(codec, network, stack))
             for at, seed in enumerate(seeds):
@@ -61,7 +62,7 @@ def encode(folder: Path, name: str, settings: dict[str, Any]) -> None:
 def reference_of(folder: Path, network: str) -> Any:
     """CompressAI's model, with the tables that were made once for all variants, where they have been."""
     trained = load_network(shipped_network(network))
-    reference = reference_model(trained.network, QUALITY * (trained.num_rates - 1))
+    reference = reference_model(trained.network, SETTING * (trained.num_rates - 1))
     weights = folder / WEIGHTS.format(network)
     if weights.exists():
         reference.load_state_dict(torch.load(weights))

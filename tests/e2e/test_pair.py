@@ -18,6 +18,7 @@ from dtufc.client import EdgeClient
 from dtufc.coding.bitstream import parse
 from dtufc.coding.codecs.learned import VARIANTS, can_run
 from dtufc.coding.feature_codec import Rate
+from dtufc.errors import InputError
 from dtufc.models.profile import load_profile
 from dtufc.serving.telemetry import Record
 from dtufc.v1 import head_pb2, inference_pb2
@@ -223,7 +224,9 @@ def test_every_codec_answers_and_says_what_it_cost(client: EdgeClient, codec: st
 @pytest.mark.parametrize("codec", LEARNED)
 def test_a_learned_codec_segments_over_the_wire(client: EdgeClient, jpeg: bytes, codec: str) -> None:
     reference = np.asarray(Image.open(io.BytesIO(client.segment(jpeg, codec="raw").label_map_png))) > 0
-    replies = [client.segment(jpeg, codec=codec, rate=Rate(quality=quality)) for quality in (0.5, 1.0)]
+    reached = quality_range(client, "dinov2-small", codec)
+    qualities = (reached.highest / 2, reached.highest)
+    replies = [client.segment(jpeg, codec=codec, rate=Rate(quality=quality)) for quality in qualities]
     labels = np.asarray(Image.open(io.BytesIO(replies[1].label_map_png))) > 0
     assert (labels & reference).sum() / (labels | reference).sum() > 0.9
     assert [reply.cost.codec for reply in replies] == [codec, codec]
@@ -262,7 +265,8 @@ def test_every_codec_classifies_and_says_what_it_cost(
 @pytest.mark.parametrize("codec", LEARNED)
 def test_a_learned_codec_that_never_saw_a_cnn_keeps_its_label(client: EdgeClient, codec: str) -> None:
     path = SAMPLES / "rocket.jpg"
-    reply = client.classify(path, codec=codec, rate=Rate(quality=1.0))
+    highest = quality_range(client, "efficientnet-lite0", codec).highest
+    reply = client.classify(path, codec=codec, rate=Rate(quality=highest))
     assert reply.labels[0].index == client.classify(path, codec="raw").labels[0].index
     assert reply.cost.codec == codec
     assert reply.cost.wire_bytes < reply.cost.raw_bytes / 5
@@ -272,6 +276,10 @@ def test_a_learned_codec_that_never_saw_a_cnn_keeps_its_label(client: EdgeClient
 def test_labels_are_five_where_nobody_says_how_many(edge_channel: grpc.Channel, jpeg: bytes) -> None:
     reply = inference_stub(edge_channel).Classify(inference_pb2.ClassifyRequest(image=jpeg), timeout=60)
     assert len(reply.labels) == 5
+
+
+def quality_range(client: EdgeClient, profile: str, codec: str) -> head_pb2.QualityRange:
+    return next(info for info in client.models() if info.name == profile).qualities[codec]
 
 
 def assert_consistent(cost: inference_pb2.Cost) -> None:
@@ -296,6 +304,13 @@ def test_a_completion_is_charged_for_every_frame(client: EdgeClient) -> None:
 
 def test_klt_is_what_a_fitted_profile_uses_by_default(client: EdgeClient) -> None:
     assert client.answer(QUESTION, CHOICES).cost.codec == "klt"
+
+
+@pytest.mark.parametrize("codec", LEARNED)
+def test_a_quality_that_a_codec_does_not_reach_is_rejected_before_any_work(client: EdgeClient, codec: str) -> None:
+    highest = quality_range(client, "smollm2-135m", codec).highest
+    with pytest.raises(InputError, match=f"{codec} reaches 0.00 to {highest:.2f}"):
+        client.answer(QUESTION, CHOICES, codec=codec, rate=Rate(quality=0.99))
 
 
 def test_more_quality_is_more_bytes_and_a_nearer_answer(client: EdgeClient) -> None:
@@ -330,6 +345,9 @@ def test_the_edge_lists_what_it_serves(client: EdgeClient) -> None:
     assert list(llama.codecs) == ["raw", "levels", "klt", *LEARNED]
     assert list(llama.tasks) == ["answer", "complete"]
     assert llama.digest == load_profile("smollm2-135m").digest
+    assert set(llama.qualities) == {"klt", *LEARNED}
+    assert (llama.qualities["klt"].lowest, llama.qualities["klt"].highest) == (0, 1)
+    assert all(reached.lowest < 0.2 < 0.4 < reached.highest <= 1 for reached in llama.qualities.values())
     cnn = models["efficientnet-lite0"]
     assert (cnn.family, cnn.split, cnn.num_layers, list(cnn.tasks)) == ("cnn", 8, 8, ["classify"])
     assert list(cnn.codecs) == ["raw", "levels", "klt", *LEARNED]

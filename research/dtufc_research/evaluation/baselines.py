@@ -1,12 +1,13 @@
 """Baselines: other ways to compress features, each as encode and decode."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import zstandard
 
 from dtufc.coding.arrays import Array
+from dtufc.coding.feature_codec import FeatureCodec
 
 _BLOCK = 4096
 _ZSTD_LEVEL = 3
@@ -42,6 +43,15 @@ def baselines() -> list[Method]:
             lambda b, s: _from_blockwise(_decompress(b), s),
         ),
     ]
+
+
+def reached(codec: FeatureCodec, name: str, qualities: Sequence[float]) -> list[float | None]:
+    """Those of the qualities that a codec of a profile reaches, and its highest; [None] if it has no rate."""
+    if not codec.has_rate(name):
+        return [None]
+    low, high = codec.quality_range(name)
+    inside = [quality for quality in qualities if low <= quality <= high]
+    return [*inside, high] if high < max(qualities) else [*inside]
 
 
 def _compress(data: bytes) -> bytes:

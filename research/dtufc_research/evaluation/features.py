@@ -17,7 +17,7 @@ from dtufc.coding.arrays import Array
 from dtufc.coding.codecs.klt import KltCodec
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.models.profile import Profile
-from dtufc_research.evaluation.baselines import baselines
+from dtufc_research.evaluation.baselines import baselines, reached
 
 QUALITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 
@@ -44,9 +44,9 @@ def table(fit: list[Array], test: list[Array]) -> str:
         lines.append(line(method.name, "", list(map(len, frames)), decoded))
     others = [(name, codec, name) for name in codec.codecs if name not in ("klt", "raw")]
     for label, owner, name in [("klt", codec, "klt"), ("klt, channels alone", unmixed, "klt"), *others]:
-        for quality in QUALITIES if owner.has_rate(name) else (0.5,):
+        for quality in reached(owner, name, QUALITIES):
             encoded = [owner.encode(features, codec=name, quality=quality) for features in test]
-            shown = f"{quality}" if owner.has_rate(name) else ""
+            shown = "" if quality is None else f"{quality:.2f}"
             lines.append(line(label, shown, list(map(len, encoded)), [owner.decode(frame) for frame in encoded]))
     return "\n".join(lines)
 

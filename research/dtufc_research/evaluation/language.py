@@ -27,7 +27,7 @@ from dtufc.models.profile import Profile, load_profile
 from dtufc_edge.tasks.answer import choice_prompt
 from dtufc_research.data.extract import Decoder
 from dtufc_research.data.sources import Question, exam_questions
-from dtufc_research.evaluation.baselines import Method, baselines
+from dtufc_research.evaluation.baselines import Method, baselines, reached
 
 RESULTS: Final = Path(__file__).parents[3] / "docs" / "results"
 NUM_FIT, NUM_TEST = 10, 12
@@ -115,8 +115,8 @@ def settings(codecs: dict[str, FeatureCodec], *, all_codecs: bool) -> Iterator[S
     yield Setting(next(method for method in baselines() if method.name == "blockwise 8 bit, zstd"), (_FIRST,))
     yield Setting(_method("levels", ours, "levels", None), (_FIRST,))
     for name in ("kltprior", "hyperprior", "elic") if can_run() else ():
-        for quality in OTHER_QUALITIES:
-            yield Setting(_method(f"{name}, quality {quality}", ours, name, quality), (_FIRST,))
+        for reach in reached(ours, name, OTHER_QUALITIES):
+            yield Setting(_method(f"{name}, quality {reach:.2g}", ours, name, reach), (_FIRST,))
 
 
 def _method(label: str, codec: FeatureCodec, name: str, quality: float | None) -> Method:

@@ -121,7 +121,14 @@ OTHERS: Final = ("raw", "klt", "levels", _INT8, *SCALAR)
 
 def every_setting(codec: FeatureCodec) -> list[tuple[str, float | None]]:
     """(codec, quality) of every codec of a profile; quality is None if the codec has no rate."""
-    return [(n, quality) for n in codec.codecs for quality in (ALL_QUALITIES if codec.has_rate(n) else (None,))]
+    ranges = codec.quality_ranges
+    settings: list[tuple[str, float | None]] = []
+    for name in codec.codecs:
+        low, high = ranges.get(name, (0.0, 0.0))
+        settings += (
+            [(name, low + (high - low) * share) for share in ALL_QUALITIES] if name in ranges else [(name, None)]
+        )
+    return settings
 
 
 def names() -> list[str]:

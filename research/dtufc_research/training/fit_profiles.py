@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from dtufc.coding.feature_codec import fit_calibration
+from dtufc.coding.feature_codec import fit_calibration, fit_qualities
 from dtufc.models.profile import load_profile
-from dtufc_research.data.extract import fitting_set
+from dtufc_research.data.extract import fitting_features, fitting_set
 
 FITS = [
     ("dinov2-small", 12, 24),
@@ -23,12 +23,19 @@ FITS = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="profiles; all by default")
-    wanted = parser.parse_args().names
+    parser.add_argument("--quality", action="store_true", help="only measure anew what quality means; digests stay")
+    arguments = parser.parse_args()
+    wanted = arguments.names
     home = Path(str(resources.files("dtufc.models"))) / "profiles"
     for name, split, count in (entry for entry in FITS if not wanted or entry[0] in wanted):
         profile = load_profile(name, split)
-        samples, gradients = fitting_set(profile, count)
-        fitted = replace(profile, calibration=fit_calibration(samples, profile.layout, gradients)[0])
+        if arguments.quality:
+            (sample,) = fitting_features(profile, 1)
+            calibration = {**profile.calibration, **fit_qualities(profile.of_codec, sample, profile.layout)}
+        else:
+            samples, gradients = fitting_set(profile, count)
+            calibration, _ = fit_calibration(samples, profile.layout, gradients)
+        fitted = replace(profile, calibration=calibration)
         file = f"{name}.split{split}.safetensors"
         fitted.save_calibration(home / file)
         _name_calibration(home / f"{name}.yaml", split, file)

@@ -25,13 +25,15 @@ from dtufc.coding.codecs.levels import LevelsCodec
 from dtufc.coding.codecs.raw import RawCodec
 from dtufc.coding.features import NUMPY_DTYPES, as_array, as_tensor, dtype_of
 from dtufc.coding.layout import Layout
+from dtufc.coding.quality import DEFAULT_QUALITY, is_sound, measured_qualities, range_of, setting_for
 from dtufc.errors import Corrupt, InputError, ProfileMismatch
 
 if TYPE_CHECKING:
     import torch
 
 FITTED: Final[Mapping[str, type[FittedCodec]]] = {"levels": LevelsCodec, "klt": KltCodec}
-DEFAULT_QUALITY: Final = 0.5
+_QUALITY: Final = "quality"  # arrays of this name are the encoder's alone
+_MEASURED_VALUES: Final = 1 << 18  # of a sample, to measure what a quality is
 _QUALITY_STEPS: Final = 1024  # how finely a rate target is searched
 _USED: Final = 0.9  # of a byte limit, at least
 _NEARLY: Final = 0.97  # of it, for less than so many encodes:
@@ -46,7 +48,8 @@ class Rate:
     """The rate of a frame; at most one of the three is set.
 
     Attributes:
-        quality: from 0, the fewest bytes, to 1, the most exact.
+        quality: from 0, the fewest bytes, to 1, the most exact. In every codec of a profile the same quality loses as
+            much; not every codec reaches all (`FeatureCodec.quality_range`).
         target_bpfp: at most this many bits a feature value, of the whole frame.
         max_bytes: at most this many bytes a frame.
     """
@@ -162,7 +165,26 @@ class FeatureCodec:
 
     def has_rate(self, codec: str) -> bool:
         """Whether this codec, one of `codecs`, has an adjustable rate."""
-        return self._codec(codec).has_rate
+        return codec in VARIANTS or (codec in FITTED and FITTED[codec].has_rate)
+
+    def quality_range(self, codec: str) -> tuple[float, float]:
+        """The lowest and the highest quality that a codec reaches, one of `codecs` that has a rate.
+
+        Raises:
+            InputError: a learned codec, and the profile does not say what quality means for it.
+        """
+        return range_of(self._qualities(codec)) if codec in VARIANTS else (0.0, 1.0)
+
+    @property
+    def quality_ranges(self) -> dict[str, tuple[float, float]]:
+        """`quality_range` of each codec for which the profile says what quality means."""
+        known = [name for name in self.codecs if name not in VARIANTS or self._qualities_of(name) is not None]
+        return {name: self.quality_range(name) for name in known if self.has_rate(name)}
+
+    def check_rate(self, codec: str, rate: Rate) -> None:
+        """Raises InputError if the codec, one of `codecs`, does not reach a quality."""
+        if rate.target_bpfp is None and rate.max_bytes is None:
+            self._setting(codec, rate.quality)
 
     def encode(
         self,
@@ -178,7 +200,8 @@ class FeatureCodec:
 
         Args:
             features: any shape that the profile's layout knows; float32, float16 or bfloat16; finite.
-            quality: in [0, 1]; 0.5 by default. A higher quality costs more bytes.
+            quality: in [0, 1], and in `quality_range` of the codec; by default 0.5, or the nearest in that range. A
+                higher quality costs more bytes, and loses as little in every codec of this profile.
             target_bpfp: instead of quality: at most this many bits a value, and nine tenths of them used.
             max_bytes: instead of quality: at most this many bytes, and nine tenths of them used.
             codec: one of `codecs`; klt by default where it is fitted.
@@ -192,8 +215,9 @@ class FeatureCodec:
         array = as_array(features)
         bitstream.check_shape(array.shape)
         self.profile.layout.check(array.shape)
-        chosen = self._codec(codec or self.default_codec)
-
+        name = codec or self.default_codec
+        chosen = self._codec(name)
+        self.check_rate(name, rate)
         encoder = chosen.encoder(array, self._rows_of(focus, array.shape))
 
         def at(level: float) -> EncodedFrame:
@@ -201,7 +225,7 @@ class FeatureCodec:
 
         limit = rate.byte_limit(array.size)
         if limit is None:
-            return at(DEFAULT_QUALITY if rate.quality is None else rate.quality)
+            return at(self._setting(name, rate.quality))
         return _within(limit, array.size, at, chosen.has_rate)
 
     def decode(self, data: bytes) -> Array:
@@ -251,6 +275,24 @@ class FeatureCodec:
         """Writes the profile into a folder, for `dtufc.load`."""
         self.profile.save(Path(folder))
 
+    def _setting(self, codec: str, quality: float | None) -> float:
+        if codec in VARIANTS:
+            return setting_for(quality, self._qualities(codec), codec)
+        return DEFAULT_QUALITY if quality is None else quality
+
+    def _qualities(self, codec: str) -> Array:
+        qualities = self._qualities_of(codec)
+        if qualities is None:
+            problem = f"{self.profile.name} does not say what quality means for {codec}"
+            raise InputError(field="quality", problem=problem, remedy="Give target_bpfp or max_bytes, or fit it anew")
+        if not is_sound(qualities):
+            problem = f"the array {_QUALITY}.{codec} is damaged"
+            raise InputError(field="profile", problem=problem, remedy="Restore the profile")
+        return qualities
+
+    def _qualities_of(self, codec: str) -> Array | None:
+        return self.profile.calibration.get(f"{_QUALITY}.{codec}")
+
     def _rows_of(self, focus: Sequence[int], shape: tuple[int, ...]) -> list[int]:
         images, tokens, _ = self.profile.layout.rows_shape(shape)
         num_rows = images * tokens
@@ -273,17 +315,7 @@ class FeatureCodec:
             return self._codecs[name]
 
     def _load(self, name: str) -> Codec:
-        arrays, layout = self.profile.of_codec(name), self.profile.layout
-        if name in FITTED:
-            return FITTED[name].from_arrays(arrays, layout)
-        if not can_run():
-            problem = f"{name} needs CompressAI, which is not installed"
-            raise InputError(field="codec", problem=problem, remedy="Install it, or use codec 'klt'")
-        from dtufc.coding.codecs.learned.codec import LearnedCodec  # takes seconds to import
-
-        uses_klt = VARIANTS[name].uses_klt
-        klt = KltTransform.from_arrays(self.profile.of_codec("klt"), layout) if uses_klt else None
-        return LearnedCodec.from_arrays(name, arrays, layout, klt)
+        return _opened(name, self.profile.of_codec, self.profile.layout)
 
     def _pack(self, array: Array, codec: Codec, payload: Payload) -> EncodedFrame:
         return EncodedFrame.pack(
@@ -296,6 +328,19 @@ class FeatureCodec:
                 payload=payload.data,
             )
         )
+
+
+def _opened(name: str, arrays_of: Callable[[str], dict[str, Array]], layout: Layout) -> Codec:
+    """A codec from the arrays of a profile, by codec."""
+    if name in FITTED:
+        return FITTED[name].from_arrays(arrays_of(name), layout)
+    if not can_run():
+        problem = f"{name} needs CompressAI, which is not installed"
+        raise InputError(field="codec", problem=problem, remedy="Install it, or use codec 'klt'")
+    from dtufc.coding.codecs.learned.codec import LearnedCodec  # takes seconds to import
+
+    klt = KltTransform.from_arrays(arrays_of("klt"), layout) if VARIANTS[name].uses_klt else None
+    return LearnedCodec.from_arrays(name, arrays_of(name), layout, klt)
 
 
 def fit_calibration(
@@ -325,7 +370,22 @@ def fit_calibration(
     klt = KltCodec.fit(arrays, layout, slopes, progress=progress)
     fitted = {"levels": LevelsCodec.fit(arrays, layout).arrays(), "klt": klt.arrays()}
     fitted |= {codec: fit_learned(codec, arrays, layout, klt.transform) for codec in VARIANTS}
-    return {f"{codec}.{key}": value for codec, arrays in fitted.items() for key, value in arrays.items()}, klt.report
+    calibration = {f"{codec}.{key}": value for codec, arrays in fitted.items() for key, value in arrays.items()}
+    return {**calibration, **fit_qualities(fitted.__getitem__, arrays[0], layout)}, klt.report
+
+
+def fit_qualities(arrays_of: Callable[[str], dict[str, Array]], sample: Array, layout: Layout) -> dict[str, Array]:
+    """What a profile keeps of the meaning of quality for the learned codecs, if they can run.
+
+    Args:
+        arrays_of: a codec's arrays.
+        sample: one of the features that they were fitted to, float32.
+        layout: of the features.
+    """
+    klt = KltCodec.from_arrays(arrays_of("klt"), layout)
+    part = layout.cropped(sample, _MEASURED_VALUES)
+    learned = {name: _opened(name, arrays_of, layout) for name in VARIANTS} if can_run() else {}
+    return {f"{_QUALITY}.{name}": measured_qualities(codec, klt, part) for name, codec in learned.items()}
 
 
 def _within(limit: int, num_values: int, at: Callable[[float], EncodedFrame], has_rate: bool) -> EncodedFrame:

@@ -139,6 +139,21 @@ class Layout:
         down, across = mosaic(shape[-3])
         return down * shape[-2], across * shape[-1]
 
+    def cropped(self, features: Array, max_values: int) -> Array:
+        """The middle of one input's features, of at most so many values or of 8 tokens a side, if that is more."""
+        self.check(features.shape)
+        features = features.reshape(-1, *self.single(features.shape))[0]
+        at_most = max_values // self._channels_of(features.shape)
+        side = max(8, isqrt(at_most)) // self.patch * self.patch
+        if self.is_map:
+            down, across = (_middle(size, side) for size in features.shape[-2:])
+            return np.ascontiguousarray(features[:, down, across])
+        grid = self.grid(features.shape)
+        if not grid:
+            return features[: max(64, at_most)]
+        tokens = features[self.prefix :].reshape(*grid, -1)[_middle(grid[0], side), _middle(grid[1], side)]
+        return np.concatenate([features[: self.prefix], tokens.reshape(-1, features.shape[-1])])
+
     @property
     def is_map(self) -> bool:
         """Whether positions are a map [channels, height, width], not rows [tokens, channels]."""
@@ -153,6 +168,11 @@ class Layout:
 
     def _channels_of(self, shape: tuple[int, ...]) -> int:
         return shape[-1] if self.family in (Family.llm, Family.vit) else shape[-3]
+
+
+def _middle(size: int, wanted: int) -> slice:
+    start = max(0, size - wanted) // 2
+    return slice(start, start + min(size, wanted))
 
 
 def mosaic(channels: int) -> tuple[int, int]:

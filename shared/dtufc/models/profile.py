@@ -220,7 +220,7 @@ class Profile:
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 over name, family, layout, source, split and every array of the calibration."""
+        """SHA-256 over name, family, layout, source, split and every array of the calibration that a decoder needs."""
         spec = self.spec.model_dump(mode="json", include={"name", "family", "layout", "source"})
         spec["layout"]["prefix"] = self.layout.prefix
         if spec["layout"]["patch"] == 1:  # as before there were others
@@ -230,6 +230,8 @@ class Profile:
             source.pop(name, None)
         digest = hashlib.sha256(json.dumps([spec, self.split], sort_keys=True).encode())
         for name, array in sorted(self.calibration.items()):
+            if name.startswith("quality."):  # an encoder's alone
+                continue
             digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.digest()

@@ -15,4 +15,7 @@ def profile_info(profile: Profile, codec: FeatureCodec, num_layers: int) -> head
         digest=profile.digest,
         codecs=codec.codecs,
         tasks=profile.spec.tasks,
+        qualities={
+            name: head_pb2.QualityRange(lowest=low, highest=high) for name, (low, high) in codec.quality_ranges.items()
+        },
     )

@@ -25,47 +25,53 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x64tufc/v1/head.proto\x12\x08\x64tufc.v1\x1a\x19google/protobuf/any.proto\"\x11\n\x0f\x44\x65scribeRequest\"8\n\rDescribeReply\x12\'\n\x08profiles\x18\x01 \x03(\x0b\x32\x15.dtufc.v1.ProfileInfo\"}\n\x0bProfileInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\r\x12\x12\n\nnum_layers\x18\x04 \x01(\r\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x0e\n\x06\x63odecs\x18\x06 \x03(\t\x12\r\n\x05tasks\x18\x07 \x03(\t\"P\n\nRunRequest\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05\x66rame\x18\x02 \x01(\x0c\x12\"\n\x04task\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"Q\n\x08RunReply\x12$\n\x06result\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x1f\n\x06stages\x18\x02 \x03(\x0b\x32\x0f.dtufc.v1.Stage\"\x1f\n\nAnswerTask\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"%\n\x0c\x41nswerResult\x12\x15\n\rprobabilities\x18\x01 \x03(\x01\"\x0f\n\rNextTokenTask\"#\n\x0fNextTokenResult\x12\x10\n\x08token_id\x18\x01 \x01(\r\"f\n\x0bSegmentTask\x12\x0c\n\x04left\x18\x01 \x01(\r\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\r\n\x05right\x18\x03 \x01(\r\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\"&\n\rSegmentResult\x12\x15\n\rlabel_map_png\x18\x01 \x01(\x0c\"\x1d\n\x0c\x43lassifyTask\x12\r\n\x05top_k\x18\x01 \x01(\r\"1\n\x0e\x43lassifyResult\x12\x1f\n\x06labels\x18\x01 \x03(\x0b\x32\x0f.dtufc.v1.Label\"9\n\x05Label\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\"\x11\n\x0f\x44\x65\x63odeImageTask\"&\n\x11\x44\x65\x63odeImageResult\x12\x11\n\timage_png\x18\x01 \x01(\x0c\"&\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x32~\n\x0bHeadService\x12>\n\x08\x44\x65scribe\x12\x19.dtufc.v1.DescribeRequest\x1a\x17.dtufc.v1.DescribeReply\x12/\n\x03Run\x12\x14.dtufc.v1.RunRequest\x1a\x12.dtufc.v1.RunReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x64tufc/v1/head.proto\x12\x08\x64tufc.v1\x1a\x19google/protobuf/any.proto\"\x11\n\x0f\x44\x65scribeRequest\"8\n\rDescribeReply\x12\'\n\x08profiles\x18\x01 \x03(\x0b\x32\x15.dtufc.v1.ProfileInfo\"\x80\x02\n\x0bProfileInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\r\x12\x12\n\nnum_layers\x18\x04 \x01(\r\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x0e\n\x06\x63odecs\x18\x06 \x03(\t\x12\r\n\x05tasks\x18\x07 \x03(\t\x12\x37\n\tqualities\x18\x08 \x03(\x0b\x32$.dtufc.v1.ProfileInfo.QualitiesEntry\x1aH\n\x0eQualitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.dtufc.v1.QualityRange:\x02\x38\x01\"/\n\x0cQualityRange\x12\x0e\n\x06lowest\x18\x01 \x01(\x01\x12\x0f\n\x07highest\x18\x02 \x01(\x01\"P\n\nRunRequest\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05\x66rame\x18\x02 \x01(\x0c\x12\"\n\x04task\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"Q\n\x08RunReply\x12$\n\x06result\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x1f\n\x06stages\x18\x02 \x03(\x0b\x32\x0f.dtufc.v1.Stage\"\x1f\n\nAnswerTask\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"%\n\x0c\x41nswerResult\x12\x15\n\rprobabilities\x18\x01 \x03(\x01\"\x0f\n\rNextTokenTask\"#\n\x0fNextTokenResult\x12\x10\n\x08token_id\x18\x01 \x01(\r\"f\n\x0bSegmentTask\x12\x0c\n\x04left\x18\x01 \x01(\r\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\r\n\x05right\x18\x03 \x01(\r\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\"&\n\rSegmentResult\x12\x15\n\rlabel_map_png\x18\x01 \x01(\x0c\"\x1d\n\x0c\x43lassifyTask\x12\r\n\x05top_k\x18\x01 \x01(\r\"1\n\x0e\x43lassifyResult\x12\x1f\n\x06labels\x18\x01 \x03(\x0b\x32\x0f.dtufc.v1.Label\"9\n\x05Label\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\"\x11\n\x0f\x44\x65\x63odeImageTask\"&\n\x11\x44\x65\x63odeImageResult\x12\x11\n\timage_png\x18\x01 \x01(\x0c\"&\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x32~\n\x0bHeadService\x12>\n\x08\x44\x65scribe\x12\x19.dtufc.v1.DescribeRequest\x1a\x17.dtufc.v1.DescribeReply\x12/\n\x03Run\x12\x14.dtufc.v1.RunRequest\x1a\x12.dtufc.v1.RunReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dtufc.v1.head_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PROFILEINFO_QUALITIESENTRY']._loaded_options = None
+  _globals['_PROFILEINFO_QUALITIESENTRY']._serialized_options = b'8\001'
   _globals['_DESCRIBEREQUEST']._serialized_start=60
   _globals['_DESCRIBEREQUEST']._serialized_end=77
   _globals['_DESCRIBEREPLY']._serialized_start=79
   _globals['_DESCRIBEREPLY']._serialized_end=135
-  _globals['_PROFILEINFO']._serialized_start=137
-  _globals['_PROFILEINFO']._serialized_end=262
-  _globals['_RUNREQUEST']._serialized_start=264
-  _globals['_RUNREQUEST']._serialized_end=344
-  _globals['_RUNREPLY']._serialized_start=346
-  _globals['_RUNREPLY']._serialized_end=427
-  _globals['_ANSWERTASK']._serialized_start=429
-  _globals['_ANSWERTASK']._serialized_end=460
-  _globals['_ANSWERRESULT']._serialized_start=462
-  _globals['_ANSWERRESULT']._serialized_end=499
-  _globals['_NEXTTOKENTASK']._serialized_start=501
-  _globals['_NEXTTOKENTASK']._serialized_end=516
-  _globals['_NEXTTOKENRESULT']._serialized_start=518
-  _globals['_NEXTTOKENRESULT']._serialized_end=553
-  _globals['_SEGMENTTASK']._serialized_start=555
-  _globals['_SEGMENTTASK']._serialized_end=657
-  _globals['_SEGMENTRESULT']._serialized_start=659
-  _globals['_SEGMENTRESULT']._serialized_end=697
-  _globals['_CLASSIFYTASK']._serialized_start=699
-  _globals['_CLASSIFYTASK']._serialized_end=728
-  _globals['_CLASSIFYRESULT']._serialized_start=730
-  _globals['_CLASSIFYRESULT']._serialized_end=779
-  _globals['_LABEL']._serialized_start=781
-  _globals['_LABEL']._serialized_end=838
-  _globals['_DECODEIMAGETASK']._serialized_start=840
-  _globals['_DECODEIMAGETASK']._serialized_end=857
-  _globals['_DECODEIMAGERESULT']._serialized_start=859
-  _globals['_DECODEIMAGERESULT']._serialized_end=897
-  _globals['_STAGE']._serialized_start=899
-  _globals['_STAGE']._serialized_end=937
-  _globals['_HEADSERVICE']._serialized_start=939
-  _globals['_HEADSERVICE']._serialized_end=1065
+  _globals['_PROFILEINFO']._serialized_start=138
+  _globals['_PROFILEINFO']._serialized_end=394
+  _globals['_PROFILEINFO_QUALITIESENTRY']._serialized_start=322
+  _globals['_PROFILEINFO_QUALITIESENTRY']._serialized_end=394
+  _globals['_QUALITYRANGE']._serialized_start=396
+  _globals['_QUALITYRANGE']._serialized_end=443
+  _globals['_RUNREQUEST']._serialized_start=445
+  _globals['_RUNREQUEST']._serialized_end=525
+  _globals['_RUNREPLY']._serialized_start=527
+  _globals['_RUNREPLY']._serialized_end=608
+  _globals['_ANSWERTASK']._serialized_start=610
+  _globals['_ANSWERTASK']._serialized_end=641
+  _globals['_ANSWERRESULT']._serialized_start=643
+  _globals['_ANSWERRESULT']._serialized_end=680
+  _globals['_NEXTTOKENTASK']._serialized_start=682
+  _globals['_NEXTTOKENTASK']._serialized_end=697
+  _globals['_NEXTTOKENRESULT']._serialized_start=699
+  _globals['_NEXTTOKENRESULT']._serialized_end=734
+  _globals['_SEGMENTTASK']._serialized_start=736
+  _globals['_SEGMENTTASK']._serialized_end=838
+  _globals['_SEGMENTRESULT']._serialized_start=840
+  _globals['_SEGMENTRESULT']._serialized_end=878
+  _globals['_CLASSIFYTASK']._serialized_start=880
+  _globals['_CLASSIFYTASK']._serialized_end=909
+  _globals['_CLASSIFYRESULT']._serialized_start=911
+  _globals['_CLASSIFYRESULT']._serialized_end=960
+  _globals['_LABEL']._serialized_start=962
+  _globals['_LABEL']._serialized_end=1019
+  _globals['_DECODEIMAGETASK']._serialized_start=1021
+  _globals['_DECODEIMAGETASK']._serialized_end=1038
+  _globals['_DECODEIMAGERESULT']._serialized_start=1040
+  _globals['_DECODEIMAGERESULT']._serialized_end=1078
+  _globals['_STAGE']._serialized_start=1080
+  _globals['_STAGE']._serialized_end=1118
+  _globals['_HEADSERVICE']._serialized_start=1120
+  _globals['_HEADSERVICE']._serialized_end=1246
 # @@protoc_insertion_point(module_scope)

@@ -18,7 +18,14 @@ class DescribeReply(_message.Message):
     def __init__(self, profiles: _Optional[_Iterable[_Union[ProfileInfo, _Mapping]]] = ...) -> None: ...
 
 class ProfileInfo(_message.Message):
-    __slots__ = ("name", "family", "split", "num_layers", "digest", "codecs", "tasks")
+    __slots__ = ("name", "family", "split", "num_layers", "digest", "codecs", "tasks", "qualities")
+    class QualitiesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: QualityRange
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[QualityRange, _Mapping]] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +33,7 @@ class ProfileInfo(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     CODECS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    QUALITIES_FIELD_NUMBER: _ClassVar[int]
     name: str
     family: str
     split: int
@@ -33,7 +41,16 @@ class ProfileInfo(_message.Message):
     digest: bytes
     codecs: _containers.RepeatedScalarFieldContainer[str]
     tasks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., split: _Optional[int] = ..., num_layers: _Optional[int] = ..., digest: _Optional[bytes] = ..., codecs: _Optional[_Iterable[str]] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+    qualities: _containers.MessageMap[str, QualityRange]
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., split: _Optional[int] = ..., num_layers: _Optional[int] = ..., digest: _Optional[bytes] = ..., codecs: _Optional[_Iterable[str]] = ..., tasks: _Optional[_Iterable[str]] = ..., qualities: _Optional[_Mapping[str, QualityRange]] = ...) -> None: ...
+
+class QualityRange(_message.Message):
+    __slots__ = ("lowest", "highest")
+    LOWEST_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_FIELD_NUMBER: _ClassVar[int]
+    lowest: float
+    highest: float
+    def __init__(self, lowest: _Optional[float] = ..., highest: _Optional[float] = ...) -> None: ...
 
 class RunRequest(_message.Message):
     __slots__ = ("profile", "frame", "task")

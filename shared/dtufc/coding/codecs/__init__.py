@@ -5,7 +5,7 @@ features --encoder--> at(quality) --> Payload --decode--> features
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -58,6 +58,8 @@ class Codec(Protocol):
 
 class FittedCodec(Codec, Protocol):
     """A codec that is fitted to a few features and stores the fit as integers."""
+
+    has_rate: ClassVar[bool]
 
     @classmethod
     def fit(cls, samples: Sequence[Array], layout: Layout) -> Self:
