@@ -51,7 +51,7 @@ class Exam:
     examples: int = 0
 
 
-EXAMS: Final = {_ALL: Exam(340), "5 examples": Exam(40, 5), "20 examples": Exam(24, 20)}
+EXAMS: Final = {_ALL: Exam(340), "5 examples": Exam(40, 5), "20 examples": Exam(12, 20)}
 _NUM_FIRST: Final = 100  # of all, for the codecs that are there for comparison
 
 
@@ -102,7 +102,8 @@ def settings(codecs: dict[str, FeatureCodec], *, all_codecs: bool) -> Iterator[S
     """`klt` as it is used; then it without a focus, the other fits, and the other codecs."""
     ours = codecs["klt"]
     for quality in QUALITIES:
-        yield Setting(_method(f"klt, quality {quality}", ours, "klt", quality), tuple(EXAMS), has_focus=True)
+        exams = tuple(EXAMS) if quality in OTHER_QUALITIES else (_ALL,)
+        yield Setting(_method(f"klt, quality {quality}", ours, "klt", quality), exams, has_focus=True)
     if not all_codecs:
         return
     for quality in OTHER_QUALITIES:
@@ -170,11 +171,14 @@ def read(model: Decoder, token_ids: list[int]) -> Text:
     return Text(features, _tops(model, features))
 
 
-def prompt_of(questions: Sequence[Question], number: int, examples: int) -> str:
-    """A question, after so many others with their answers; the others are those from the end of the list."""
-    others = [questions[-1 - step] for step in range(examples)]
-    shown = [f"{choice_prompt(one.text, one.choices)}\n{_LETTERS[one.right]}\n\n" for one in others]
-    return "".join(shown) + choice_prompt(questions[number].text, questions[number].choices)
+def prompt_ids(model: Decoder, questions: Sequence[Question], number: int, examples: int) -> list[int]:
+    """A chat: so many questions from the end of the list with their answers, and then one question."""
+    turns = []
+    for one in [*questions[len(questions) - examples :], questions[number]]:
+        turns += [{"role": "user", "content": choice_prompt(one.text, one.choices)}]
+        turns += [{"role": "assistant", "content": _LETTERS[one.right]}]
+    chat = model.backbone.tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, return_dict=False)
+    return list(chat)
 
 
 def ask(model: Decoder, exam: Exam, right: list[int] | None) -> tuple[list[Asked], list[int]]:
@@ -183,8 +187,7 @@ def ask(model: Decoder, exam: Exam, right: list[int] | None) -> tuple[list[Asked
     letter_ids = [model.backbone.token_id(letter) for letter in _LETTERS]
     asked, numbers = [], []
     for number in track(range(exam.count) if right is None else right, description="questions"):
-        prompt = prompt_of(questions, number, exam.examples)
-        features = model.features(model.backbone.chat_ids(prompt))
+        features = model.features(prompt_ids(model, questions, number, exam.examples))
         answer = questions[number].right
         if right is not None or int(np.argmax(model.head.answer(features, letter_ids))) == answer:
             asked.append(Asked(features.float().numpy(), letter_ids, answer))

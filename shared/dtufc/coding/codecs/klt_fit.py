@@ -47,6 +47,7 @@ _NUM_BANDS: Final = 16
 _BAND_EXPONENT: Final = 0.6  # below 1: narrower bands at low frequencies
 _BLOCK: Final = 16  # tokens of a text
 _NUM_FOLDS: Final = 5
+_FEWER_FOLDS: Final = 3  # where they allow the same rank
 _MAX_COUNTED: Final = 1 << 21  # values, of a sample and a step
 _PRIOR_COUNTS: Final = 200.0  # of a Laplace distribution, in each table
 _MAX_RADIUS: Final = 255
@@ -131,10 +132,10 @@ class _Fit:
         self.channels = self.rows[0].shape[-1]
         self._find_outliers(gradients)
         usable = [index for index, rows in enumerate(self.ordinary) if len(rows)]
-        folds = [usable[start::_NUM_FOLDS] for start in range(min(_NUM_FOLDS, len(usable)))]
-        others = [[index for index in usable if index not in fold] or fold for fold in folds]
-        fewest = min(sum(len(self.ordinary[index]) for index in seen) for seen in others)
-        rank = rank_of(fewest, self.channels) if len(usable) > 1 else 0  # one sample cannot say what carries over
+        folds, others, rank = self._folds(usable, _NUM_FOLDS)
+        fewer = self._folds(usable, _FEWER_FOLDS)
+        if fewer[2] == rank:  # which the work of a row bounds, not the rows
+            folds, others, _ = fewer
         rank = rank if max_rank is None else min(rank, max_rank)
         fitted = self._each(lambda seen: self._transform(seen, rank), others, (0.0, 0.4), progress)
         by_directions = 0.0
@@ -159,6 +160,14 @@ class _Fit:
             saved_by_directions=by_directions,
             saved_by_gradients=by_gradients,
         )
+
+    def _folds(self, usable: list[int], count: int) -> tuple[list[list[int]], list[list[int]], int]:
+        """(samples of each fold, the others' for each, the rank that these allow)."""
+        folds = [usable[start::count] for start in range(min(count, len(usable)))]
+        others = [[index for index in usable if index not in fold] or fold for fold in folds]
+        fewest = min(sum(len(self.ordinary[index]) for index in seen) for seen in others)
+        one = len(usable) == 1  # which cannot say what carries over
+        return folds, others, 0 if one else rank_of(fewest, self.channels)
 
     @staticmethod
     def _each(
