@@ -7,8 +7,8 @@ import pytest
 
 import dtufc
 from dtufc_research.evaluation.agreement import mean_iou
-from dtufc_research.evaluation.baselines import Method, baselines
 from dtufc_research.evaluation.bench import Row, overhead, rate_at
+from dtufc_research.evaluation.methods import Method, baselines
 from dtufc_research.training.fit_profiles import FITS
 
 

@@ -29,8 +29,8 @@ from dtufc.coding.layout import Family
 from dtufc.models.profile import load_profile
 from dtufc_research.data.extract import Cnn, Decoder, Sd3, Vit, fitting_features
 from dtufc_research.data.sources import photo_views, photos, prompts, square, texts
-from dtufc_research.evaluation.baselines import Method, baselines
 from dtufc_research.evaluation.machine import machine
+from dtufc_research.evaluation.methods import Method, baselines
 from dtufc_research.evaluation.samples import Sample, cnn_samples, llm_samples, tti_samples, vit_samples
 from dtufc_research.evaluation.speed import speed_report
 from dtufc_research.training.fit_profiles import FITS

@@ -17,7 +17,7 @@ from dtufc.coding.arrays import Array
 from dtufc.coding.codecs.klt import KltCodec
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.models.profile import Profile
-from dtufc_research.evaluation.baselines import baselines, reached
+from dtufc_research.evaluation.methods import baselines, reached
 
 QUALITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 

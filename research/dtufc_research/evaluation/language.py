@@ -10,8 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,14 +19,13 @@ import torch
 from rich.progress import track
 
 from dtufc.coding.arrays import Array
-from dtufc.coding.codecs.klt import KltCodec
 from dtufc.coding.codecs.learned import can_run
-from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
-from dtufc.models.profile import Profile, load_profile
+from dtufc.coding.feature_codec import FeatureCodec
+from dtufc.models.profile import load_profile
 from dtufc_edge.tasks.answer import choice_prompt
 from dtufc_research.data.extract import Decoder
 from dtufc_research.data.sources import Question, exam_questions
-from dtufc_research.evaluation.baselines import Method, baselines, reached
+from dtufc_research.evaluation.methods import Method, baselines, bits_at, codec_method, codecs_of, reached
 
 RESULTS: Final = Path(__file__).parents[3] / "docs" / "results"
 NUM_FIT, NUM_TEST = 10, 12
@@ -82,49 +80,26 @@ class Asked:
     right: int
 
 
-def codecs_of(profile: Profile, samples: Sequence[Array], gradients: Sequence[Array]) -> dict[str, FeatureCodec]:
-    """`klt` fitted in three ways, and the other codecs, which need no gradients."""
-    layout = profile.layout
-    whole, _ = fit_calibration(samples, layout, gradients)
-
-    def with_klt(codec: KltCodec) -> FeatureCodec:
-        arrays = {f"klt.{key}": value for key, value in codec.arrays().items()}
-        return FeatureCodec(replace(profile, calibration={**whole, **arrays}))
-
-    return {
-        "klt": FeatureCodec(replace(profile, calibration=whole)),
-        "klt without gradients": with_klt(KltCodec.fit(samples, layout)),
-        "channels alone, without gradients": with_klt(KltCodec.fit(samples, layout, max_rank=0)),
-    }
-
-
 def settings(codecs: dict[str, FeatureCodec], *, all_codecs: bool) -> Iterator[Setting]:
     """`klt` as it is used; then it without a focus, the other fits, and the other codecs."""
     ours = codecs["klt"]
     for quality in QUALITIES:
         exams = tuple(EXAMS) if quality in OTHER_QUALITIES else (_ALL,)
-        yield Setting(_method(f"klt, quality {quality}", ours, "klt", quality), exams, has_focus=True)
+        yield Setting(codec_method(f"klt, quality {quality}", ours, "klt", quality), exams, has_focus=True)
     if not all_codecs:
         return
     for quality in OTHER_QUALITIES:
         yield Setting(
-            _method(f"klt without focus, quality {quality}", ours, "klt", quality), (_ALL,), reads_texts=False
+            codec_method(f"klt without focus, quality {quality}", ours, "klt", quality), (_ALL,), reads_texts=False
         )
     for label, codec in codecs.items():
         for quality in OTHER_QUALITIES if codec is not ours else ():
-            yield Setting(_method(f"{label}, quality {quality}", codec, "klt", quality), (_FIRST,), has_focus=True)
+            yield Setting(codec_method(f"{label}, quality {quality}", codec, "klt", quality), (_FIRST,), has_focus=True)
     yield Setting(next(method for method in baselines() if method.name == "blockwise 8 bit, zstd"), (_FIRST,))
-    yield Setting(_method("levels", ours, "levels", None), (_FIRST,))
+    yield Setting(codec_method("levels", ours, "levels", None), (_FIRST,))
     for name in ("kltprior", "hyperprior", "elic") if can_run() else ():
         for reach in reached(ours, name, OTHER_QUALITIES):
-            yield Setting(_method(f"{name}, quality {reach:.2g}", ours, name, reach), (_FIRST,))
-
-
-def _method(label: str, codec: FeatureCodec, name: str, quality: float | None) -> Method:
-    def encode(features: Array, focus: Sequence[int] = ()) -> bytes:
-        return codec.encode(features, codec=name, quality=quality, focus=focus)
-
-    return Method(label, encode, lambda data, shape: codec.decode(data))
+            yield Setting(codec_method(f"{name}, quality {reach:.2g}", ours, name, reach), (_FIRST,))
 
 
 def measure(
@@ -253,7 +228,7 @@ def page(profile: str, points: Mapping[str, Any]) -> str:
                 row["texts"] for name, row in rows.items() if name.split(", quality")[0] == label and "texts" in row
             ]
             if curve:
-                cells = " | ".join(_bits_at(curve, agreement) for agreement in AGREEMENTS)
+                cells = " | ".join(bits_at(curve, agreement) for agreement in AGREEMENTS)
                 lines.append(f"| {label} | {cells} |")
         lines += [
             "",
@@ -266,17 +241,6 @@ def page(profile: str, points: Mapping[str, Any]) -> str:
                 if exam != "texts":
                     lines.append(f"| {name} | {of_texts} | {exam} | {values[0]:.3f} | {values[1]:.3f} |")
     return "\n".join(lines) + "\n"
-
-
-def _bits_at(curve: Sequence[Sequence[float]], agreement: float) -> str:
-    """Bits at an agreement, linear between two measured points; a bound where it lies outside them."""
-    ordered = sorted((row[0], row[1]) for row in curve)
-    if ordered[0][1] >= agreement:
-        return f"< {ordered[0][0]:.2f}"
-    for (low_bits, low), (high_bits, high) in pairwise(ordered):
-        if low <= agreement <= high:
-            return f"{low_bits + (high_bits - low_bits) * (agreement - low) / max(high - low, 1e-9):.2f}"
-    return f"> {ordered[-1][0]:.2f}"
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ from dtufc.models.profile import Profile, load_profile
 from dtufc.models.zoo import cache_folder
 from dtufc_research.data.extract import Cnn, Decoder, Sd3, Vit, fitting_features
 from dtufc_research.data.sources import photo_views, photos, prompts, square
-from dtufc_research.evaluation.baselines import baselines
+from dtufc_research.evaluation.methods import baselines
 from dtufc_research.evaluation.samples import Sample, cnn_samples, llm_samples, tti_samples, vit_samples
 from dtufc_research.paper.points import Point, load_points, save_points
 from dtufc_research.paper.scalar import ScalarCodec

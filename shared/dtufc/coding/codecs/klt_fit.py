@@ -134,7 +134,7 @@ class _Fit:
         usable = [index for index, rows in enumerate(self.ordinary) if len(rows)]
         folds, others, rank = self._folds(usable, _NUM_FOLDS)
         fewer = self._folds(usable, _FEWER_FOLDS)
-        if fewer[2] == rank:  # which the work of a row bounds, not the rows
+        if fewer[2] == rank < self.channels // 2:  # which the work of a row bounds, not the rows
             folds, others, _ = fewer
         rank = rank if max_rank is None else min(rank, max_rank)
         fitted = self._each(lambda seen: self._transform(seen, rank), others, (0.0, 0.4), progress)

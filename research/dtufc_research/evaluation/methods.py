@@ -1,13 +1,16 @@
-"""Baselines: other ways to compress features, each as encode and decode."""
+"""Ways to compress features that are compared, each as encode and decode: baselines, and codecs of a profile."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import zstandard
 
 from dtufc.coding.arrays import Array
-from dtufc.coding.feature_codec import FeatureCodec
+from dtufc.coding.codecs.klt import KltCodec
+from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
+from dtufc.models.profile import Profile
 
 _BLOCK = 4096
 _ZSTD_LEVEL = 3
@@ -45,6 +48,31 @@ def baselines() -> list[Method]:
     ]
 
 
+def codecs_of(profile: Profile, samples: Sequence[Array], gradients: Sequence[Array]) -> dict[str, FeatureCodec]:
+    """`klt` fitted in three ways, and the other codecs, which need no gradients."""
+    layout = profile.layout
+    whole, _ = fit_calibration(samples, layout, gradients)
+
+    def with_klt(codec: KltCodec) -> FeatureCodec:
+        arrays = {f"klt.{key}": value for key, value in codec.arrays().items()}
+        return FeatureCodec(replace(profile, calibration={**whole, **arrays}))
+
+    return {
+        "klt": FeatureCodec(replace(profile, calibration=whole)),
+        "klt without gradients": with_klt(KltCodec.fit(samples, layout)),
+        "channels alone, without gradients": with_klt(KltCodec.fit(samples, layout, max_rank=0)),
+    }
+
+
+def codec_method(label: str, codec: FeatureCodec, name: str, quality: float | None) -> Method:
+    """A codec of a profile at one quality; its `encode` takes a focus."""
+
+    def encode(features: Array, focus: Sequence[int] = ()) -> bytes:
+        return codec.encode(features, codec=name, quality=quality, focus=focus)
+
+    return Method(label, encode, lambda data, shape: codec.decode(data))
+
+
 def reached(codec: FeatureCodec, name: str, qualities: Sequence[float]) -> list[float | None]:
     """Those of the qualities that a codec of a profile reaches, and its highest; [None] if it has no rate."""
     if not codec.has_rate(name):
@@ -52,6 +80,17 @@ def reached(codec: FeatureCodec, name: str, qualities: Sequence[float]) -> list[
     low, high = codec.quality_range(name)
     inside = [quality for quality in qualities if low <= quality <= high]
     return [*inside, high] if high < max(qualities) else [*inside]
+
+
+def bits_at(curve: Sequence[Sequence[float]], agreement: float, digits: int = 2) -> str:
+    """Bits at an agreement, linear between two measured points; a bound where it lies outside them."""
+    ordered = sorted((row[0], row[1]) for row in curve)
+    if ordered[0][1] >= agreement:
+        return f"< {ordered[0][0]:.{digits}f}"
+    for (low_bits, low), (high_bits, high) in pairwise(ordered):
+        if low <= agreement <= high:
+            return f"{low_bits + (high_bits - low_bits) * (agreement - low) / max(high - low, 1e-9):.{digits}f}"
+    return f"> {ordered[-1][0]:.{digits}f}"
 
 
 def _compress(data: bytes) -> bytes:
