@@ -4,6 +4,7 @@ import contextlib
 import tracemalloc
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import dtufc
 from dtufc.coding import bitstream
 from dtufc.coding.arrays import Array
 from dtufc.coding.codecs import Payload
+from dtufc.coding.codecs.klt import KltCodec
 from dtufc.coding.codecs.learned import VARIANTS, can_run
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.errors import BitstreamError, Desync, InputError, ProfileMismatch
@@ -139,6 +141,28 @@ def test_a_byte_limit_is_kept_and_used(
     assert 0.9 * limit - 8 <= len(data) <= limit
     target = 8 * limit / prod(SAMPLES[layout])
     assert len(codec.encode(sent, target_bpfp=target)) <= limit
+
+
+def test_a_byte_limit_costs_three_encodes_as_a_rule(
+    codec: FeatureCodec, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, calls, costs = KltCodec._encode, [0], []
+
+    def counted(*args: Any) -> Payload:
+        calls[0] += 1
+        return encode(*args)
+
+    for seed in range(4):
+        sent = features(np.random.default_rng(50 + seed), SAMPLES[layout])
+        smallest, largest = (len(codec.encode(sent, quality=q)) for q in (0.0, 1.0))
+        with monkeypatch.context() as patch:
+            patch.setattr(KltCodec, "_encode", counted)
+            for limit in np.linspace(smallest, largest, 13)[1:-1].astype(int):
+                calls[0] = 0
+                codec.encode(sent, max_bytes=int(limit))
+                costs.append(calls[0])
+    assert np.mean(np.array(costs) <= 3) > 0.8
+    assert max(costs) <= 6
 
 
 def test_a_limit_that_cannot_be_kept_names_one_that_can(codec: FeatureCodec, layout: str) -> None:

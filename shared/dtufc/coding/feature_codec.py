@@ -391,29 +391,29 @@ def fit_qualities(arrays_of: Callable[[str], dict[str, Array]], sample: Array, l
 def _within(limit: int, num_values: int, at: Callable[[float], EncodedFrame], has_rate: bool) -> EncodedFrame:
     """A frame of at most `limit` bytes, and at least nine tenths of that where a quality has so many.
 
-    Bits are taken to grow linearly with quality where they are many, and exponentially where they are few; two or three
-    frames are enough, as a rule.
+    Bits are taken to grow linearly with quality where they are many, and exponentially where they are few, until two
+    frames say how they grow; three frames are enough, as a rule.
 
     Raises:
         InputError: the smallest possible frame is larger; it names that size.
     """
     low, high = _Tried(-1, None), _Tried(_QUALITY_STEPS + 1, None)  # the largest that fits, the smallest that does not
-    step, encodes = round(DEFAULT_QUALITY * _QUALITY_STEPS), 0
+    step, tried = round(DEFAULT_QUALITY * _QUALITY_STEPS), list[_Tried]()
     while True:
         try:
             frame = at(step / _QUALITY_STEPS)
         except InputError:  # symbols too large at so fine a step
             frame = None
+        tried.append(_Tried(step, frame))
         if frame is not None and len(frame) <= limit:
-            low = _Tried(step, frame)
+            low = tried[-1]
         else:
-            high = _Tried(step, frame)
+            high = tried[-1]
         reached = len(low.frame) if low.frame else 0
-        encodes += 1
-        enough = (_USED if encodes >= _ENCODES else _NEARLY) * limit
+        enough = (_USED if len(tried) >= _ENCODES else _NEARLY) * limit
         if (low.frame and reached >= enough) or high.step - low.step == 1 or not has_rate:
             break
-        step = min(max(_next_step(low, high, limit, num_values), low.step + 1), high.step - 1)
+        step = min(max(_next_step(low, high, tried, limit, num_values), low.step + 1), high.step - 1)
     if low.frame is None:
         smallest = len(high.frame) if high.frame else len(at(0.0))
         raise InputError(
@@ -430,12 +430,13 @@ class _Tried:
     frame: EncodedFrame | None  # none at an end that was not tried, or where there is none
 
 
-def _next_step(low: _Tried, high: _Tried, limit: int, num_values: int) -> int:
+def _next_step(low: _Tried, high: _Tried, tried: Sequence[_Tried], limit: int, num_values: int) -> int:
     def level(size: float) -> float:
         bits = _BEND * 8 * size / num_values
         return bits + math.log(-math.expm1(-bits))
 
-    aim = level(max(limit, 1) * (1 + _NEARLY) / 2)
+    least = _USED if len(tried) + 1 >= _ENCODES else _NEARLY
+    aim = level(max(limit, 1) * (1 + least) / 2)
     if low.frame and high.frame:
         ends = level(len(low.frame)), level(len(high.frame))
         share = (aim - ends[0]) / max(ends[1] - ends[0], 1e-9)
@@ -443,7 +444,12 @@ def _next_step(low: _Tried, high: _Tried, limit: int, num_values: int) -> int:
     known = low if low.frame else high
     if known.frame is None:
         return (low.step + high.step) // 2
-    return known.step + round((aim - level(len(known.frame))) * _QUALITY_STEPS / (_BEND * _BITS_PER_QUALITY))
+    per_level = _QUALITY_STEPS / (_BEND * _BITS_PER_QUALITY)
+    before = tried[-2] if len(tried) > 1 else None
+    if before and before.frame:
+        gone = level(len(before.frame)) - level(len(known.frame))
+        per_level = max(per_level, (before.step - known.step) / gone if gone else _QUALITY_STEPS)
+    return known.step + round((aim - level(len(known.frame))) * per_level)
 
 
 def describe(frame: Frame, num_bytes: int) -> Mapping[str, str | int | float]:
