@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from dtufc.coding.transform import PeakyToBalanced
 from dtufc.models.profile import load_profile
-from dtufc_research.data.sources import Question, questions
-from dtufc_research.paper import answers, paper
+from dtufc_research.paper import paper
 from dtufc_research.paper.compare import (
     accuracy_within,
     bd_rate,
@@ -494,24 +493,3 @@ def test_every_figure_is_about_1200_pixels_wide(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.png"):
         assert int.from_bytes(path.read_bytes()[16:20], "big") == 1200
     assert len(list(tmp_path.glob("*.png"))) == 5
-
-
-def test_answers_are_compared_letter_by_letter_and_by_their_probabilities() -> None:
-    asked = [Question(text="?", choices=("a", "b", "c", "d"), right=right) for right in (0, 2)]
-    originals = np.array([[0.7, 0.1, 0.1, 0.1], [0.4, 0.3, 0.2, 0.1]])
-    decoded = np.array([[0.6, 0.2, 0.1, 0.1], [0.1, 0.2, 0.4, 0.3]])
-    row = answers.row_of("klt", 0.5, 1.0, asked, originals, decoded)
-    assert (row.same, row.right) == (0.5, 2)
-    assert row.distance == pytest.approx((0.1 + 0.4) / 2)
-    page = answers.page([row], asked, originals)
-    assert "right in 1 of them, and says A in 2" in page
-    assert "| klt | 0.5 | 1.000 | 0.500 | 0.250 | 2 |" in page
-
-
-def test_a_question_has_one_right_choice_among_four() -> None:
-    asked = questions()
-    assert len(asked) == 64
-    assert all(len(set(question.choices)) == 4 for question in asked)
-    assert {question.right for question in asked} == {0, 1, 2, 3}
-    france = next(question for question in asked if "France" in question.text)
-    assert france.choices[france.right] == "Paris"

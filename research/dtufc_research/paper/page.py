@@ -44,7 +44,8 @@ _LINKS: Final = """\
 - The numbers as JSON: [points](points.json) (Tables 2 to 6, Figures 4 and 5, all codecs),
   [distributions](distributions.json) (Table 1, Figures 2 and 3), [exactness](exactness.json),
   [trainings](networks.json).
-- Rate against [quality of generated images](generated-images.md) and [chosen answers](answers.md).
+- Rate against [quality of generated images](generated-images.md); [what a quality means](quality.md).
+- A [large language model](language.md) and a [vision transformer](vision.md), cut in several places.
 - [Times](speed.md); [decoding on other machines](determinism.md).
 
 `make results` measures and writes all of this. `python -m dtufc_research.paper --pages-only` writes this page, the
