@@ -49,8 +49,7 @@ class Exam:
     examples: int = 0
 
 
-EXAMS: Final = {_ALL: Exam(340), "5 examples": Exam(40, 5), "20 examples": Exam(12, 20)}
-_NUM_FIRST: Final = 100  # of all, for the codecs that are there for comparison
+EXAMS: Final = {_ALL: Exam(340), _FIRST: Exam(100), "5 examples": Exam(40, 5), "20 examples": Exam(12, 20)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +79,17 @@ class Asked:
     right: int
 
 
-def settings(codecs: dict[str, FeatureCodec], *, all_codecs: bool) -> Iterator[Setting]:
-    """`klt` as it is used; then it without a focus, the other fits, and the other codecs."""
+def settings(codecs: dict[str, FeatureCodec], exams: Sequence[str], *, all_codecs: bool) -> Iterator[Setting]:
+    """`klt` as it is used; then it without a focus, the other fits, and the other codecs, on the first questions."""
     ours = codecs["klt"]
     for quality in QUALITIES:
-        exams = tuple(EXAMS) if quality in OTHER_QUALITIES else (_ALL,)
-        yield Setting(codec_method(f"klt, quality {quality}", ours, "klt", quality), exams, has_focus=True)
+        asked = tuple(exam for exam in exams if quality in OTHER_QUALITIES or not EXAMS[exam].examples)
+        yield Setting(codec_method(f"klt, quality {quality}", ours, "klt", quality), asked, has_focus=True)
     if not all_codecs:
         return
     for quality in OTHER_QUALITIES:
         yield Setting(
-            codec_method(f"klt without focus, quality {quality}", ours, "klt", quality), (_ALL,), reads_texts=False
+            codec_method(f"klt without focus, quality {quality}", ours, "klt", quality), (exams[0],), reads_texts=False
         )
     for label, codec in codecs.items():
         for quality in OTHER_QUALITIES if codec is not ours else ():
@@ -126,7 +125,7 @@ def measure(
             decoded = setting.method.decode(data, question.features.shape)
             spent.append(8 * len(data) / question.features.size)
             kept.append(_letter(model, decoded, question.letter_ids) == question.right)
-        for label, count in ((exam, len(kept)), (_FIRST, len(asked[_FIRST]) if exam == _ALL else 0)):
+        for label, count in ((exam, len(kept)), (_FIRST, len(asked[_FIRST]) if exam == _ALL else 0)):  # which begins so
             if count:
                 found[label] = [float(np.mean(spent[:count])), float(np.mean(kept[:count])), count]
     return found
@@ -170,7 +169,9 @@ def ask(model: Decoder, exam: Exam, right: list[int] | None) -> tuple[list[Asked
     return asked, numbers
 
 
-def evaluate(name: str, split: int, points: dict[str, Any], save: Callable[[], None], *, all_codecs: bool) -> None:
+def evaluate(
+    name: str, split: int, points: dict[str, Any], save: Callable[[], None], exams: Sequence[str], *, all_codecs: bool
+) -> None:
     """Adds to `points` what is not there yet, and saves after each."""
     profile = load_profile(name, split)
     model = Decoder.load(profile, torch.bfloat16)
@@ -186,12 +187,14 @@ def evaluate(name: str, split: int, points: dict[str, Any], save: Callable[[], N
         points.setdefault("rows", {})[str(split)] = {}
     texts = [read(model, ids) for ids in model.rows("test", NUM_TEST)]
     right, asked = points.setdefault("right", {}), {}
-    for label, exam in EXAMS.items():
-        asked[label], right[label] = ask(model, exam, right.get(label))
+    for label in exams:
+        asked[label], right[label] = ask(model, EXAMS[label], right.get(label))
         save()
-    asked[_FIRST] = asked[_ALL][: sum(number < _NUM_FIRST for number in right[_ALL])]
+    if _ALL in exams:
+        right[_FIRST] = [number for number in right[_ALL] if number < EXAMS[_FIRST].count]
+        asked[_FIRST] = asked[_ALL][: len(right[_FIRST])]
     rows = points["rows"][str(split)]
-    for setting in settings(codecs, all_codecs=all_codecs):
+    for setting in settings(codecs, exams, all_codecs=all_codecs):
         label = setting.method.name
         if label not in rows:
             rows[label] = measure(model, setting, texts, asked)
@@ -247,6 +250,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("profile", nargs="?", default="qwen2.5-coder-1.5b")
     parser.add_argument("--splits", type=int, nargs="+", default=[14, 28, 7, 21])
+    parser.add_argument(
+        "--exams", nargs="+", choices=list(EXAMS), default=list(EXAMS), help=f"for klt; {_ALL!r} or {_FIRST!r} first"
+    )
     parser.add_argument("--klt-only", action="store_true", help="leave out the other codecs and fits")
     parser.add_argument("--output", type=Path, default=RESULTS / "language.json")
     arguments = parser.parse_args()
@@ -258,6 +264,7 @@ def main() -> int:
             split,
             points,
             lambda: _write(path, arguments.profile, points),
+            [exam for exam in arguments.exams if exam != _FIRST or _ALL not in arguments.exams],
             all_codecs=not arguments.klt_only,
         )
     _write(path, arguments.profile, points)

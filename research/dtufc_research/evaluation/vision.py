@@ -23,7 +23,7 @@ from dtufc_research.evaluation.samples import Sample, vit_samples
 PAGE: Final = Path(__file__).parents[3] / "docs" / "results" / "vision.md"
 NAME: Final = "dinov2-small"
 NUM_FIT, NUM_TEST = 10, 12
-QUALITIES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+QUALITIES: Final = (0.2, 0.35, 0.5, 0.65, 0.8)
 OTHER_QUALITIES: Final = (0.2, 0.4, 0.6)
 IOUS: Final = (0.95, 0.97, 0.98)
 

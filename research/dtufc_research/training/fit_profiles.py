@@ -30,8 +30,8 @@ def main() -> None:
     for name, split, count in (entry for entry in FITS if not wanted or entry[0] in wanted):
         profile = load_profile(name, split)
         if arguments.quality:
-            (sample,) = fitting_features(profile, 1)
-            calibration = {**profile.calibration, **fit_qualities(profile.of_codec, sample, profile.layout)}
+            samples = fitting_features(profile, 10)
+            calibration = {**profile.calibration, **fit_qualities(profile.of_codec, samples, profile.layout)}
         else:
             samples, gradients = fitting_set(profile, count)
             calibration, _ = fit_calibration(samples, profile.layout, gradients)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FITTED: Final[Mapping[str, type[FittedCodec]]] = {"levels": LevelsCodec, "klt": KltCodec}
 _QUALITY: Final = "quality"  # arrays of this name are the encoder's alone
-_MEASURED_VALUES: Final = 1 << 18  # of a sample, to measure what a quality is
+_MEASURED_VALUES: Final = 1 << 18  # of samples, to measure what a quality is
 _QUALITY_STEPS: Final = 1024  # how finely a rate target is searched
 _USED: Final = 0.9  # of a byte limit, at least
 _NEARLY: Final = 0.97  # of it, for less than so many encodes:
@@ -371,21 +371,25 @@ def fit_calibration(
     fitted = {"levels": LevelsCodec.fit(arrays, layout).arrays(), "klt": klt.arrays()}
     fitted |= {codec: fit_learned(codec, arrays, layout, klt.transform) for codec in VARIANTS}
     calibration = {f"{codec}.{key}": value for codec, arrays in fitted.items() for key, value in arrays.items()}
-    return {**calibration, **fit_qualities(fitted.__getitem__, arrays[0], layout)}, klt.report
+    return {**calibration, **fit_qualities(fitted.__getitem__, arrays, layout)}, klt.report
 
 
-def fit_qualities(arrays_of: Callable[[str], dict[str, Array]], sample: Array, layout: Layout) -> dict[str, Array]:
+def fit_qualities(
+    arrays_of: Callable[[str], dict[str, Array]], samples: Sequence[Array], layout: Layout
+) -> dict[str, Array]:
     """What a profile keeps of the meaning of quality for the learned codecs, if they can run.
 
     Args:
         arrays_of: a codec's arrays.
-        sample: one of the features that they were fitted to, float32.
+        samples: the features that they were fitted to, float32.
         layout: of the features.
     """
     klt = KltCodec.from_arrays(arrays_of("klt"), layout)
-    part = layout.cropped(sample, _MEASURED_VALUES)
+    parts = [layout.cropped(sample, _MEASURED_VALUES) for sample in samples]
+    spent = np.cumsum([part.size for part in parts])
+    parts = parts[: max(1, int(np.searchsorted(spent, _MEASURED_VALUES, side="right")))]
     learned = {name: _opened(name, arrays_of, layout) for name in VARIANTS} if can_run() else {}
-    return {f"{_QUALITY}.{name}": measured_qualities(codec, klt, part) for name, codec in learned.items()}
+    return {f"{_QUALITY}.{name}": measured_qualities(codec, klt, parts) for name, codec in learned.items()}
 
 
 def _within(limit: int, num_values: int, at: Callable[[float], EncodedFrame], has_rate: bool) -> EncodedFrame:

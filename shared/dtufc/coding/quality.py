@@ -6,6 +6,7 @@ loses at some of them is measured when a profile is fitted, and the profile keep
 much. Only an encoder reads them.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -23,16 +24,18 @@ _TINY: Final = 1e-12  # of the energy: a smaller loss is none
 _FURTHEST: Final = (-1.0, 2.0)
 
 
-def measured_qualities(codec: Codec, klt: KltCodec, features: Array) -> Array:
+def measured_qualities(codec: Codec, klt: KltCodec, samples: Sequence[Array]) -> Array:
     """[7] float64, ascending: the quality at which `klt` loses as much as another codec does at each of SETTINGS.
 
     Args:
         codec: with a rate.
         klt: of the same profile.
-        features: one sample of what the profile was fitted to, float32.
+        samples: of what the profile was fitted to, float32.
     """
-    known = _log_losses(klt, klt.transform, features, _QUALITIES)
-    found = _log_losses(codec, klt.transform, features, SETTINGS)
+    known, found = (
+        np.mean([_log_losses(coder, klt.transform, features, settings) for features in samples], axis=0)
+        for coder, settings in ((klt, _QUALITIES), (codec, SETTINGS))
+    )
     gained = np.maximum.accumulate(known[0] - known) + 1e-9 * _QUALITIES  # from quality 0 on
     reached = np.maximum.accumulate(known[0] - found)
     beyond = np.minimum(reached, 0) + np.maximum(reached - gained[-1], 0)
