@@ -26,6 +26,7 @@ class CloudPipeline:
         self.head: Any = family(weights_folder(profile.spec), profile, device, dtype)
         self.profile = profile.with_prefix(getattr(self.head, "prefix", 0))
         self.codec = FeatureCodec(self.profile)
+        self.codec.prepare(self.codec.default_codec)  # before the first request; a damaged one ends the start
         self._max_tokens = max_tokens
 
     def parse(self, data: bytes, record: Record) -> bitstream.Frame:

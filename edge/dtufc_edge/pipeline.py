@@ -24,6 +24,7 @@ class EdgePipeline:
         self.backbone: Any = family(weights_folder(profile.spec), profile, device, dtype)
         self.profile = profile.with_prefix(getattr(self.backbone, "prefix", 0))
         self.codec = FeatureCodec(self.profile)
+        self.codec.prepare(self.codec.default_codec)  # before the first request; a damaged one ends the start
 
     def encode(
         self, features: Tensor, codec: str, rate: Rate, record: Record, focus: Sequence[int] = ()

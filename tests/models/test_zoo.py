@@ -440,3 +440,14 @@ def test_a_package_of_another_sha256_is_rejected_and_removed(tmp_path: Path, mon
         fetch_package("thing", "1.0", "0" * 64)
     assert right in str(caught.value)
     assert not wheel.exists()
+
+
+def test_both_sides_load_their_default_codec_when_they_start() -> None:
+    profile = load_profile("efficientnet-lite0")
+    for pipeline in (EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)):
+        assert pipeline.codec.is_loaded("klt")
+        assert not pipeline.codec.is_loaded("levels")
+    damaged = {**profile.calibration, "klt.steps": np.zeros(3, np.int16)}
+    for side in (EdgePipeline, CloudPipeline):
+        with pytest.raises(InputError, match="the arrays of klt are damaged"):
+            side(replace(profile, calibration=damaged), CPU, torch.float32)
