@@ -23,6 +23,7 @@ from dtufc.coding.codecs.learned.network_file import load_network
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.errors import BitstreamError
 from dtufc_research.evaluation.reference import reference_model
+from dtufc_research.training.networks import load_trainable
 
 NETWORKS: Final = ("hyperprior", "elic", "kltprior")
 SHAPE: Final = (64, 192)
@@ -62,7 +63,7 @@ def encode(folder: Path, name: str, settings: dict[str, Any]) -> None:
 def reference_of(folder: Path, network: str) -> Any:
     """CompressAI's model, with the tables that were made once for all variants, where they have been."""
     trained = load_network(shipped_network(network))
-    reference = reference_model(trained.network, SETTING * (trained.num_rates - 1))
+    reference = reference_model(load_trainable(shipped_network(network)), SETTING * (trained.num_rates - 1))
     weights = folder / WEIGHTS.format(network)
     if weights.exists():
         reference.load_state_dict(torch.load(weights))

@@ -16,13 +16,13 @@ from dtufc.coding import bitstream
 from dtufc.coding.arrays import Array
 from dtufc.coding.codecs import Payload
 from dtufc.coding.codecs.klt import KltCodec
-from dtufc.coding.codecs.learned import VARIANTS, can_run
+from dtufc.coding.codecs.learned import VARIANTS
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.errors import BitstreamError, Desync, InputError, ProfileMismatch
 from tests.coding.contract import DTYPES, OTHER_SHAPES, SAMPLES, features, fitted, hostile
 
 LAYOUTS = sorted(SAMPLES)
-LEARNED = tuple(VARIANTS) if can_run() else ()
+LEARNED = tuple(VARIANTS)
 CODECS = ("raw", "levels", "klt", *LEARNED)
 
 

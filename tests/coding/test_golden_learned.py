@@ -18,8 +18,8 @@ from dtufc.coding.bitstream import CodecId
 from dtufc.coding.codecs import Payload
 from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.coding.codecs.learned.codec import LearnedCodec
-from dtufc.coding.codecs.learned.network_file import build, load_network, save_network
-from dtufc.coding.codecs.learned.networks import KINDS, Kind, Widths
+from dtufc.coding.codecs.learned.network_file import load_network
+from dtufc.coding.codecs.learned.networks import Kind, Widths
 from dtufc.coding.codecs.learned.plane import Coefficients, Levels, PlaneTransform, fit_coefficients, fit_levels
 from dtufc.coding.layout import Family, Layout
 from dtufc.coding.transform import PeakyToBalanced
@@ -70,13 +70,14 @@ def sent_features(family: str) -> Array:
 
 
 def write_golden() -> None:
+    from dtufc_research.training.network_file import save_network  # needs CompressAI
+    from dtufc_research.training.networks import KINDS
+
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for kind in CASES.values():
         torch.manual_seed(3)
         widths = replace(WIDTHS, num_latents=256) if kind == "prior" else WIDTHS
-        network = KINDS[kind](widths, LAMBDAS)
-        weights = {name: value.detach().numpy() for name, value in network.named_parameters()}
-        save_network(GOLDEN / f"{kind}.safetensors", kind, widths, LAMBDAS, build(kind, widths, LAMBDAS, weights), {})
+        save_network(GOLDEN / f"{kind}.safetensors", kind, widths, LAMBDAS, KINDS[kind](widths, LAMBDAS), {})
     payloads = {}
     for family in SHAPES:
         samples = [contract.features(np.random.default_rng(k), contract.SAMPLES[family]) for k in range(10)]

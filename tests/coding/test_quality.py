@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from dtufc.coding.codecs.klt_transform import KltTransform
-from dtufc.coding.codecs.learned import VARIANTS, can_run
+from dtufc.coding.codecs.learned import VARIANTS
 from dtufc.coding.feature_codec import FeatureCodec, Rate
 from dtufc.coding.layout import Family, Layout
 from dtufc.coding.quality import SETTINGS, range_of, relative_loss, setting_for
 from dtufc.errors import InputError
 from tests.coding.contract import SAMPLES, features, fitted, fitted_profile
 
-pytestmark = pytest.mark.skipif(not can_run(), reason="no CompressAI")
 LAYOUTS = sorted(SAMPLES)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dtufc.coding.codecs.learned import VARIANTS, can_run
+from dtufc.coding.codecs.learned import VARIANTS
 from dtufc.models.fitting import load
 from dtufc.models.profile import load_profile
 from tests.e2e.services import SAMPLES, Service, environment, free_port
@@ -56,7 +56,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(10):
         np.save(folder / f"{i}.npy", (rng.normal(size=(40, 32)) @ mixing).astype(np.float32))
     facts = parsed("fit", *sorted(folder.glob("*.npy")), "-o", folder / "profile", "--name", "mine")
-    assert facts["codecs"] == ["raw", "levels", "klt", *(VARIANTS if can_run() else ())]
+    assert facts["codecs"] == ["raw", "levels", "klt", *VARIANTS]
     assert facts["digest"] == load_profile(folder / "profile").digest.hex()
     return folder
 
@@ -195,7 +195,6 @@ def test_classify_prints_labels_best_first_and_cost(edge: Service) -> None:
     assert "top_k" in error_of(*arguments[:2], "--top-k", "0", "--edge", edge.address)
 
 
-@pytest.mark.skipif(not can_run(), reason="CompressAI has no wheels here")
 def test_segment_by_a_learned_codec_says_so(edge: Service, tmp_path: Path) -> None:
     paths = ("segment", SAMPLES / "chelsea.jpg", "-o", tmp_path / "map.png")
     facts = parsed(*paths, "--edge", edge.address, "--codec", "hyperprior", "--target-bpfp", "1.0")

@@ -13,7 +13,6 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from dtufc.client import EdgeClient
-from dtufc.coding.codecs.learned import can_run
 from dtufc.errors import Unavailable
 from dtufc.models.fitting import load
 from dtufc.serving.transport import check_health
@@ -183,7 +182,6 @@ def test_a_stream_that_expires_ends_with_the_services_reason_and_nothing_unexpec
     assert edge.terminate() == 0
 
 
-@pytest.mark.skipif(not can_run(), reason="CompressAI has no wheels here")
 def test_others_are_answered_while_the_first_requests_of_a_learned_codec_load_it(
     cloud: Service, launch: Callable[..., Service]
 ) -> None:

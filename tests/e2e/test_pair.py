@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, Dinov2Model, EfficientNetForImageClassif
 
 from dtufc.client import EdgeClient
 from dtufc.coding.bitstream import parse
-from dtufc.coding.codecs.learned import VARIANTS, can_run
+from dtufc.coding.codecs.learned import VARIANTS
 from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError
 from dtufc.models.profile import load_profile
@@ -29,7 +29,7 @@ from tests.e2e.services import SAMPLES, inference_stub
 from tests.models.pairs import decoded, result
 
 CPU = torch.device("cpu")
-LEARNED = tuple(VARIANTS) if can_run() else ()
+LEARNED = tuple(VARIANTS)
 QUESTION = "Which of these is a fruit?"
 CHOICES = ["granite", "apple", "hammer", "cloud"]
 PROMPT = "The capital of France is"

@@ -19,7 +19,6 @@ import torch
 from rich.progress import track
 
 from dtufc.coding.arrays import Array
-from dtufc.coding.codecs.learned import can_run
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.models.profile import load_profile
 from dtufc_edge.tasks.answer import choice_prompt
@@ -96,7 +95,7 @@ def settings(codecs: dict[str, FeatureCodec], exams: Sequence[str], *, all_codec
             yield Setting(codec_method(f"{label}, quality {quality}", codec, "klt", quality), (_FIRST,), has_focus=True)
     yield Setting(next(method for method in baselines() if method.name == "blockwise 8 bit, zstd"), (_FIRST,))
     yield Setting(codec_method("levels", ours, "levels", None), (_FIRST,))
-    for name in ("kltprior", "hyperprior", "elic") if can_run() else ():
+    for name in ("kltprior", "hyperprior", "elic"):
         for reach in reached(ours, name, OTHER_QUALITIES):
             yield Setting(codec_method(f"{name}, quality {reach:.2g}", ours, name, reach), (_FIRST,))
 

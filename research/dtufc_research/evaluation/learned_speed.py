@@ -32,6 +32,7 @@ from dtufc.coding.entropy import Decoder, Encoder
 from dtufc.models.profile import load_profile
 from dtufc_research.evaluation.reference import HIGHEST, from_network_scale, reference_model
 from dtufc_research.training.features import TASKS, Task, stored
+from dtufc_research.training.networks import load_trainable
 from dtufc_research.training.plane_transforms import fit_plane_transform
 
 Side = Literal["ours", "CompressAI"]
@@ -270,7 +271,7 @@ def _sides(name: str, sample: _Sample) -> dict[Side, Callable[[_Clock], None]]:
         run_ours(clock, trained, sample)
 
     def theirs(clock: _Clock) -> None:
-        network = reference_model(trained.network, _QUALITY * (trained.num_rates - 1))
+        network = reference_model(load_trainable(shipped_network(name)), _QUALITY * (trained.num_rates - 1))
         watch_reference(clock, network)
         run_reference(clock, network, sample)
 

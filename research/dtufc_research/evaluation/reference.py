@@ -15,9 +15,9 @@ from compressai.entropy_models import EntropyBottleneck
 from compressai.models import Elic2022Official, ScaleHyperprior
 from torch import Tensor, nn
 
-from dtufc.coding.codecs.learned.networks import Elic, Hyperprior
 from dtufc.coding.codecs.learned.plane import MIDDLE, NETWORK_SCALE
 from dtufc.coding.transform import NUM_LEVELS
+from dtufc_research.training.networks import Elic, Hyperprior
 
 HIGHEST: Final = NUM_LEVELS - 1.0  # the level that is 1 in a CompressAI plane
 _MAX_SYMBOL: Final = 255

@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 from rich.progress import track
 
-from dtufc.coding.codecs.learned import can_run
 from dtufc.models.profile import load_profile
 from dtufc_research.data.extract import Vit, fitting_set
 from dtufc_research.data.sources import photos, square
@@ -39,7 +38,7 @@ def methods(split: int) -> Iterator[tuple[str, Method]]:
     yield "levels", codec_method("levels", ours, "levels", None)
     int8 = next(method for method in baselines() if method.name == "blockwise 8 bit, zstd")
     yield int8.name, int8
-    for name in ("kltprior", "hyperprior", "elic") if can_run() else ():
+    for name in ("kltprior", "hyperprior", "elic"):
         for reach in reached(ours, name, OTHER_QUALITIES):
             yield name, codec_method(name, ours, name, reach)
 

@@ -13,6 +13,7 @@ from dtufc.coding.codecs.learned.codec import padded
 from dtufc.coding.codecs.learned.latents import Writer
 from dtufc.coding.codecs.learned.network_file import TrainedNetwork
 from dtufc.coding.entropy import PRECISION, Encoder, Tables
+from dtufc_research.training.networks import Elic, Hyperprior
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +51,22 @@ class _Measured(Encoder):
 
 @torch.inference_mode()
 def rate_overhead(
-    trained: TrainedNetwork, planes: Sequence[Array], quality: float, padding: float | None = None
+    trained: TrainedNetwork,
+    network: Hyperprior | Elic,
+    planes: Sequence[Array],
+    quality: float,
+    padding: float | None = None,
 ) -> Overhead:
     """Overhead of the streams of all planes over the code length of the floating-point network.
 
     Args:
         trained: with normal tables: fitted ones may need fewer bits than the network's own distributions.
+        network: the same, with its likelihoods.
         planes: [H, W] float32 levels each, of at most one tile.
         quality: in [0, 1].
         padding: of the planes; see `PlaneTransform`.
     """
-    network, rate = trained.network, torch.tensor([quality * (trained.num_rates - 1)])
+    rate = torch.tensor([quality * (trained.num_rates - 1)])
     real = coded = ideal = 0.0
     for plane in planes:
         inputs = padded(plane, padding)

@@ -159,7 +159,7 @@ def points_path(name: str, task: str) -> Path:
         uses_klt = (curve.plane_transform or TrainSpec.load(curve.network).plane_transform) == "klt"
         used = {key: array for key, array in profile.calibration.items() if uses_klt and key.startswith("klt.")}
         profile = replace(profile, calibration=used)
-        slug += "-" + sha256(_network_path(curve).read_bytes() + repr(curve).encode()).hexdigest()[:12]
+        slug += "-" + sha256(network_path(curve).read_bytes() + repr(curve).encode()).hexdigest()[:12]
     return cache_folder() / "results" / f"{slug}-{task}-{profile.digest.hex()[:12]}.json"
 
 
@@ -188,7 +188,7 @@ def _is_shipped(curve: Curve) -> bool:
     return curve.network in SHIPPED and curve.tables is None
 
 
-def _network_path(curve: Curve) -> Path:
+def network_path(curve: Curve) -> Path:
     """Path of the curve's network: of its run, or the package's if it was not trained here."""
     if not has_run(curve.network) and _is_shipped(curve):
         return shipped_network(SHIPPED[curve.network])
@@ -239,7 +239,7 @@ def learned_codec(curve: Curve, task: str) -> LearnedCodec:
         assert isinstance(plane_transform, Levels)
         plane_transform = replace(plane_transform, assignment=curve.assignment)
     codec_id = CodecId[SHIPPED.get(curve.network, "hyperprior")]
-    return LearnedCodec(codec_id, load_network(_network_path(curve)), plane_transform)
+    return LearnedCodec(codec_id, load_network(network_path(curve)), plane_transform)
 
 
 def plane_transform_for(kind: PlaneTransformKind, task: str) -> PlaneTransform:

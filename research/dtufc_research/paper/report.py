@@ -21,6 +21,7 @@ from dtufc_research.paper.measure import (
     QUALITIES,
     has_run,
     learned_codec,
+    network_path,
     plane_transform_for,
     samples,
 )
@@ -28,6 +29,7 @@ from dtufc_research.paper.page import results_page, sections_of, verdict_table, 
 from dtufc_research.paper.points import Point, curves_of, load_points, save_points, tasks_of, trained_tasks
 from dtufc_research.paper.rows import BASELINE, ELIC, HYBRID, KLTPRIOR, Table
 from dtufc_research.training.configurations import TrainSpec
+from dtufc_research.training.networks import load_trainable
 from dtufc_research.training.plane_transforms import ChannelMapped
 from dtufc_research.training.train import SHIPPED, trained_steps
 
@@ -136,7 +138,9 @@ def _activation(name: str, tasks: Sequence[str]) -> Activation:
             plane, _ = codec.plane_transform.to_plane(sample.features)
             sides = [side // STRIDE * STRIDE for side in plane.shape]
             scaled = torch.from_numpy((plane[: sides[0], : sides[1]] - MIDDLE) / NETWORK_SCALE)[None, None]
-            found.append(codec.trained.network.analysis(scaled.float(), rate).abs().mean(dim=(0, 2, 3)).numpy())
+            network = codec.trained.network
+            y = network.g_a(scaled.float()) * network.gains.gain(rate)
+            found.append(y.abs().mean(dim=(0, 2, 3)).numpy())
     return Activation(curve=curve.name, mean_abs=np.mean(found, axis=0))
 
 
@@ -146,10 +150,10 @@ def _exactness(tasks: Sequence[str]) -> dict[str, dict[str, dict[str, Exactness]
     for curve in (curve for curve in CURVES if curve.name in (HYBRID, ELIC, KLTPRIOR)):
         for task in tasks:
             codec = learned_codec(curve, task)
-            padding = codec.plane_transform.padding
+            padding, network = codec.plane_transform.padding, load_trainable(network_path(curve))
             planes = [codec.plane_transform.to_plane(sample.features)[0] for sample in samples(task)[:_NUM_EXACT]]
             for quality in QUALITIES:
-                cost = rate_overhead(codec.trained, planes, quality, padding)
+                cost = rate_overhead(codec.trained, network, planes, quality, padding)
                 kept = Exactness(share=round(cost.share, 4), end_bytes=round(cost.end_bytes, 1))
                 found.setdefault(curve.name, {}).setdefault(task, {})[f"{quality:g}"] = kept
     return found

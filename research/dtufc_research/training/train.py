@@ -31,13 +31,15 @@ from dtufc.coding.bitstream import CodecId
 from dtufc.coding.codecs.learned import shipped_network
 from dtufc.coding.codecs.learned.codec import LearnedCodec
 from dtufc.coding.codecs.learned.latents import Counter
-from dtufc.coding.codecs.learned.network_file import TrainedNetwork, load_network, save_network
-from dtufc.coding.codecs.learned.networks import KINDS, STRIDE, Hyperprior
+from dtufc.coding.codecs.learned.network_file import TrainedNetwork, load_network
+from dtufc.coding.codecs.learned.networks import STRIDE
 from dtufc.coding.codecs.learned.plane import MIDDLE, NETWORK_SCALE, PlaneTransform
 from dtufc.models.profile import load_profile
 from dtufc.models.zoo import cache_folder
 from dtufc_research.training.configurations import Crops, Schedule, Tables, TrainSpec, configurations
 from dtufc_research.training.features import TASKS, Part, Task, stored
+from dtufc_research.training.network_file import save_network
+from dtufc_research.training.networks import KINDS, Hyperprior, load_trainable
 from dtufc_research.training.plane_transforms import evenly, fit_plane_transform
 
 SHIPPED: Final = {"hyperprior-hybrid": "hyperprior", "elic-hybrid": "elic", "klt-hybrid": "kltprior"}
@@ -121,7 +123,7 @@ class Training(lightning.LightningModule):
         """Loads the weights of a network file and its number of training steps."""
         with safe_open(path, "pt") as file:
             self.steps_before.fill_(int(file.metadata()["steps"]))  # type: ignore[operator]
-        nn.Module.load_state_dict(self.network, load_network(path).network.state_dict())
+        nn.Module.load_state_dict(self.network, load_trainable(path).state_dict())
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(loss of eq. 7, BPFP, MSE in levels), means over the batch; each crop at its own lambda."""

@@ -1,7 +1,7 @@
 """The learned codecs: the paper's two, and `kltprior`. Each has one network for every model and every rate.
 
 A profile keeps for each its plane transform (`plane`) and the SHA-256 of the network that it was fitted for. No torch
-and no CompressAI is needed here: `codec` runs the networks.
+is needed here: `codec` runs the networks.
 """
 
 import hashlib
@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -39,11 +38,6 @@ VARIANTS: Final[Mapping[str, Variant]] = {
 }
 _LEVELS: Final = {"centroids": np.float32, "range": np.float32, "network": np.uint8}
 _COEFFICIENTS: Final = {"scale": np.float32, "network": np.uint8}
-
-
-def can_run() -> bool:
-    """Whether CompressAI, which implements the networks, is installed."""
-    return find_spec("compressai") is not None
 
 
 def shipped_network(name: str) -> Path:

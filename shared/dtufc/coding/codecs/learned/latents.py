@@ -10,7 +10,7 @@ that it wrote, a Reader returns the symbols that it read. Everything that is der
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -19,17 +19,11 @@ from torch import Tensor
 from dtufc.coding.arrays import Array
 from dtufc.coding.codecs.learned.integers import ONE, Layer, layers_of, run
 from dtufc.coding.codecs.learned.networks import Elic, Hyperprior
-from dtufc.coding.entropy import Decoder, Encoder, Tables, quantize_frequencies
+from dtufc.coding.entropy import Decoder, Encoder, Tables
 
 NUM_SCALES: Final = 64
-_SCALE_MIN, _SCALE_MAX = 0.11, 256.0  # CompressAI's scale table
-_ESCAPE_MASS: Final = 2.0**-20  # of a distribution, left to the escape
-_OUTLIER_SHARE: Final = 2.0**-12  # of the latents, far from the prediction of h_s
-_SIDE_OUTLIER_SHARE: Final = 2.0**-7
-_SIDE_OUTLIER_SCALE: Final = 8.0
-_SIDE_RADIUS: Final = 255
-_COUNTED_RADIUS: Final = 400
-_PRIOR_WEIGHT: Final = 3e-4  # of the assumed distribution, relative to the counted symbols
+SIDE_RADIUS: Final = 255
+COUNTED_RADIUS: Final = 400
 _MAX_SYMBOL: Final = 1 << 13  # a symbol is clipped to this when written, and its derived value when read
 
 
@@ -82,7 +76,7 @@ class Reader:
 
 
 class SymbolTables:
-    """Integer tables and the borders between scales, as stored in a network's file."""
+    """Integer tables and the borders between scales, as training stored them in a network's file."""
 
     def __init__(self, arrays: dict[str, Array]) -> None:
         self.borders = torch.from_numpy(arrays["scale_borders"]).double()  # [63] integers, as activations
@@ -92,28 +86,6 @@ class SymbolTables:
     def classes(self, scales: Tensor) -> Array:
         """The class of each scale, integers in float64, uint8."""
         return torch.bucketize(scales.flatten(), self.borders).byte().numpy()
-
-    @staticmethod
-    def arrays_for(side_prior: Any, counted: "Counter | None" = None) -> dict[str, Array]:
-        """The arrays for the constructor; computed in floating point, for export only.
-
-        Args:
-            side_prior: CompressAI's entropy bottleneck of z.
-            counted: symbols of training features; without them y is assumed to be normal, as in the paper.
-        """
-        logs = np.linspace(np.log(_SCALE_MIN), np.log(_SCALE_MAX), NUM_SCALES)
-        borders = np.exp((logs[1:] + logs[:-1]) / 2)
-        latent = [_scale_weights(scale) for scale in np.exp(logs)]
-        side = _side_weights(side_prior)
-        if counted:
-            latent = [_blended(assumed, counts) for assumed, counts in zip(latent, counted.latent, strict=True)]
-            side = [_blended(assumed, counts) for assumed, counts in zip(side, counted.side_counts, strict=True)]
-        rows = {"latent": [_frequencies(row) for row in latent], "side": [_frequencies(row) for row in side]}
-        return {
-            "scale_borders": np.rint(borders * ONE).astype(np.int64),
-            **{f"{name}_frequencies": np.concatenate(found) for name, found in rows.items()},
-            **{f"{name}_sizes": np.array([len(row) for row in found], np.int32) for name, found in rows.items()},
-        }
 
 
 class Counter:
@@ -126,20 +98,20 @@ class Counter:
 
     def __init__(self, tables: "SymbolTables", num_channels: int) -> None:
         self._tables = tables
-        self.latent = np.zeros((NUM_SCALES, 2 * _COUNTED_RADIUS + 1))
-        self.side_counts = np.zeros((num_channels, 2 * _SIDE_RADIUS + 1))
+        self.latent = np.zeros((NUM_SCALES, 2 * COUNTED_RADIUS + 1))
+        self.side_counts = np.zeros((num_channels, 2 * SIDE_RADIUS + 1))
 
     def side(self, z: Array | None, shape: tuple[int, int, int]) -> Array:
         assert z is not None
         symbols = _rounded(z)
         channels = np.broadcast_to(np.arange(shape[-1]), shape)
-        np.add.at(self.side_counts, (channels, np.clip(symbols, -_SIDE_RADIUS, _SIDE_RADIUS) + _SIDE_RADIUS), 1.0)
+        np.add.at(self.side_counts, (channels, np.clip(symbols, -SIDE_RADIUS, SIDE_RADIUS) + SIDE_RADIUS), 1.0)
         return symbols
 
     def latents(self, classes: Array, y: Array | None) -> Array:
         assert y is not None
         symbols = _rounded(y)
-        np.add.at(self.latent, (classes, np.clip(symbols, -_COUNTED_RADIUS, _COUNTED_RADIUS) + _COUNTED_RADIUS), 1.0)
+        np.add.at(self.latent, (classes, np.clip(symbols, -COUNTED_RADIUS, COUNTED_RADIUS) + COUNTED_RADIUS), 1.0)
         return symbols
 
 
@@ -161,15 +133,17 @@ class ElicLatents:
     """z, then y by groups of channels, each group's even squares of a checkerboard before the odd ones."""
 
     def __init__(self, network: Elic, tables: SymbolTables) -> None:
-        hyper, y = network.latent_codec["hyper"], network.latent_codec["y"]
-        self._h_s = layers_of(hyper.h_s)
+        def layers(name: str) -> list[Layer]:
+            return layers_of(network.get_submodule(f"latent_codec.{name}"))
+
+        self._h_s = layers("hyper.h_s")
         self._tables = tables
         self._ends = list(accumulate(network.groups))
         self._sizes = list(network.groups)
-        codecs = [y.latent_codec[f"y{k}"] for k in range(len(self._sizes))]
-        self._channel: list[list[Layer]] = [[], *(layers_of(y.channel_context[f"y{k}"]) for k in range(1, len(codecs)))]
-        self._spatial = [layers_of(codec.context_prediction)[0] for codec in codecs]
-        self._parameters = [layers_of(codec.entropy_parameters) for codec in codecs]
+        groups = range(len(self._sizes))
+        self._channel: list[list[Layer]] = [layers(f"y.channel_context.y{k}") if k else [] for k in groups]
+        self._spatial = [layers(f"y.latent_codec.y{k}.context_prediction")[0] for k in groups]
+        self._parameters = [layers(f"y.latent_codec.y{k}.entropy_parameters") for k in groups]
         self._at_even = [  # where there is no spatial context, whose channels are the first
             [replace(first, taps=first.taps[:, :, 2 * size :]), *rest]
             for (first, *rest), size in zip(self._parameters, self._sizes, strict=True)
@@ -236,47 +210,3 @@ def _runs(classes: Array) -> Sequence[tuple[int, Array]]:
 
 def _tables(frequencies: Array, sizes: Array) -> Tables:
     return Tables(np.split(frequencies, np.cumsum(sizes)[:-1]), escape=True)
-
-
-def _scale_weights(scale: float) -> Array:
-    """[2 r + 1], weights of the integers under a normal distribution of mean 0, with the longer tails of outliers."""
-    radius = min(4096, int(scale * 40) + 16)
-    symbols = np.arange(-radius, radius + 1)
-    normal = np.diff(_normal_cdf((np.arange(-radius, radius + 2) - 0.5) / scale))
-    return (1 - _OUTLIER_SHARE) * normal + _OUTLIER_SHARE * _laplace(symbols, 2 * scale + 1)
-
-
-def _side_weights(side_prior: Any) -> list[Array]:
-    """[511] for each channel of z, weights of its integers, with the tails of outliers."""
-    edges = torch.arange(-_SIDE_RADIUS, _SIDE_RADIUS + 2, dtype=torch.float32) - 0.5
-    with torch.inference_mode():
-        logits = side_prior._logits_cumulative(edges.repeat(side_prior.channels, 1, 1), stop_gradient=True)
-    below = torch.sigmoid(logits.double())[:, 0].numpy()  # [N, edges]
-    outliers = _laplace(np.arange(-_SIDE_RADIUS, _SIDE_RADIUS + 1), _SIDE_OUTLIER_SCALE)
-    learned = np.maximum(np.diff(below, axis=1), 0)
-    return list((1 - _SIDE_OUTLIER_SHARE) * learned + _SIDE_OUTLIER_SHARE * outliers)
-
-
-def _blended(assumed: Array, counts: Array) -> Array:
-    """Counts, blended with the assumed weights where counts are few; both are centred on the symbol 0."""
-    radius, counted = len(assumed) // 2, len(counts) // 2
-    padded = np.pad(counts, max(radius - counted, 0))[max(counted - radius, 0) :][: len(assumed)]
-    return padded / max(counts.sum(), 1.0) + assumed * max(_PRIOR_WEIGHT, 1.0 / max(counts.sum(), 1.0))
-
-
-def _frequencies(weights: Array) -> Array:
-    """Integer frequencies of the symbols that matter and of the escape, from weights about the symbol 0."""
-    weights = weights / weights.sum()
-    middle = len(weights) // 2
-    radius = max(1, int(np.abs(np.flatnonzero(weights > _ESCAPE_MASS / 8) - middle).max(initial=1)))
-    kept = weights[middle - radius : middle + radius + 1]
-    return quantize_frequencies(np.append(kept, max(1 - kept.sum(), _ESCAPE_MASS)))
-
-
-def _laplace(symbols: Array, scale: float) -> Array:
-    weights = np.exp(-np.abs(symbols) / scale)
-    return weights / weights.sum()
-
-
-def _normal_cdf(x: Array) -> Array:
-    return torch.special.ndtr(torch.as_tensor(x, dtype=torch.float64)).numpy()

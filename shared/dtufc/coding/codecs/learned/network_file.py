@@ -1,24 +1,45 @@
 """A trained network as one file: float16 weights, integer tables, and the configuration to rebuild it.
 
-Every profile that was fitted for the network holds the SHA-256 of the file.
+Every profile that was fitted for the network holds the SHA-256 of the file. Training writes it, with the weights of its
+likelihoods, which coding does not need: there the tables take their place.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from dtufc.coding.arrays import Array
-from dtufc.coding.codecs.learned.latents import Counter, ElicLatents, HyperpriorLatents, SymbolTables, latents_of
+from dtufc.coding.codecs.learned.latents import ElicLatents, HyperpriorLatents, SymbolTables, latents_of
 from dtufc.coding.codecs.learned.networks import KINDS, Elic, Hyperprior, Kind, Widths
 from dtufc.errors import InputError
+
+_LIKELIHOODS: Final = "entropy_bottleneck."  # in the names of weights that training alone needs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkFile:
+    """What a file holds.
+
+    Attributes:
+        kind: of the network.
+        widths: that it was built with.
+        lambdas: of its rates.
+        weights: float16, by the names of parameters.
+        tables: the arrays of SymbolTables.
+    """
+
+    kind: Kind
+    widths: Widths
+    lambdas: Sequence[float]
+    weights: dict[str, Array]
+    tables: dict[str, Array]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,66 +59,46 @@ class TrainedNetwork:
     num_rates: int
 
 
-def save_network(
-    path: Path,
-    kind: Kind,
-    widths: Widths,
-    lambdas: Sequence[float],
-    network: torch.nn.Module,
-    origin: dict[str, str],
-    counted: Counter | None = None,
-) -> None:
-    """Writes a network after training.
-
-    Args:
-        path: of the file.
-        kind: hyperprior or elic.
-        widths: that it was built with.
-        lambdas: of its rates.
-        network: trained.
-        origin: remarks for the reader of the file: how it was trained.
-        counted: symbols of training features, to fit the tables to.
-    """
-    halves = {f"network.{name}": _half(value) for name, value in network.named_parameters()}
-    rounded = build(kind, widths, lambdas, {name.removeprefix("network."): array for name, array in halves.items()})
-    tables = {f"tables.{name}": array for name, array in SymbolTables.arrays_for(rounded.side_prior, counted).items()}
-    shape = json.dumps({"kind": kind, "widths": asdict(widths), "lambdas": list(lambdas)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({**halves, **tables}, path, {"network": shape, **origin})
-    path.chmod(0o644)
-
-
-@lru_cache(maxsize=8)
-def load_network(path: Path) -> TrainedNetwork:
-    """Reads a file that `save_network` wrote.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
+def read_network(path: Path) -> NetworkFile:
+    """Reads a file. Raises InputError if it is missing or damaged."""
     try:
         with safe_open(path, "np") as file:
             shape: dict[str, Any] = json.loads(file.metadata()["network"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        widths = _widths(shape["widths"])
-        network = build(shape["kind"], widths, shape["lambdas"], _under(arrays, "network."))
-        tables = SymbolTables(_under(arrays, "tables."))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(field="network", problem=f"{path.name}: {error}", remedy="Restore the file") from error
-    return TrainedNetwork(network, latents_of(network, tables), tables, len(shape["lambdas"]))
+        return NetworkFile(
+            kind=shape["kind"],
+            widths=_widths(shape["widths"]),
+            lambdas=shape["lambdas"],
+            weights=_under(arrays, "network."),
+            tables=_under(arrays, "tables."),
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
 
 
-def build(kind: str, widths: Widths, lambdas: Sequence[float], weights: dict[str, Array]) -> Hyperprior | Elic:
-    """The network with these weights, for coding."""
+@lru_cache(maxsize=8)
+def load_network(path: Path) -> TrainedNetwork:
+    """Reads a file, for coding. Raises InputError if it is missing or damaged."""
+    kept = read_network(path)
+    try:
+        network, tables = build(kept), SymbolTables(kept.tables)
+        return TrainedNetwork(network, latents_of(network, tables), tables, len(kept.lambdas))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+
+
+def build(kept: NetworkFile) -> Hyperprior | Elic:
+    """The network of a file, for coding."""
     with torch.random.fork_rng(devices=[]):  # the initialization is discarded; the caller's random state is kept
-        network = KINDS[kind](widths, lambdas)
-    state = {name: torch.from_numpy(array.astype(np.float32)) for name, array in weights.items()}
-    left = torch.nn.Module.load_state_dict(
-        network, state, strict=False
-    )  # CompressAI's own asks for tables of its coder
-    missing = set(left.missing_keys) & {name for name, _ in network.named_parameters()}
-    if missing or left.unexpected_keys:
-        raise ValueError(f"weights are missing or too many: {sorted(missing | set(left.unexpected_keys))[:3]}")
+        network = KINDS[kept.kind](kept.widths, kept.lambdas)
+    weights = {name: array for name, array in kept.weights.items() if _LIKELIHOODS not in name}
+    network.load_state_dict({name: torch.from_numpy(array.astype(np.float32)) for name, array in weights.items()})
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # much faster on a CPU
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    problem = f"{path.name}: {' '.join(str(error).split())[:200]}"
+    return InputError(field="network", problem=problem, remedy="Restore the file")
 
 
 def _widths(kept: dict[str, Any]) -> Widths:
@@ -109,11 +110,6 @@ def _widths(kept: dict[str, Any]) -> Widths:
         groups=tuple(int(size) for size in kept["groups"]),
         context=(int(first), int(second)),
     )
-
-
-def _half(value: torch.Tensor) -> Array:
-    array: Array = value.detach().float().numpy()
-    return np.ascontiguousarray(np.clip(array, -65504, 65504)).astype(np.float16)
 
 
 def _under(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:

@@ -1,41 +1,36 @@
-"""The codecs' networks, from CompressAI: one input and output channel, one network for the whole range of rates.
+"""The layers of the codecs' networks, in plain torch: one input and output channel, one network for all rates.
 
     x --g_a--> y --gain(rate)--> y_g --round--> y_hat --inverse gain(rate)--> g_s --> x_hat
                                   |                ^
                                  h_a --> z_hat --> h_s: the scales of y_hat
 
-Hides CompressAI: nothing outside this module imports it. A plane is at network scale: 64 levels are 1.0, around the
-middle level, so that a transformed feature has a spread of about one.
+A scale hyperprior (Balle et al. 2018, arXiv 1802.01436) and ELIC (He et al. 2022, arXiv 2203.10886), as CompressAI
+builds them and under the names that it gives to their parameters, so that its checkpoints load. What training alone
+needs, the likelihoods, is not here. A plane is at network scale: 64 levels are 1.0, around the middle level, so that a
+transformed feature has a spread of about one.
 
 Rates are continuous: gains are learned at `num_rates` points, evenly spaced in log lambda, and interpolated between
-them in the logarithm (Cui et al. 2021, arXiv 2003.02012). Training starts from a Walsh-Hadamard packet transform of
-16 x 16 blocks, the stages' kernels orthonormal and the residual branches silent, not from noise.
+them in the logarithm (Cui et al. 2021, arXiv 2003.02012).
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
-from typing import Any, Final, Literal
+from itertools import accumulate, groupby, pairwise
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dtufc.coding.codecs.learned.plane import NETWORK_SCALE
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # CompressAI compiles with torch.jit, which warns that it will go
-    from compressai.layers import GDN, AttentionBlock
-    from compressai.models import Elic2022Official, ScaleHyperprior
-    from compressai.models.sensetime import ResidualBottleneckBlock
-    from compressai.models.utils import conv, deconv
-    from compressai.ops import quantize_ste
-
 STRIDE: Final = 64  # a plane's sides are padded to multiples of it
-_BLOCK: Final = 16  # side of a latent's position on the plane
+BLOCK: Final = 16  # side of a latent's position on the plane
 _FINENESS: Final = math.sqrt(12 / (2 * math.log(2)))  # step = this / sqrt(lambda) at high rate, in levels
+_PEDESTAL: Final = 2.0**-36  # under the stored square roots of a normalization's weights
+_BETA_MIN: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +48,6 @@ class Widths:
     num_latents: int = 256
     groups: tuple[int, ...] = (16, 16, 32, 64, 128)
     context: tuple[int, int] = (96, 64)
-
-
-@dataclass(frozen=True, slots=True)
-class Coded:
-    """The output of a network for a batch in training.
-
-    Attributes:
-        plane: [B, 1, H, W], decoded.
-        bits: [B], the code length of each.
-    """
-
-    plane: Tensor
-    bits: Tensor
 
 
 class GainUnit(nn.Module):
@@ -91,49 +73,116 @@ def _between(logs: Tensor, rate: Tensor) -> Tensor:
     return torch.exp(torch.lerp(logs[low], logs[high], share))[:, :, None, None]
 
 
-class Hyperprior(ScaleHyperprior):
-    """Balle et al. 2018 with one input channel and a gain unit.
+class DivisiveNormalization(nn.Module):
+    """x / sqrt(beta + gamma x^2) over the channels, or times that root (Balle et al. 2016, arXiv 1511.06281).
 
-    Attributes:
-        uses_noise: whether, in training, the decoder gets values with noise, as in the paper. Otherwise it gets rounded
-            values, and only the code length is computed with noise: mixed quantization (Minnen and Singh 2020,
-            arXiv 2007.08739).
+    `beta` [C] and `gamma` [C, C] hold square roots, above a pedestal that keeps gradients alive in training.
     """
 
-    uses_noise = False
+    def __init__(self, channels: int, *, inverse: bool = False) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.ones(channels))
+        self.gamma = nn.Parameter(torch.eye(channels))
+        self._inverse = inverse
+
+    def forward(self, x: Tensor) -> Tensor:
+        beta = self.beta.clamp(min=math.sqrt(_BETA_MIN + _PEDESTAL)) ** 2 - _PEDESTAL
+        gamma = self.gamma.clamp(min=math.sqrt(_PEDESTAL)) ** 2 - _PEDESTAL
+        power = functional.conv2d(x * x, gamma[:, :, None, None], beta)
+        return x * (power.sqrt() if self._inverse else power.rsqrt())
+
+
+class ResidualBottleneck(nn.Module):
+    """x plus three convolutions through half the channels (He et al. 2016, arXiv 1512.03385)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels // 2, 1)
+        self.conv2 = nn.Conv2d(channels // 2, channels // 2, 3, padding=1)
+        self.conv3 = nn.Conv2d(channels // 2, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = functional.relu(self.conv1(x), inplace=True)
+        hidden = functional.relu(self.conv2(hidden), inplace=True)
+        return self.conv3(hidden) + x
+
+
+class Attention(nn.Module):
+    """x plus one branch under the sigmoid of another (Cheng et al. 2020, arXiv 2001.01568)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_a = nn.Sequential(*(_Unit(channels) for _ in range(3)))
+        self.conv_b = nn.Sequential(*(_Unit(channels) for _ in range(3)), nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_a(x) * torch.sigmoid(self.conv_b(x)) + x
+
+
+class _Unit(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.conv = nn.Sequential(
+            nn.Conv2d(channels, half, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(half, half, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(half, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.conv(x) + x)
+
+
+class Checkerboard(nn.Conv2d):
+    """The weights of a 5 x 5 convolution that sees the squares of the other colour (He et al. 2021, arXiv 2103.15306).
+
+    Run in integers alone (`integers.layers_of`).
+    """
+
+    mask: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 5, padding=2)
+        places = torch.arange(5)
+        mask = ((places[:, None] + places) % 2).float()
+        self.register_buffer("mask", mask.expand_as(self.weight).clone(), persistent=False)
+
+
+def _down(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 5, stride=2, padding=2)
+
+
+def _up(inputs: int, outputs: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1)
+
+
+def _rectified(*layers: nn.Module) -> nn.Sequential:
+    """Layers with a rectifier behind each but the last."""
+    between = [module for layer in layers for module in (layer, nn.ReLU(inplace=True))]
+    return nn.Sequential(*between[:-1])
+
+
+class Hyperprior(nn.Module):
+    """A scale hyperprior with one input channel and a gain unit."""
 
     def __init__(self, widths: Widths, lambdas: Sequence[float]) -> None:
-        super().__init__(widths.num_channels, widths.num_latents)
-        self.g_a[0] = conv(1, widths.num_channels)
-        self.g_s[-1] = deconv(widths.num_channels, 1)
-        self.gains = GainUnit(widths.num_latents, lambdas)
-        self.entropy_bottleneck.quantiles.requires_grad_(False)  # medians stay 0; our tables need no quantiles
-        _start_from_hadamard(self.g_a, self.g_s)
-        nn.init.constant_(self.h_s[4].bias, 1.0)
-
-    def forward(self, plane: Tensor, rate: Tensor) -> Coded:
-        y = self.analysis(plane, rate)
-        z = self.hyper_analysis(y)
-        with torch.autocast(plane.device.type, enabled=False):
-            z_noisy, z_likelihoods = self.entropy_bottleneck(z.float())
-        scales = self.h_s(z_noisy if self.uses_noise else quantize_ste(z.float()))
-        with torch.autocast(plane.device.type, enabled=False):
-            y_noisy, y_likelihoods = self.gaussian_conditional(y, scales.float())
-        y_hat = y_noisy if self.uses_noise else quantize_ste(y)
-        return Coded(self.synthesis(y_hat, rate), _bits(y_likelihoods) + _bits(z_likelihoods))
-
-    def analysis(self, plane: Tensor, rate: Tensor) -> Tensor:
-        return self.g_a(plane).float() * self.gains.gain(rate)
-
-    def synthesis(self, y_hat: Tensor, rate: Tensor) -> Tensor:
-        return self.g_s(y_hat * self.gains.inverse(rate)).float()
+        super().__init__()
+        n, m = widths.num_channels, widths.num_latents
+        down, up = [_down(1, n), _down(n, n), _down(n, n)], [_up(m, n), _up(n, n), _up(n, n)]
+        self.g_a = nn.Sequential(*(x for layer in down for x in (layer, DivisiveNormalization(n))), _down(n, m))
+        self.g_s = nn.Sequential(
+            *(x for layer in up for x in (layer, DivisiveNormalization(n, inverse=True))), _up(n, 1)
+        )
+        self.h_a = _rectified(nn.Conv2d(m, n, 3, padding=1), _down(n, n), _down(n, n))
+        self.h_s = nn.Sequential(
+            *_rectified(_up(n, n), _up(n, n), nn.Conv2d(n, m, 3, padding=1)), nn.ReLU(inplace=True)
+        )
+        self.gains = GainUnit(m, lambdas)
 
     def hyper_analysis(self, y: Tensor) -> Tensor:
         return self.h_a(torch.abs(y))
-
-    @property
-    def side_prior(self) -> Any:
-        return self.entropy_bottleneck
 
 
 class Prior(Hyperprior):
@@ -143,64 +192,69 @@ class Prior(Hyperprior):
     """
 
     def __init__(self, widths: Widths, lambdas: Sequence[float]) -> None:
-        if widths.num_latents != _BLOCK**2:
-            raise ValueError(f"a prior has {_BLOCK**2} latents, not {widths.num_latents}")
         super().__init__(widths, lambdas)
-        self.g_a = nn.Sequential(nn.PixelUnshuffle(_BLOCK))
-        self.g_s = nn.Sequential(nn.PixelShuffle(_BLOCK))
+        self.g_a = nn.Sequential(nn.PixelUnshuffle(BLOCK))
+        self.g_s = nn.Sequential(nn.PixelShuffle(BLOCK))
 
 
-class Elic(Elic2022Official):
-    """He et al. 2022 with one input channel, a gain unit, and a channel context of configurable width."""
+class Elic(nn.Module):
+    """ELIC with one input channel, a gain unit, and a channel context of configurable width."""
 
     def __init__(self, widths: Widths, lambdas: Sequence[float]) -> None:
-        super().__init__(widths.num_channels, widths.num_latents, groups=list(widths.groups))
-        self.g_a[0] = conv(1, widths.num_channels)
-        self.g_s[-1] = deconv(widths.num_channels, 1)
+        super().__init__()
+        n, m, self.groups = widths.num_channels, widths.num_latents, list(widths.groups)
+        blocks = [ResidualBottleneck(n) for _ in range(18)]
+        self.g_a = nn.Sequential(
+            _down(1, n), *blocks[:3], _down(n, n), *blocks[3:6], Attention(n),
+            _down(n, n), *blocks[6:9], _down(n, m), Attention(m),
+        )  # fmt: skip
+        self.g_s = nn.Sequential(
+            Attention(m), _up(m, n), *blocks[9:12], _up(n, n), Attention(n),
+            *blocks[12:15], _up(n, n), *blocks[15:], _up(n, 1),
+        )  # fmt: skip
+        hyper = nn.ModuleDict(
+            {
+                "h_a": _rectified(nn.Conv2d(m, n, 3, padding=1), _down(n, n), _down(n, n)),
+                "h_s": _rectified(_up(n, n), _up(n, 3 * n // 2), nn.ConvTranspose2d(3 * n // 2, 2 * n, 3, padding=1)),
+            }
+        )
         first, second = widths.context
-        for k, start in list(enumerate(accumulate(self.groups)))[:-1]:
-            self.latent_codec["y"].channel_context[f"y{k + 1}"] = nn.Sequential(
-                conv(start, first, stride=1),
-                nn.ReLU(inplace=True),
-                conv(first, second, stride=1),
-                nn.ReLU(inplace=True),
-                conv(second, 2 * self.groups[k + 1], stride=1),
+        starts = list(accumulate(self.groups))
+        contexts = {
+            f"y{k}": _rectified(_same(starts[k - 1], first), _same(first, second), _same(second, 2 * size))
+            for k, size in enumerate(self.groups)
+            if k
+        }
+        groups = {
+            f"y{k}": nn.ModuleDict(
+                {
+                    "context_prediction": Checkerboard(size, 2 * size),
+                    "entropy_parameters": _ramp(2 * n + 2 * size * (2 if k else 1), 2 * size, 2 * n),
+                }
             )
-        self.gains = GainUnit(widths.num_latents, lambdas)
-        self.side_prior.quantiles.requires_grad_(False)  # as in Hyperprior
-        _start_from_hadamard(self.g_a, self.g_s)
-        for k, size in enumerate(self.groups):
-            last = self.latent_codec["y"].latent_codec[f"y{k}"].entropy_parameters[-1]
-            with torch.no_grad():
-                last.weight.mul_(0.1)
-                last.bias.copy_(torch.cat([torch.ones(size), torch.zeros(size)]))
-
-    def forward(self, plane: Tensor, rate: Tensor) -> Coded:
-        y = self.analysis(plane, rate)
-        z = self.hyper_analysis(y)
-        hyper = self.latent_codec["hyper"]
-        with torch.autocast(plane.device.type, enabled=False):
-            _, z_likelihoods = hyper.entropy_bottleneck(z.float())
-            z_hat = quantize_ste(z.float())
-        with torch.autocast(plane.device.type, enabled=False):
-            out = self.latent_codec["y"](y, hyper.h_s(z_hat).float())
-        return Coded(self.synthesis(out["y_hat"], rate), _bits(out["likelihoods"]["y"]) + _bits(z_likelihoods))
-
-    def analysis(self, plane: Tensor, rate: Tensor) -> Tensor:
-        return self.g_a(plane).float() * self.gains.gain(rate)
-
-    def synthesis(self, y_hat: Tensor, rate: Tensor) -> Tensor:
-        return self.g_s(y_hat * self.gains.inverse(rate)).float()
+            for k, size in enumerate(self.groups)
+        }
+        y = nn.ModuleDict({"channel_context": nn.ModuleDict(contexts), "latent_codec": nn.ModuleDict(groups)})
+        self.latent_codec = nn.ModuleDict({"hyper": hyper, "y": y})
+        self.gains = GainUnit(m, lambdas)
 
     def hyper_analysis(self, y: Tensor) -> Tensor:
-        return self.latent_codec["hyper"].h_a(y)
-
-    @property
-    def side_prior(self) -> Any:
-        return self.latent_codec["hyper"].entropy_bottleneck
+        found: Tensor = self.get_submodule("latent_codec.hyper.h_a")(y)
+        return found
 
 
-_REACH: Final = {ResidualBottleneckBlock: 1, AttentionBlock: 3}  # rows to each side; they keep the resolution
+def _same(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 5, padding=2)
+
+
+def _ramp(inputs: int, outputs: int, least: int) -> nn.Sequential:
+    """Three pointwise layers whose channels go from `inputs` to `outputs` in equal steps, the hidden ones not below."""
+    hidden = [max(least, inputs + (outputs - inputs) * step // 3) for step in (1, 2)]
+    sizes = [inputs, *hidden, outputs]
+    return _rectified(*(nn.Conv2d(a, b, 1) for a, b in pairwise(sizes)))
+
+
+_REACH: Final = {ResidualBottleneck: 1, Attention: 3}  # rows to each side; they keep the resolution
 _LARGE: Final = 1 << 22  # values of a plane that goes in strips,
 _STRIP: Final = 1 << 19  # and of a strip
 KINDS: Final[dict[str, type[Hyperprior] | type[Elic]]] = {"hyperprior": Hyperprior, "elic": Elic, "prior": Prior}
@@ -230,53 +284,3 @@ def _strip_by_strip(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
         strip = nn.Sequential(*layers)(x[:, :, first : start + rows + reach])
         result[:, :, start : start + rows] = strip[:, :, start - first : start - first + rows]
     return result
-
-
-def _bits(likelihoods: Tensor) -> Tensor:
-    return -torch.log2(likelihoods).flatten(1).sum(dim=1)
-
-
-def _start_from_hadamard(g_a: nn.Sequential, g_s: nn.Sequential) -> None:
-    """Sets the strided layers to a Walsh-Hadamard packet transform and its inverse, the rest to nearly nothing."""
-    down = [layer for layer in g_a if isinstance(layer, nn.Conv2d)]
-    up = [layer for layer in g_s if isinstance(layer, nn.ConvTranspose2d)]
-    used = 1
-    for analysis, synthesis in zip(down, reversed(up), strict=True):
-        kernel, used = _hadamard_stage(analysis.weight, used)
-        with torch.no_grad():
-            analysis.weight.mul_(0.05).add_(kernel)
-            synthesis.weight.mul_(0.05).add_(kernel)
-            nn.init.zeros_(analysis.bias)  # type: ignore[arg-type]
-            nn.init.zeros_(synthesis.bias)  # type: ignore[arg-type]
-    for module in [*g_a.modules(), *g_s.modules()]:
-        _silence(module)
-
-
-@torch.no_grad()
-def _silence(module: nn.Module) -> None:
-    """A residual branch adds next to nothing at first, and a divisive normalization hardly divides."""
-    match module:
-        case ResidualBottleneckBlock():
-            module.conv3.weight.mul_(0.05)
-            module.conv3.bias.zero_()
-        case AttentionBlock():
-            module.conv_b[-1].weight.mul_(0.05)
-            module.conv_b[-1].bias.fill_(-4.0)
-        case GDN():
-            module.gamma.copy_(module.gamma_reparam.init(0.01 * torch.eye(len(module.beta))))
-
-
-def _hadamard_stage(weight: Tensor, used: int) -> tuple[Tensor, int]:
-    """[out, in, 5, 5] with orthonormal rows: 2 x 2 Hadamard of each used channel; how many outputs that used.
-
-    The kernel's taps (2, 2) to (3, 3) lie on the 2 x 2 pixels of an output: stride 2, padding 2.
-    """
-    kernel = torch.zeros_like(weight)
-    signs = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2.0
-    outputs = 0
-    for band in range(4):  # every channel's mean first, so that narrow networks keep what matters
-        for channel in range(used):
-            if outputs < len(weight):
-                kernel[outputs, channel, 2:4, 2:4] = signs[band].reshape(2, 2)
-                outputs += 1
-    return kernel, outputs
