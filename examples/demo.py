@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dtufc.coding.arrays import Array
+from dtufc.coding.quality import DEFAULT_QUALITY
 from dtufc.errors import DtufcError
 from dtufc.models.cache import cache_folder
 from dtufc.models.profile import default_profiles, load_profile
@@ -73,7 +74,7 @@ class Report:
     """Two tables: what came back and its size, and the time of each stage."""
 
     def __init__(self) -> None:
-        caption = "through codec klt, quality 0.5; agreement is with codec raw, which loses nothing"
+        caption = f"through codec klt, quality {DEFAULT_QUALITY}; agreement is with codec raw, which loses nothing"
         self._sizes = _table(caption, ["raw bytes", "coded", "BPFP", "frames", "agreement"])
         self._times = _table("milliseconds by stage; the round trip holds decode, head and PNG", [*_STAGES.values()])
 

@@ -4,9 +4,9 @@ set -eu
 venv="$1"
 python3 -m venv "$venv"
 
-# TORCH stands in for the lock's releases of torch and torchvision, which go together.
+# TORCH stands in for the lock's release of torch.
 if [ -n "${TORCH:-}" ]; then
-  sed -i '/^torch==/d; /^torchvision==/d' /wanted/requirements.lock
+  sed -i '/^torch==/d' /wanted/requirements.lock
   echo "$TORCH" >> /wanted/requirements.txt
 fi
 case "$ACCELERATOR" in
@@ -20,6 +20,6 @@ esac
 packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -rf "$packages"/torch/include "$packages"/torch/share "$packages"/torch/test
 find "$packages/torch/bin" -type f ! -name torch_shm_manager -delete # without which torch does not load
-for package in sympy scipy pandas networkx sklearn matplotlib torch_geometric onnx; do
+for package in sympy networkx onnx; do
   [ ! -d "$packages/$package" ] || find "$packages/$package" -type d -name tests -prune -exec rm -rf {} +
 done

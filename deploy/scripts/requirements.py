@@ -2,7 +2,7 @@
 
 An image installs these before it copies any code, so that a change of code leaves the large layer as it was.
 
-    python3 requirements.py pyproject.toml edge --without networks
+    python3 requirements.py pyproject.toml edge
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 
-def requirements(project: dict[str, Any], extra: str, without: frozenset[str]) -> Iterator[str]:
+def requirements(project: dict[str, Any], extra: str) -> Iterator[str]:
     """The requirements of one extra; a reference to another extra of the project is followed."""
     name = project["name"]
     for requirement in project["optional-dependencies"][extra]:
@@ -22,18 +22,16 @@ def requirements(project: dict[str, Any], extra: str, without: frozenset[str]) -
             yield requirement
             continue
         for other in own.group(1).split(","):
-            if other not in without:
-                yield from requirements(project, other, without)
+            yield from requirements(project, other)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pyproject", type=Path)
     parser.add_argument("extra")
-    parser.add_argument("--without", action="append", default=[], help="An extra to leave out.")
     args = parser.parse_args()
     project = tomllib.loads(args.pyproject.read_text(encoding="utf-8"))["project"]
-    print(*project["dependencies"], *requirements(project, args.extra, frozenset(args.without)), sep="\n")
+    print(*project["dependencies"], *requirements(project, args.extra), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """DT-UFC: features of split models as small bitstreams.
 
 codec = dtufc.load("dinov2-small")
-frame = codec.encode(features, quality=0.5)
+frame = codec.encode(features, quality=0.6)
 features = codec.decode(frame)
 """
 

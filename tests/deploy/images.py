@@ -55,7 +55,6 @@ def torch_arguments(engine: docker.DockerClient) -> Iterator[dict[str, str]]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield {
-            "LEARNED": "0",
             "TORCH": f"torch=={version}",
             "TORCH_CPU_INDEX": "",
             "PIP_FIND_LINKS": f"http://{gateway}:{server.server_port}/",

@@ -21,7 +21,7 @@ from dtufc_research.evaluation.samples import Sample
 from dtufc_research.paper.measure import PROFILES, samples
 
 PAGE: Final = Path(__file__).parents[3] / "docs" / "results" / "quality.md"
-QUALITIES: Final = (0.2, 0.35, 0.5, 0.65, 0.8)
+QUALITIES: Final = (0.2, 0.4, 0.6, 0.8)
 _CODECS: Final = ("klt", "kltprior", "hyperprior", "elic")
 _NUM_SAMPLES: Final = {"cnn": 70}  # each has one label only; of the others:
 _USUAL_SAMPLES: Final = 12

@@ -20,7 +20,7 @@ from dtufc.coding.codecs import Codec, FittedCodec, Payload
 from dtufc.coding.codecs.klt import KltCodec
 from dtufc.coding.codecs.klt_fit import FitReport, Progress
 from dtufc.coding.codecs.klt_transform import KltTransform
-from dtufc.coding.codecs.learned import VARIANTS, fit_learned, is_shipped
+from dtufc.coding.codecs.learned import VARIANTS, can_run, fit_learned, is_shipped
 from dtufc.coding.codecs.levels import LevelsCodec
 from dtufc.coding.codecs.raw import RawCodec
 from dtufc.coding.features import NUMPY_DTYPES, as_array, as_tensor, dtype_of
@@ -142,7 +142,7 @@ class FeatureCodec:
     def codecs(self) -> list[str]:
         """Names of the codecs that this profile can use."""
         fitted = {key.partition(".")[0] for key in self.profile.calibration}
-        networks = {name: self.profile.calibration.get(f"{name}.network") for name in VARIANTS}
+        networks = {name: self.profile.calibration.get(f"{name}.network") for name in VARIANTS if can_run()}
         learned = [name for name, digest in networks.items() if digest is not None and is_shipped(name, digest)]
         return ["raw", *(name for name in FITTED if name in fitted), *learned]
 
@@ -200,7 +200,7 @@ class FeatureCodec:
 
         Args:
             features: any shape that the profile's layout knows; float32, float16 or bfloat16; finite.
-            quality: in [0, 1], and in `quality_range` of the codec; by default 0.5, or the nearest in that range. A
+            quality: in [0, 1], and in `quality_range` of the codec; by default 0.6, or the nearest in that range. A
                 higher quality costs more bytes, and loses as little in every codec of this profile.
             target_bpfp: instead of quality: at most this many bits a value, and nine tenths of them used.
             max_bytes: instead of quality: at most this many bytes, and nine tenths of them used.
@@ -334,6 +334,9 @@ def _opened(name: str, arrays_of: Callable[[str], dict[str, Array]], layout: Lay
     """A codec from the arrays of a profile, by codec."""
     if name in FITTED:
         return FITTED[name].from_arrays(arrays_of(name), layout)
+    if not can_run():
+        problem = f"{name} needs torch, which is not installed"
+        raise InputError(field="codec", problem=problem, remedy="Install it, or use codec 'klt'")
     from dtufc.coding.codecs.learned.codec import LearnedCodec  # torch takes seconds to import
 
     klt = KltTransform.from_arrays(arrays_of("klt"), layout) if VARIANTS[name].uses_klt else None
@@ -374,7 +377,7 @@ def fit_calibration(
 def fit_qualities(
     arrays_of: Callable[[str], dict[str, Array]], samples: Sequence[Array], layout: Layout
 ) -> dict[str, Array]:
-    """What a profile keeps of the meaning of quality for the learned codecs.
+    """What a profile keeps of the meaning of quality for the learned codecs, if they can run.
 
     Args:
         arrays_of: a codec's arrays.
@@ -385,7 +388,7 @@ def fit_qualities(
     parts = [layout.cropped(sample, _MEASURED_VALUES) for sample in samples]
     spent = np.cumsum([part.size for part in parts])
     parts = parts[: max(1, int(np.searchsorted(spent, _MEASURED_VALUES, side="right")))]
-    learned = {name: _opened(name, arrays_of, layout) for name in VARIANTS}
+    learned = {name: _opened(name, arrays_of, layout) for name in VARIANTS} if can_run() else {}
     return {f"{_QUALITY}.{name}": measured_qualities(codec, klt, parts) for name, codec in learned.items()}
 
 

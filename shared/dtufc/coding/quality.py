@@ -17,7 +17,7 @@ from dtufc.coding.codecs.klt import KltCodec
 from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.errors import InputError
 
-DEFAULT_QUALITY: Final = 0.5
+DEFAULT_QUALITY: Final = 0.6  # at which 97 of 100 answers, labels and masks are as without a codec (decision 0015)
 SETTINGS: Final = np.array([0, 0.2, 0.35, 0.5, 0.65, 0.8, 1])
 _QUALITIES: Final = np.linspace(0, 1, 9)
 _TINY: Final = 1e-12  # of the energy: a smaller loss is none

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,11 @@ VARIANTS: Final[Mapping[str, Variant]] = {
 }
 _LEVELS: Final = {"centroids": np.float32, "range": np.float32, "network": np.uint8}
 _COEFFICIENTS: Final = {"scale": np.float32, "network": np.uint8}
+
+
+def can_run() -> bool:
+    """Whether torch, which runs the networks, is installed."""
+    return find_spec("torch") is not None
 
 
 def shipped_network(name: str) -> Path:
