@@ -82,6 +82,9 @@ results: $(VENV)/.research ## The paper's tables and figures on our models, writ
 	$(BIN)/python -m dtufc_research.paper
 	$(BIN)/python -m dtufc_research.evaluation.learned_speed > docs/results/speed.md
 	$(BIN)/python -m dtufc_research.paper.generated_images
+	$(BIN)/python -m dtufc_research.evaluation.quality
+	$(BIN)/python -m dtufc_research.evaluation.vision
+	$(BIN)/python -m dtufc_research.evaluation.klt_speed
 	$(BIN)/python -m tests.coding.test_learned_determinism "$$(mktemp -d)" 100 > docs/results/determinism.md
 
 profiles: $(VENV)/.research ## Fits the shipped profiles anew

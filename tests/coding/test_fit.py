@@ -1,6 +1,7 @@
 """Fitting: from ten features of any model, in seconds; and what gradients buy."""
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import pytest
 import dtufc
 from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import parse, read_varint
+from dtufc.coding.codecs import directions, klt_fit
 from dtufc.coding.codecs.klt import KltCodec
 from dtufc.coding.layout import Family, Layout
 from dtufc.errors import InputError
+from tests.coding.contract import wide
 
 
 def test_ten_features_of_real_size_are_fitted_in_seconds() -> None:
@@ -179,7 +182,7 @@ def test_a_row_at_the_border_to_an_outlier_is_seen_alike_by_fit_and_codec() -> N
         samples = [np.tile(row, (17, 1)) * rng.uniform(1, 1 + 1e-7) for _ in range(3)]
         samples = [sample.astype(np.float32) for sample in samples]
         samples[0][5] = 4 * row
-        dtufc.fit(samples, layout="vit", prefix=1)
+        KltCodec.fit(samples, Layout(family=Family.vit, prefix=1))
 
 
 def test_few_gradients_do_not_fit_themselves() -> None:
@@ -218,3 +221,18 @@ def test_on_a_grid_large_rows_are_outliers_and_small_ones_are_not() -> None:
     num_outliers, offset = read_varint(payload, offset)
     skipped, _ = read_varint(payload, offset)
     assert (num_outliers, skipped) == (1, 35)
+
+
+def test_three_folds_are_enough_where_the_work_of_a_row_bounds_the_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directions, "_MAX_CELLS", 8 * 96)
+    folds: list[int] = []
+    tables = klt_fit._Fit._tables
+
+    def counted(self: klt_fit._Fit, fitted: list[Any], *rest: Any) -> Any:
+        folds.append(len(fitted))
+        return tables(self, fitted, *rest)
+
+    monkeypatch.setattr(klt_fit._Fit, "_tables", counted)
+    for rows in (60, 3):  # of these, five folds allow more directions than three
+        KltCodec.fit([wide(seed, rows, 96) for seed in range(10)], Layout(family=Family.llm))
+    assert folds == [3, 5]

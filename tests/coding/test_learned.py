@@ -154,7 +154,7 @@ def test_weights_out_of_the_exact_range_are_rejected() -> None:
 def test_a_plane_too_large_for_one_piece_is_tiled(name: str) -> None:
     codec = fitted("llm")
     sent = np.concatenate([features(np.random.default_rng(seed), SAMPLES["llm"]) for seed in range(55)])  # [2200, 24]
-    got = codec.decode(codec.encode(sent, codec=name, quality=codec.quality_range(name)[1]))
+    got = codec.decode(codec.encode(sent, codec=name, quality=codec.quality_ranges[name][1]))
     assert np.median(np.abs(got - sent)) < 0.25 * np.median(np.abs(sent))
 
 

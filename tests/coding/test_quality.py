@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import dtufc
 from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.coding.codecs.learned import VARIANTS
-from dtufc.coding.feature_codec import FeatureCodec, Rate
+from dtufc.coding.feature_codec import FeatureCodec, Rate, fit_calibration
 from dtufc.coding.layout import Family, Layout
 from dtufc.coding.quality import SETTINGS, range_of, relative_loss, setting_for
 from dtufc.errors import InputError
@@ -32,7 +33,7 @@ def test_the_same_quality_loses_as_much_on_features_that_were_not_fitted(
 ) -> None:
     transform = KltTransform.from_arrays(codec.profile.of_codec("klt"), codec.profile.layout)
     others = [features(np.random.default_rng(seed), SAMPLES[layout]) for seed in range(100, 106)]
-    low, high = codec.quality_range(name)
+    low, high = codec.quality_ranges[name]
     for share in (0.3, 0.6, 0.9):
         quality = low + share * (high - low)
         ours, theirs = (
@@ -47,7 +48,7 @@ def test_the_same_quality_loses_as_much_on_features_that_were_not_fitted(
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_a_quality_out_of_reach_is_rejected_with_those_in_reach(codec: FeatureCodec, layout: str, name: str) -> None:
     sent = features(np.random.default_rng(1), SAMPLES[layout])
-    _, high = codec.quality_range(name)
+    _, high = codec.quality_ranges[name]
     assert high < 1
     with pytest.raises(InputError, match=f"{name} reaches 0.[0-9]+ to {high:.2f} of this profile"):
         codec.encode(sent, codec=name, quality=1.0)
@@ -80,12 +81,78 @@ def test_what_quality_means_is_the_encoders_alone() -> None:
     assert len(without.encode(sent, codec="kltprior", max_bytes=len(frame))) <= len(frame)
 
 
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        ("whole", "llm"),
+        ("binary", "llm"),
+        ("constant", "llm"),
+        ("zeros", "vit"),
+        ("narrow", "llm"),
+        ("flat grid", "vit"),
+    ],
+)
+def test_features_that_a_codec_cannot_take_are_fitted_all_the_same(kind: str, layout: str) -> None:
+    """As integers, of which a codec of levels makes outliers, or planes that are mostly padding."""
+    rng = np.random.default_rng(4)
+    shape = {"zeros": (17, 24), "flat grid": (17, 24), "narrow": (70_000, 1)}.get(kind, (40, 24))
+    samples = []
+    for _ in range(2 if kind == "narrow" else 6):
+        values = rng.standard_normal(shape)
+        values = {"whole": np.round(values), "binary": values > 0, "zeros": 0 * values}.get(kind, values)
+        if kind in ("constant", "flat grid"):
+            values[int(kind == "flat grid") :] = 3.25
+        samples.append(values.astype(np.float32))
+    codec = dtufc.fit(samples, layout=layout, prefix=int(layout == "vit"))
+    for name, (low, high) in codec.quality_ranges.items():
+        assert 0 <= low <= high <= 1, name
+        if name in VARIANTS and kind != "narrow":
+            assert codec.decode(codec.encode(samples[0], codec=name)).shape == shape
+
+
+def test_progress_goes_on_until_the_end() -> None:
+    shares: list[float] = []
+    fit_calibration(
+        [features(np.random.default_rng(k), SAMPLES["llm"]) for k in range(4)],
+        Layout(family=Family.llm),
+        progress=shares.append,
+    )
+    assert shares == sorted(shares)
+    assert 0.8 < shares[-4] < shares[-3] < 1 == shares[-1]
+
+
+def test_of_settings_that_lose_as_much_the_cheapest_is_taken() -> None:
+    qualities = np.array([-0.2, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+    assert setting_for(0.4, qualities, "elic") == SETTINGS[4]
+
+
+def test_a_codec_that_reaches_no_quality_says_so_and_is_not_listed() -> None:
+    profile = fitted_profile("llm")
+    low = np.linspace(-0.9, -0.3, len(SETTINGS))
+    codec = FeatureCodec(replace(profile, calibration={**profile.calibration, "quality.elic": low}))
+    assert "elic" in codec.codecs
+    assert "elic" not in codec.quality_ranges
+    sent = features(np.random.default_rng(1), SAMPLES["llm"])
+    for quality in (None, 0.0):
+        with pytest.raises(InputError, match="elic reaches none of this profile"):
+            codec.encode(sent, codec="elic", quality=quality)
+    assert len(codec.encode(sent, codec="elic", max_bytes=1000)) <= 1000
+
+
+def test_the_ends_of_a_range_are_in_reach_as_they_are_told() -> None:
+    qualities = np.linspace(0.1237, 0.5963, len(SETTINGS))
+    low, high = range_of(qualities) or (0, 0)
+    assert (low, high) == (0.13, 0.59)
+    assert setting_for(low, qualities, "elic") < setting_for(high, qualities, "elic")
+
+
 def test_a_damaged_table_is_rejected() -> None:
     profile = fitted_profile("llm")
     for damaged in (np.zeros(3), np.full(len(SETTINGS), np.nan), np.arange(len(SETTINGS))[::-1] / 10.0):
         broken = FeatureCodec(replace(profile, calibration={**profile.calibration, "quality.elic": damaged}))
         with pytest.raises(InputError, match=r"quality\.elic is damaged"):
             broken.encode(np.ones((4, 24), np.float32), codec="elic", quality=0.2)
+        assert "elic" not in broken.quality_ranges  # a cloud, which needs none, starts
 
 
 @pytest.mark.parametrize(
@@ -99,6 +166,7 @@ def test_a_damaged_table_is_rejected() -> None:
         ("vit", (1 + 20, 16), (1 + 20, 16)),
         ("cnn", (4096, 20, 9), (4096, 8, 8)),
         ("latent", (16, 64, 30), (16, 16, 16)),
+        ("vit", (1 + 300, 1024), (1 + 63, 1024)),
     ],
 )
 def test_the_middle_of_features_is_features(family: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
@@ -108,3 +176,11 @@ def test_the_middle_of_features_is_features(family: str, shape: tuple[int, ...],
     assert part.shape == expected
     layout.check(part.shape)
     assert np.isin(part, values).all()
+    assert (layout.grid(part.shape) is None) == (layout.grid(shape) is None)
+
+
+def test_the_middle_of_a_latent_keeps_its_patches() -> None:
+    layout = Layout(family=Family.latent, patch=2)
+    values = np.arange(16 * 38 * 38, dtype=np.float32).reshape(16, 38, 38)
+    part = layout.cropped(values, 16 * 16 * 16)  # 16 of 38: from 11, were it not for the patches
+    assert part[0, 0, 0] == values[0, 10, 10]

@@ -73,7 +73,7 @@ def test_every_frame_of_a_completion_counts_at_the_cloud_and_the_completion_once
 @pytest.mark.parametrize(
     ("codec", "rate", "label"),
     [
-        ("klt", Rate(), "0.5"),
+        ("klt", Rate(), "default"),
         ("klt", Rate(quality=0.8123), "0.8"),
         ("klt", Rate(target_bpfp=1.0), "target_bpfp"),
         ("klt", Rate(max_bytes=9000), "max_bytes"),

@@ -7,7 +7,7 @@ import pytest
 
 from dtufc_research.data.sources import questions
 from dtufc_research.evaluation import language
-from dtufc_research.evaluation.methods import bits_at, reached
+from dtufc_research.evaluation.methods import bits_at, codec_method, reached
 from tests.coding.contract import fitted
 
 
@@ -51,11 +51,9 @@ def test_a_page_has_a_row_for_each_way_of_asking() -> None:
 
 @pytest.mark.parametrize("focus", [[], [-1]])
 def test_a_method_of_a_profile_takes_a_focus(focus: list[int]) -> None:
-    from dtufc_research.evaluation.methods import codec_method
-
     codec = fitted("llm")
     sent = np.random.default_rng(0).standard_normal((20, 24)).astype(np.float32)
     method = codec_method("klt", codec, "klt", 0.4)
-    data = method.encode(sent, focus=focus)  # type: ignore[call-arg]
+    data = method.encode(sent, focus=focus)
     assert data == codec.encode(sent, quality=0.4, focus=focus)
     np.testing.assert_array_equal(method.decode(data, sent.shape), codec.decode(data))

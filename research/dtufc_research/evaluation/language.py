@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,7 +98,7 @@ def settings(codecs: dict[str, FeatureCodec], exams: Sequence[str], *, all_codec
     yield Setting(codec_method("levels", ours, "levels", None), (_FIRST,))
     for name in ("kltprior", "hyperprior", "elic"):
         for reach in reached(ours, name, OTHER_QUALITIES):
-            yield Setting(codec_method(f"{name}, quality {reach:.2g}", ours, name, reach), (_FIRST,))
+            yield Setting(codec_method(f"{name}, quality {reach:.2f}", ours, name, reach), (_FIRST,))
 
 
 def measure(
@@ -257,6 +258,11 @@ def main() -> int:
     arguments = parser.parse_args()
     path: Path = arguments.output
     points = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    of = [arguments.profile, sha256("".join(one.text for one in questions()).encode()).hexdigest()[:16]]
+    if points.setdefault("of", of) != of:
+        parser.error(f"{path} has points of another model or of other questions; name another --output")
+    if arguments.exams[0] not in (_ALL, _FIRST):
+        parser.error(f"--exams begins with {_ALL!r} or {_FIRST!r}")
     for split in arguments.splits:
         evaluate(
             arguments.profile,

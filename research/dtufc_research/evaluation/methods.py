@@ -22,13 +22,13 @@ class Method:
 
     Attributes:
         name: in the tables.
-        encode: features -> bytes.
+        encode: features -> bytes; a codec's takes a focus (`FeatureCodec.encode`).
         decode: bytes and shape -> features.
         overhead_bytes: bytes of header and checksum in the result of `encode`.
     """
 
     name: str
-    encode: Callable[[Array], bytes]
+    encode: Callable[..., bytes]
     decode: Callable[[bytes, tuple[int, ...]], Array]
     overhead_bytes: int = 0
 
@@ -77,7 +77,7 @@ def reached(codec: FeatureCodec, name: str, qualities: Sequence[float]) -> list[
     """Those of the qualities that a codec of a profile reaches, and its highest; [None] if it has no rate."""
     if not codec.has_rate(name):
         return [None]
-    low, high = codec.quality_range(name)
+    low, high = codec.quality_ranges[name]
     inside = [quality for quality in qualities if low <= quality <= high]
     return [*inside, high] if high < max(qualities) else [*inside]
 

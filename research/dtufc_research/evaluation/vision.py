@@ -1,7 +1,7 @@
 """`python -m dtufc_research.evaluation.vision`: a vision transformer cut in several places, to docs/results/vision.md.
 
-`dinov2-small`, fitted on ten photographs, measured on photographs of other files: bits a feature value (whole frames)
-against the IoU of the saliency mask with the uncompressed model's.
+`dinov2-small`, fitted on five photographs, each whole and as a square, measured on six others: bits a feature value
+(whole frames) against the IoU of the saliency mask with the uncompressed model's.
 """
 
 import argparse
@@ -70,8 +70,9 @@ def main() -> int:
     lines = [
         f"# A vision transformer: {NAME}",
         "",
-        f"Fitted on {NUM_FIT} photographs of 518 x 518 pixels, measured on {NUM_TEST} of other files. BPFP of whole",
-        "frames at an IoU of the saliency mask with the uncompressed model's, linear between measured rates.",
+        f"Fitted on {NUM_FIT // 2} photographs, each whole and as a square, of 518 x 518 pixels, and measured on",
+        f"{NUM_TEST // 2} others. BPFP of whole frames at an IoU of the saliency mask with the uncompressed model's,",
+        "linear between measured rates.",
         "`python -m dtufc_research.evaluation.vision` writes this page.",
     ]
     for split in arguments.splits:

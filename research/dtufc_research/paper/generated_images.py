@@ -168,7 +168,7 @@ def page(rows: Sequence[Row], between_seeds: float) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        quality = "" if row.quality is None else f"{row.quality:g}"
+        quality = "" if row.quality is None else f"{row.quality:.2f}"
         lines.append(
             f"| {row.codec} | {quality} | {row.bytes:.0f} | {row.bpfp:.3f} | {row.psnr:.1f} | {row.ssim:.3f} "
             f"| {row.distance:.1f} |"

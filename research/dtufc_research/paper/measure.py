@@ -120,7 +120,7 @@ OTHERS: Final = ("raw", "klt", "levels", _INT8, *SCALAR)
 
 
 def every_setting(codec: FeatureCodec) -> list[tuple[str, float | None]]:
-    """(codec, quality) of every codec of a profile; quality is None if the codec has no rate."""
+    """(codec, quality) of every codec of a profile, over all that it reaches; None if the codec has no rate."""
     ranges = codec.quality_ranges
     settings: list[tuple[str, float | None]] = []
     for name in codec.codecs:

@@ -45,8 +45,9 @@ _LINKS: Final = """\
   [distributions](distributions.json) (Table 1, Figures 2 and 3), [exactness](exactness.json),
   [trainings](networks.json).
 - Rate against [quality of generated images](generated-images.md); [what a quality means](quality.md).
-- A [large language model](language.md) and a [vision transformer](vision.md), cut in several places.
-- [Times](speed.md); [decoding on other machines](determinism.md).
+- A [vision transformer](vision.md), cut in several places; a [large language model](language.md), likewise, whose page
+  has its own command.
+- Times [of the learned codecs](speed.md) and [of klt](klt-speed.md); [decoding on other machines](determinism.md).
 
 `make results` measures and writes all of this. `python -m dtufc_research.paper --pages-only` writes this page, the
 tables and the plots again from the JSON files, without measuring.

@@ -10,7 +10,10 @@ Profile = Annotated[str, typer.Option(help="A name that `dtufc models` lists, or
 Split = Annotated[int | None, typer.Option(help="Layers that run on the edge. Default: the profile's own.")]
 _CODECS = "raw, levels, klt, hyperprior, elic or kltprior. Default: klt where it is fitted."
 Codec = Annotated[str, typer.Option(help=_CODECS)]
-Quality = Annotated[float | None, typer.Option(help="From 0, the fewest bytes, to 1, the most exact. Default: 0.6.")]
+Quality = Annotated[
+    float | None,
+    typer.Option(help="From 0, the fewest bytes, to 1, the most exact; the same loss in every codec. Default: 0.6."),
+]
 TargetBpfp = Annotated[float | None, typer.Option(help="Instead of quality: at most so many bits a feature value.")]
 MaxBytes = Annotated[int | None, typer.Option(help="Instead of quality: at most so many bytes a frame.")]
 Edge = Annotated[str, typer.Option(help="Address of the edge.")]

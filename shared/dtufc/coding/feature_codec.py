@@ -25,15 +25,17 @@ from dtufc.coding.codecs.levels import LevelsCodec
 from dtufc.coding.codecs.raw import RawCodec
 from dtufc.coding.features import NUMPY_DTYPES, as_array, as_tensor, dtype_of
 from dtufc.coding.layout import Layout
-from dtufc.coding.quality import DEFAULT_QUALITY, is_sound, measured_qualities, range_of, setting_for
+from dtufc.coding.quality import DEFAULT_QUALITY, PREFIX, is_sound, measured_qualities, range_of, setting_for
 from dtufc.errors import Corrupt, InputError, ProfileMismatch
 
 if TYPE_CHECKING:
     import torch
 
 FITTED: Final[Mapping[str, type[FittedCodec]]] = {"levels": LevelsCodec, "klt": KltCodec}
-_QUALITY: Final = "quality"  # arrays of this name are the encoder's alone
-_MEASURED_VALUES: Final = 1 << 18  # of samples, to measure what a quality is
+_MEASURED_VALUES: Final = 1 << 18  # of samples, to measure what a quality is,
+_MEASURED_SAMPLES: Final = 3  # at most so many,
+_MIN_MEASURED: Final = 1 << 12  # and one, if it is smaller: a network pads its plane, and takes as long
+_KLT_SHARE: Final = 0.8  # of the time of a fit
 _QUALITY_STEPS: Final = 1024  # how finely a rate target is searched
 _USED: Final = 0.9  # of a byte limit, at least
 _NEARLY: Final = 0.97  # of it, for less than so many encodes:
@@ -49,7 +51,7 @@ class Rate:
 
     Attributes:
         quality: from 0, the fewest bytes, to 1, the most exact. In every codec of a profile the same quality loses as
-            much; not every codec reaches all (`FeatureCodec.quality_range`).
+            much; not every codec reaches all (`FeatureCodec.quality_ranges`).
         target_bpfp: at most this many bits a feature value, of the whole frame.
         max_bytes: at most this many bytes a frame.
     """
@@ -71,12 +73,12 @@ class Rate:
 
     @property
     def label(self) -> str:
-        """The label of a metric, with few values: the quality to a tenth, or the kind of the limit."""
+        """The label of a metric, with few values: the quality to a tenth, "default", or the kind of the limit."""
         if self.target_bpfp is not None:
             return "target_bpfp"
         if self.max_bytes is not None:
             return "max_bytes"
-        return f"{DEFAULT_QUALITY if self.quality is None else self.quality:.1f}"
+        return "default" if self.quality is None else f"{self.quality:.1f}"
 
     def byte_limit(self, num_values: int) -> int | None:
         """The largest size of a frame of this many values, or None if the quality decides."""
@@ -165,24 +167,23 @@ class FeatureCodec:
 
     def has_rate(self, codec: str) -> bool:
         """Whether this codec, one of `codecs`, has an adjustable rate."""
-        return codec in VARIANTS or (codec in FITTED and FITTED[codec].has_rate)
-
-    def quality_range(self, codec: str) -> tuple[float, float]:
-        """The lowest and the highest quality that a codec reaches, one of `codecs` that has a rate.
-
-        Raises:
-            InputError: a learned codec, and the profile does not say what quality means for it.
-        """
-        return range_of(self._qualities(codec)) if codec in VARIANTS else (0.0, 1.0)
+        if codec in VARIANTS:
+            return True
+        return FITTED[codec].has_rate if codec in FITTED else self._codec(codec).has_rate
 
     @property
     def quality_ranges(self) -> dict[str, tuple[float, float]]:
-        """`quality_range` of each codec for which the profile says what quality means."""
-        known = [name for name in self.codecs if name not in VARIANTS or self._qualities_of(name) is not None]
-        return {name: self.quality_range(name) for name in known if self.has_rate(name)}
+        """The lowest and the highest quality of each codec with a rate; without those that the profile cannot tell."""
+        ranges = {"klt": (0.0, 1.0)} if "klt" in self.codecs else {}
+        for name in (name for name in self.codecs if name in VARIANTS):
+            qualities = self._qualities_of(name)
+            reached = None if qualities is None or not is_sound(qualities) else range_of(qualities)
+            if reached:
+                ranges[name] = reached
+        return ranges
 
     def check_rate(self, codec: str, rate: Rate) -> None:
-        """Raises InputError if the codec, one of `codecs`, does not reach a quality."""
+        """Raises InputError if the codec, one of `codecs`, does not reach the quality that is asked for, if one is."""
         if rate.target_bpfp is None and rate.max_bytes is None:
             self._setting(codec, rate.quality)
 
@@ -200,7 +201,7 @@ class FeatureCodec:
 
         Args:
             features: any shape that the profile's layout knows; float32, float16 or bfloat16; finite.
-            quality: in [0, 1], and in `quality_range` of the codec; by default 0.6, or the nearest in that range. A
+            quality: in [0, 1], and in `quality_ranges` of the codec; by default 0.6, or the nearest in that range. A
                 higher quality costs more bytes, and loses as little in every codec of this profile.
             target_bpfp: instead of quality: at most this many bits a value, and nine tenths of them used.
             max_bytes: instead of quality: at most this many bytes, and nine tenths of them used.
@@ -216,8 +217,9 @@ class FeatureCodec:
         bitstream.check_shape(array.shape)
         self.profile.layout.check(array.shape)
         name = codec or self.default_codec
+        if name in self.codecs:  # before a network is loaded
+            self.check_rate(name, rate)
         chosen = self._codec(name)
-        self.check_rate(name, rate)
         encoder = chosen.encoder(array, self._rows_of(focus, array.shape))
 
         def at(level: float) -> EncodedFrame:
@@ -286,12 +288,12 @@ class FeatureCodec:
             problem = f"{self.profile.name} does not say what quality means for {codec}"
             raise InputError(field="quality", problem=problem, remedy="Give target_bpfp or max_bytes, or fit it anew")
         if not is_sound(qualities):
-            problem = f"the array {_QUALITY}.{codec} is damaged"
+            problem = f"the array {PREFIX}{codec} is damaged"
             raise InputError(field="profile", problem=problem, remedy="Restore the profile")
         return qualities
 
     def _qualities_of(self, codec: str) -> Array | None:
-        return self.profile.calibration.get(f"{_QUALITY}.{codec}")
+        return self.profile.calibration.get(f"{PREFIX}{codec}")
 
     def _rows_of(self, focus: Sequence[int], shape: tuple[int, ...]) -> list[int]:
         images, tokens, _ = self.profile.layout.rows_shape(shape)
@@ -367,29 +369,41 @@ def fit_calibration(
         raise InputError(field="samples", problem="none were given", remedy="Give about ten features")
     for array in arrays:
         layout.check(array.shape)
-    klt = KltCodec.fit(arrays, layout, slopes, progress=progress)
+    klt = KltCodec.fit(arrays, layout, slopes, progress=lambda share: progress(_KLT_SHARE * share))
     fitted = {"levels": LevelsCodec.fit(arrays, layout).arrays(), "klt": klt.arrays()}
     fitted |= {codec: fit_learned(codec, arrays, layout, klt.transform) for codec in VARIANTS}
     calibration = {f"{codec}.{key}": value for codec, arrays in fitted.items() for key, value in arrays.items()}
-    return {**calibration, **fit_qualities(fitted.__getitem__, arrays, layout)}, klt.report
+    qualities = fit_qualities(
+        fitted.__getitem__, arrays, layout, lambda share: progress(_KLT_SHARE + (1 - _KLT_SHARE) * share)
+    )
+    progress(1.0)
+    return {**calibration, **qualities}, klt.report
 
 
 def fit_qualities(
-    arrays_of: Callable[[str], dict[str, Array]], samples: Sequence[Array], layout: Layout
+    arrays_of: Callable[[str], dict[str, Array]],
+    samples: Sequence[Array],
+    layout: Layout,
+    progress: Progress = lambda share: None,
 ) -> dict[str, Array]:
-    """What a profile keeps of the meaning of quality for the learned codecs, if they can run.
+    """What a profile keeps of the meaning of quality for the learned codecs, if they can run on such features.
 
     Args:
         arrays_of: a codec's arrays.
         samples: the features that they were fitted to, float32.
         layout: of the features.
+        progress: is told the share of the work that is done.
     """
     klt = KltCodec.from_arrays(arrays_of("klt"), layout)
-    parts = [layout.cropped(sample, _MEASURED_VALUES) for sample in samples]
-    spent = np.cumsum([part.size for part in parts])
-    parts = parts[: max(1, int(np.searchsorted(spent, _MEASURED_VALUES, side="right")))]
+    parts, spent = [], 0
+    for sample in samples[:_MEASURED_SAMPLES]:
+        if parts and not _MIN_MEASURED <= spent < _MEASURED_VALUES:
+            break
+        parts.append(layout.cropped(sample, _MEASURED_VALUES))
+        spent += parts[-1].size
     learned = {name: _opened(name, arrays_of, layout) for name in VARIANTS} if can_run() else {}
-    return {f"{_QUALITY}.{name}": measured_qualities(codec, klt, parts) for name, codec in learned.items()}
+    measured = measured_qualities(klt, learned, parts, progress)
+    return {f"{PREFIX}{name}": qualities for name, qualities in measured.items()}
 
 
 def _within(limit: int, num_values: int, at: Callable[[float], EncodedFrame], has_rate: bool) -> EncodedFrame:

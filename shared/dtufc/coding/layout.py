@@ -146,11 +146,14 @@ class Layout:
         at_most = max_values // self._channels_of(features.shape)
         side = max(8, isqrt(at_most)) // self.patch * self.patch
         if self.is_map:
-            down, across = (_middle(size, side) for size in features.shape[-2:])
+            down, across = (_middle(size, side, self.patch) for size in features.shape[-2:])
             return np.ascontiguousarray(features[:, down, across])
         grid = self.grid(features.shape)
         if not grid:
-            return features[: max(64, at_most)]
+            length = min(len(features), max(64, at_most))
+            while length > self.prefix + 2 and self.grid((length, features.shape[-1])):
+                length -= 1
+            return features[:length]
         tokens = features[self.prefix :].reshape(*grid, -1)[_middle(grid[0], side), _middle(grid[1], side)]
         return np.concatenate([features[: self.prefix], tokens.reshape(-1, features.shape[-1])])
 
@@ -170,8 +173,8 @@ class Layout:
         return shape[-1] if self.family in (Family.llm, Family.vit) else shape[-3]
 
 
-def _middle(size: int, wanted: int) -> slice:
-    start = max(0, size - wanted) // 2
+def _middle(size: int, wanted: int, unit: int = 1) -> slice:
+    start = max(0, size - wanted) // 2 // unit * unit
     return slice(start, start + min(size, wanted))
 
 

@@ -6,7 +6,9 @@ loses at some of them is measured when a profile is fitted, and the profile keep
 much. Only an encoder reads them.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -17,6 +19,7 @@ from dtufc.coding.codecs.klt import KltCodec
 from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.errors import InputError
 
+PREFIX: Final = "quality."  # of these arrays' names in a profile
 DEFAULT_QUALITY: Final = 0.6  # at which 97 of 100 answers, labels and masks are as without a codec (decision 0015)
 SETTINGS: Final = np.array([0, 0.2, 0.35, 0.5, 0.65, 0.8, 1])
 _QUALITIES: Final = np.linspace(0, 1, 9)
@@ -24,22 +27,34 @@ _TINY: Final = 1e-12  # of the energy: a smaller loss is none
 _FURTHEST: Final = (-1.0, 2.0)
 
 
-def measured_qualities(codec: Codec, klt: KltCodec, samples: Sequence[Array]) -> Array:
-    """[7] float64, ascending: the quality at which `klt` loses as much as another codec does at each of SETTINGS.
+def measured_qualities(
+    klt: KltCodec, codecs: Mapping[str, Codec], samples: Sequence[Array], progress: Callable[[float], None]
+) -> dict[str, Array]:
+    """By codec [7] float64, ascending: the quality at which `klt` loses as much as the codec does at each of SETTINGS.
+
+    A codec that cannot encode the samples at all of its settings is left out.
 
     Args:
-        codec: with a rate.
         klt: of the same profile.
+        codecs: others, with a rate.
         samples: of what the profile was fitted to, float32.
+        progress: is told the share of the work that is done.
     """
-    known, found = (
-        np.mean([_log_losses(coder, klt.transform, features, settings) for features in samples], axis=0)
-        for coder, settings in ((klt, _QUALITIES), (codec, SETTINGS))
-    )
-    gained = np.maximum.accumulate(known[0] - known) + 1e-9 * _QUALITIES  # from quality 0 on
-    reached = np.maximum.accumulate(known[0] - found)
-    beyond = np.minimum(reached, 0) + np.maximum(reached - gained[-1], 0)
-    return np.clip(np.interp(reached, gained, _QUALITIES) + beyond / gained[-1], *_FURTHEST)
+    known = _log_losses(klt, klt.transform, samples, _QUALITIES)
+    usable = np.isfinite(known)  # not so fine that symbols are too large
+    if not usable[:2].all():
+        return {}
+    known, qualities = known[usable], _QUALITIES[usable]
+    gained = np.maximum.accumulate(known[0] - known) + 1e-9 * qualities  # from quality 0 on
+    measured = {}
+    for done, (name, codec) in enumerate(codecs.items(), start=1):
+        found = _log_losses(codec, klt.transform, samples, SETTINGS)
+        progress(done / len(codecs))
+        if np.isfinite(found).all():
+            reached = np.maximum.accumulate(known[0] - found)
+            beyond = np.minimum(reached, 0) + np.maximum(reached - gained[-1], 0)
+            measured[name] = np.clip(np.interp(reached, gained, qualities) + beyond / gained[-1], *_FURTHEST)
+    return measured
 
 
 def is_sound(qualities: Array) -> bool:
@@ -51,9 +66,11 @@ def is_sound(qualities: Array) -> bool:
     )
 
 
-def range_of(qualities: Array) -> tuple[float, float]:
-    """The lowest and the highest quality of a codec, from the result of `measured_qualities`."""
-    return max(0.0, float(qualities[0])), min(1.0, float(qualities[-1]))
+def range_of(qualities: Array) -> tuple[float, float] | None:
+    """The lowest and the highest quality of a codec, in hundredths, from a result of `measured_qualities`; or none."""
+    low = math.ceil(100 * max(0.0, float(qualities[0]))) / 100
+    high = math.floor(100 * min(1.0, float(qualities[-1]))) / 100
+    return (low, high) if low <= high else None
 
 
 def setting_for(quality: float | None, qualities: Array, codec: str) -> float:
@@ -62,13 +79,18 @@ def setting_for(quality: float | None, qualities: Array, codec: str) -> float:
     Raises:
         InputError: the codec does not reach it.
     """
-    low, high = range_of(qualities)
+    reached = range_of(qualities)
+    if reached is None:
+        problem = f"{codec} reaches none of this profile"
+        raise InputError(field="quality", problem=problem, remedy="Give max_bytes or target_bpfp, or use codec 'klt'")
+    low, high = reached
     if quality is None:
         quality = max(low, min(DEFAULT_QUALITY, high))
     elif not low <= quality <= high:
         problem = f"{quality}, and {codec} reaches {low:.2f} to {high:.2f} of this profile"
         raise InputError(field="quality", problem=problem, remedy="Give one of these, a target, or use codec 'klt'")
-    return float(np.interp(quality, qualities, SETTINGS))
+    different, first = np.unique(qualities, return_index=True)  # of settings that lose as much, the cheapest
+    return float(np.interp(quality, different, SETTINGS[first]))
 
 
 def relative_loss(transform: KltTransform, features: Array, decoded: Array) -> float:
@@ -92,8 +114,13 @@ def relative_loss(transform: KltTransform, features: Array, decoded: Array) -> f
     return float(lost / max(np.sum(sent**2), 1e-300))
 
 
-def _log_losses(codec: Codec, transform: KltTransform, features: Array, settings: Array) -> Array:
-    encode = codec.encoder(features)
-    payloads = [encode(float(setting)) for setting in settings]
-    decoded = [codec.decode(payload, features.shape, features.dtype) for payload in payloads]
-    return np.log(np.maximum([relative_loss(transform, features, one) for one in decoded], _TINY))
+def _log_losses(codec: Codec, transform: KltTransform, samples: Sequence[Array], settings: Array) -> Array:
+    """Means over the samples; not a number where a setting cannot encode one."""
+    losses = np.full((len(samples), len(settings)), np.nan)
+    for row, features in zip(losses, samples, strict=True):
+        with suppress(InputError):  # out of the codec's range
+            encode = codec.encoder(features)
+            for index, setting in enumerate(settings):
+                decoded = codec.decode(encode(float(setting)), features.shape, features.dtype)
+                row[index] = relative_loss(transform, features, decoded)
+    return np.log(np.maximum(losses, _TINY)).mean(axis=0)

@@ -31,6 +31,7 @@ from safetensors.numpy import save_file
 from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import DIGEST_BYTES
 from dtufc.coding.layout import Family, Layout
+from dtufc.coding.quality import PREFIX
 from dtufc.errors import InputError
 from dtufc.models.fingerprint import fingerprint
 
@@ -230,7 +231,7 @@ class Profile:
             source.pop(name, None)
         digest = hashlib.sha256(json.dumps([spec, self.split], sort_keys=True).encode())
         for name, array in sorted(self.calibration.items()):
-            if name.startswith("quality."):  # an encoder's alone
+            if name.startswith(PREFIX):  # an encoder's alone
                 continue
             digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
             digest.update(np.ascontiguousarray(array).tobytes())

@@ -39,7 +39,9 @@ class Codec(Protocol):
         """Whether `quality` changes anything."""
 
     def encoder(self, features: Array, focus: Sequence[int] = ()) -> Callable[[float], Payload]:
-        """Encodes at any quality in [0, 1]; work that does not depend on it is done once.
+        """Encodes at any setting in [0, 1], from the fewest bytes; work that does not depend on it is done once.
+
+        The setting is a quality for `klt` alone (`dtufc.coding.quality`).
 
         Args:
             features: any dtype and shape that the layout knows, finite.

@@ -49,7 +49,12 @@ def rank_of(num_rows: int, channels: int) -> int:
     """The number of leading components that so many rows and channels allow: `channels` for a whole basis."""
     if channels * channels <= _MAX_CELLS and num_rows >= _MIN_ROWS_PER_CHANNEL * channels:
         return channels
-    return min(_MAX_CELLS // channels, num_rows // _ROWS_PER_DIRECTION, channels // 2)
+    return min(rank_of_work(channels), num_rows // _ROWS_PER_DIRECTION, channels // 2)
+
+
+def rank_of_work(channels: int) -> int:
+    """The number of leading components that the work of a row allows."""
+    return _MAX_CELLS // channels
 
 
 def fit_basis(

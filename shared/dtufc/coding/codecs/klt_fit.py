@@ -32,7 +32,7 @@ from dtufc.coding.codecs.calibration import (
     is_outlier_row,
     row_rms,
 )
-from dtufc.coding.codecs.directions import fit_basis, rank_of
+from dtufc.coding.codecs.directions import fit_basis, rank_of, rank_of_work
 from dtufc.coding.codecs.exact import OCTAVE, forward_dct, power_of_two
 from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.coding.entropy import quantize_frequencies
@@ -134,7 +134,7 @@ class _Fit:
         usable = [index for index, rows in enumerate(self.ordinary) if len(rows)]
         folds, others, rank = self._folds(usable, _NUM_FOLDS)
         fewer = self._folds(usable, _FEWER_FOLDS)
-        if fewer[2] == rank < self.channels // 2:  # which the work of a row bounds, not the rows
+        if fewer[2] == rank == rank_of_work(self.channels):  # not one that the rows bound
             folds, others, _ = fewer
         rank = rank if max_rank is None else min(rank, max_rank)
         fitted = self._each(lambda seen: self._transform(seen, rank), others, (0.0, 0.4), progress)

@@ -28,7 +28,7 @@ from dtufc.coding.features import to_dtype
 from dtufc.coding.layout import Layout
 from dtufc.errors import Corrupt, InputError
 
-RATE_STEPS: Final = 1023  # quality is sent as an integer from 0 to this
+RATE_STEPS: Final = 1023  # a setting is sent as an integer from 0 to this
 _LATENT_STRIDE: Final = 16
 _TILE_SIDE: Final = 2048
 _PADDED_TIMES: Final = 4  # a plane may be padded to this many times its values,
@@ -36,7 +36,7 @@ _ALWAYS_PADDED: Final = 1 << 22  # or to this area
 
 
 class LearnedCodec:
-    """Features -> payload through a network; quality is linear in the network's range of rates."""
+    """Features -> payload through a network; its setting is linear in the network's range of rates."""
 
     has_rate = True
 
