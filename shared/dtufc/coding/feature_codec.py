@@ -395,7 +395,8 @@ def fit_qualities(
         progress: is told the share of the work that is done.
     """
     klt = KltCodec.from_arrays(arrays_of("klt"), layout)
-    parts, spent = [], 0
+    parts: list[Array] = []
+    spent = 0
     for sample in samples[:_MEASURED_SAMPLES]:
         if parts and not _MIN_MEASURED <= spent < _MEASURED_VALUES:
             break
