@@ -51,8 +51,7 @@ def encode(folder: Path, name: str, settings: dict[str, Any]) -> None:
         reference = reference_of(folder, network)
         for seeds in batches(settings["count"], settings["batch"]):
             stack = np.stack([features(seed) for seed in seeds])
-            sent, coder = stack if len(seeds) > 1 else stack[0], codec._codec(network)
-            frame = codec._pack(sent, coder, coder.encoder(sent)(SETTING))
+            frame = codec.encoder(stack if len(seeds) > 1 else stack[0], codec=network)(SETTING)
             (folder / name / f"{network}.{seeds.start}.frame").write_bytes(frame)
             coded = reference.compress(reference_planes(codec, network, stack))
             for at, seed in enumerate(seeds):

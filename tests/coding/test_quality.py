@@ -66,6 +66,16 @@ def test_without_a_quality_it_is_the_default_or_the_nearest_in_reach() -> None:
     assert setting_for(None, qualities + 1.2, "elic") == 0
 
 
+@pytest.mark.parametrize("name", ["klt", *sorted(VARIANTS)])
+def test_an_encoder_goes_over_the_settings_of_a_codecs_own(codec: FeatureCodec, layout: str, name: str) -> None:
+    sent = features(np.random.default_rng(3), SAMPLES[layout])
+    encode = codec.encoder(sent, codec=name)
+    sizes = [len(encode(setting)) for setting in (0.0, 0.5, 1.0)]
+    assert sizes == sorted(sizes)
+    if name == "klt":
+        assert encode(0.3) == codec.encode(sent, quality=0.3)
+
+
 def test_what_quality_means_is_the_encoders_alone() -> None:
     profile = fitted_profile("llm")
     kept = {key: array for key, array in profile.calibration.items() if not key.startswith("quality.")}

@@ -43,10 +43,10 @@ _GOAL: Final = (30.0, 1.0)  # dB, BPFP
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One codec at one quality; means over the images."""
+    """One codec at one setting of its own; means over the images."""
 
     codec: str
-    quality: float | None
+    setting: float | None
     bpfp: float
     bytes: float
     psnr: float
@@ -64,15 +64,15 @@ def main() -> int:
     originals, embed = _images(model, latents), _embedding()
     embedded = embed(originals)
     between_seeds = frechet_distance(*np.split(embedded, len(SEEDS)))
-    settings = [(name, codec, name, quality) for name, quality in every_setting(codec)]
+    settings = [(name, codec, name, setting) for name, setting in every_setting(codec)]
     whole_grid = _on_whole_grid(profile)
-    settings += [(_WHOLE_GRID, whole_grid, "klt", quality) for quality in ALL_QUALITIES]
+    settings += [(_WHOLE_GRID, whole_grid, "klt", setting) for setting in ALL_QUALITIES]
     rows, grid = [], [originals[:_NUM_SHOWN]]
-    for label, coder, name, quality in track(settings, description="coding"):
-        frames = [coder.encode(latent, codec=name, quality=quality) for latent in latents]
+    for label, coder, name, setting in track(settings, description="coding"):
+        frames = [coder.encoder(latent, codec=name)(setting or 0.0) for latent in latents]
         decoded = _images(model, [coder.decode(frame) for frame in frames])
         distance = frechet_distance(embedded, embed(decoded))
-        rows.append(_row(label, quality, latents[0].size, frames, originals, decoded, distance))
+        rows.append(_row(label, setting, latents[0].size, frames, originals, decoded, distance))
         if label == codec.default_codec:
             grid.append(decoded[:_NUM_SHOWN])
     (RESULTS / "generated-images.md").write_text(page(rows, between_seeds), encoding="utf-8")
@@ -84,7 +84,7 @@ def main() -> int:
 
 def _row(
     label: str,
-    quality: float | None,
+    setting: float | None,
     num_values: int,
     frames: Sequence[bytes],
     originals: Array,
@@ -94,7 +94,7 @@ def _row(
     size = float(np.mean([len(frame) for frame in frames]))
     return Row(
         codec=label,
-        quality=quality,
+        setting=setting,
         bpfp=8 * size / num_values,
         bytes=size,
         psnr=float(np.mean([_psnr(a, b) for a, b in zip(originals, decoded, strict=True)])),
@@ -164,13 +164,13 @@ def page(rows: Sequence[Row], between_seeds: float) -> str:
         f"PSNR of {goal_db:g} dB at {goal_bpfp:g} BPFP or less: {verdict}, {best.psnr:.1f} dB at {best.bpfp:.2f} BPFP"
         f" ({best.codec}).",
         "",
-        "| codec | quality | bytes | BPFP | PSNR | SSIM | FD-DINOv2 |",
+        "| codec | setting | bytes | BPFP | PSNR | SSIM | FD-DINOv2 |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        quality = "" if row.quality is None else f"{row.quality:.2f}"
+        setting = "" if row.setting is None else f"{row.setting:g}"
         lines.append(
-            f"| {row.codec} | {quality} | {row.bytes:.0f} | {row.bpfp:.3f} | {row.psnr:.1f} | {row.ssim:.3f} "
+            f"| {row.codec} | {setting} | {row.bytes:.0f} | {row.bpfp:.3f} | {row.psnr:.1f} | {row.ssim:.3f} "
             f"| {row.distance:.1f} |"
         )
     lines += ["", "![PSNR, SSIM and FD-DINOv2 against rate](generated-images.png)", ""]

@@ -120,15 +120,8 @@ OTHERS: Final = ("raw", "klt", "levels", _INT8, *SCALAR)
 
 
 def every_setting(codec: FeatureCodec) -> list[tuple[str, float | None]]:
-    """(codec, quality) of every codec of a profile, over all that it reaches; None if the codec has no rate."""
-    ranges = codec.quality_ranges
-    settings: list[tuple[str, float | None]] = []
-    for name in codec.codecs:
-        low, high = ranges.get(name, (0.0, 0.0))
-        settings += (
-            [(name, low + (high - low) * share) for share in ALL_QUALITIES] if name in ranges else [(name, None)]
-        )
-    return settings
+    """(codec, setting of its own) of every codec of a profile; the setting is None if the codec has no rate."""
+    return [(n, setting) for n in codec.codecs for setting in (ALL_QUALITIES if codec.has_rate(n) else (None,))]
 
 
 def names() -> list[str]:
@@ -344,4 +337,4 @@ def _frame(codec: LearnedCodec, shape: tuple[int, ...], payload: Payload) -> byt
 
 
 def _encoder_of(codec: FeatureCodec, name: str, features: Array) -> Callable[[float], bytes]:
-    return lambda quality: codec.encode(features, codec=name, quality=quality)
+    return codec.encoder(features, codec=name)

@@ -213,22 +213,37 @@ class FeatureCodec:
             InputError: the features, the rate, the codec or the rows are invalid.
         """
         rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
-        array = as_array(features)
-        bitstream.check_shape(array.shape)
-        self.profile.layout.check(array.shape)
         name = codec or self.default_codec
         if name in self.codecs:  # before a network is loaded
             self.check_rate(name, rate)
-        chosen = self._codec(name)
-        encoder = chosen.encoder(array, self._rows_of(focus, array.shape))
-
-        def at(level: float) -> EncodedFrame:
-            return self._pack(array, chosen, encoder(level))
-
-        limit = rate.byte_limit(array.size)
+        at = self.encoder(features, codec=name, focus=focus)
+        num_values = math.prod(features.shape)
+        limit = rate.byte_limit(num_values)
         if limit is None:
             return at(self._setting(name, rate.quality))
-        return _within(limit, array.size, at, chosen.has_rate)
+        return _within(limit, num_values, at, self.has_rate(name))
+
+    def encoder(
+        self, features: "Array | torch.Tensor", *, codec: str | None = None, focus: Sequence[int] = ()
+    ) -> Callable[[float], EncodedFrame]:
+        """Encodes at any setting of a codec's own, from 0, the fewest bytes, to 1; for `klt` a setting is a quality.
+
+        Work that does not depend on the setting is done once. For curves over all that a codec can do.
+
+        Args:
+            features: as for `encode`.
+            codec: as for `encode`.
+            focus: as for `encode`.
+
+        Raises:
+            InputError: as for `encode`.
+        """
+        array = as_array(features)
+        bitstream.check_shape(array.shape)
+        self.profile.layout.check(array.shape)
+        chosen = self._codec(codec or self.default_codec)
+        encode = chosen.encoder(array, self._rows_of(focus, array.shape))
+        return lambda setting: self._pack(array, chosen, encode(setting))
 
     def decode(self, data: bytes) -> Array:
         """Decodes one frame to features of the original shape and type; bfloat16 is that of ml_dtypes.
