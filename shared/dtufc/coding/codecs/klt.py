@@ -47,6 +47,7 @@ STEP_BIAS: Final = 16 * OCTAVE  # step indices are sent without a sign
 _FRACTION: Final = 16.0  # reconstruction is in sixteenths of a step
 _SYMBOL_BITS: Final = 5  # of a symbol in sixteenths, its shift included, beyond those of the symbol
 _CLASS_LIMITS: Final = (CLASS_MIN - ACTIVITY_MAX - 1, CLASS_MAX - ACTIVITY_MIN)  # beyond them an activity is no help
+_SORTED: Final = 1 << 18  # positions that are sorted by class at a time, so that they stay in a processor's cache
 _MIN_RESIDUAL: Final = 2  # uncoded symbols of this magnitude or more are sent as sparse residuals
 
 
@@ -173,14 +174,24 @@ class KltCodec:
     def _runs(self, partition: Partition, activity: Array, step_index: int) -> list[tuple[int, Array]]:
         """(table, positions of its symbols), from the lowest class up; symbols in no run are zero."""
         of_kind = class_of(self._c.log_sigma.astype(np.int32) - step_index)
-        classes = np.clip(of_kind, *_CLASS_LIMITS).astype(np.int8)[partition.kinds]  # [rows, C]
-        classes[: len(activity)] += activity.astype(np.int8)[:, None]
-        positions = np.flatnonzero(classes >= CLASS_MIN)
-        rows = (np.minimum(classes.ravel()[positions], CLASS_MAX) - CLASS_MIN).astype(np.uint8)
-        positions = positions[np.argsort(rows, kind="stable")]  # of bytes: a radix sort
-        ends = np.cumsum(np.bincount(rows, minlength=len(self._tables.rows)))
-        runs = zip(range(len(ends)), np.split(positions, ends[:-1]), strict=True)
-        return [(row, run) for row, run in runs if len(run)]
+        of_kind = np.clip(of_kind, *_CLASS_LIMITS).astype(np.int8)  # [kinds, C]
+        channels, kinds = of_kind.shape[1], partition.kinds
+        active = np.zeros(len(kinds), np.int8)
+        active[: len(activity)] = activity
+        found: list[list[Array]] = [[] for _ in self._tables.rows]
+        at_once = max(1, _SORTED // channels)
+        for start in range(0, len(kinds), at_once):
+            part = slice(start, start + at_once)
+            classes = (of_kind[kinds[part]] + active[part, None]).ravel()
+            positions = np.flatnonzero(classes >= CLASS_MIN)
+            rows = (np.minimum(classes[positions], CLASS_MAX) - CLASS_MIN).astype(np.uint8)
+            positions = positions[np.argsort(rows, kind="stable")]  # of bytes: a radix sort
+            positions += start * channels
+            counts = np.bincount(rows, minlength=len(found))
+            for row, run in enumerate(np.split(positions, np.cumsum(counts)[:-1])):
+                if len(run):
+                    found[row].append(run)
+        return [(row, np.concatenate(runs)) for row, runs in enumerate(found) if runs]
 
     # Decoder
 
