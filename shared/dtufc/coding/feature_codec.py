@@ -386,7 +386,7 @@ def fit_calibration(
         layout.check(array.shape)
     klt = KltCodec.fit(arrays, layout, slopes, progress=lambda share: progress(_KLT_SHARE * share))
     fitted = {"levels": LevelsCodec.fit(arrays, layout).arrays(), "klt": klt.arrays()}
-    fitted |= {codec: fit_learned(codec, arrays, layout, klt.transform) for codec in VARIANTS}
+    fitted |= fit_learned(arrays, layout, klt.transform)
     calibration = {f"{codec}.{key}": value for codec, arrays in fitted.items() for key, value in arrays.items()}
     qualities = fit_qualities(
         fitted.__getitem__, arrays, layout, lambda share: progress(_KLT_SHARE + (1 - _KLT_SHARE) * share)

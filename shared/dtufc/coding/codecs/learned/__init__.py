@@ -65,20 +65,24 @@ def is_shipped(name: str, digest: Array) -> bool:
     return digest.tobytes() == network_digest(shipped_network(name))
 
 
-def fit_learned(name: str, samples: Sequence[Array], layout: Layout, klt: KltTransform) -> dict[str, Array]:
-    """Fits what a profile keeps for a learned codec, to about ten features, float32.
+def fit_learned(samples: Sequence[Array], layout: Layout, klt: KltTransform) -> dict[str, dict[str, Array]]:
+    """Fits what a profile keeps for each learned codec, by its name, to about ten features, float32.
 
     Args:
-        name: of the codec.
         samples: features of shapes that the layout knows.
         layout: of the features.
         klt: fitted to them.
     """
-    network = {"network": np.frombuffer(network_digest(shipped_network(name)), np.uint8)}
-    if VARIANTS[name].uses_klt:
-        return {"scale": np.array([fit_coefficients(samples, klt).scale], np.float32), **network}
     levels = fit_levels(samples, layout)
-    return {"centroids": levels.transform.centroids, "range": levels.range, **network}
+    of_levels = {"centroids": levels.transform.centroids, "range": levels.range}
+    of_klt = {"scale": np.array([fit_coefficients(samples, klt).scale], np.float32)}
+    return {
+        name: {
+            **(of_klt if variant.uses_klt else of_levels),
+            "network": np.frombuffer(network_digest(shipped_network(name)), np.uint8),
+        }
+        for name, variant in VARIANTS.items()
+    }
 
 
 def fitted_plane_transform(
