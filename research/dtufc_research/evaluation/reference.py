@@ -11,8 +11,6 @@ import math
 from typing import Any, Final
 
 import torch
-from compressai.entropy_models import EntropyBottleneck
-from compressai.models import Elic2022Official, ScaleHyperprior
 from torch import Tensor, nn
 
 from dtufc.coding.codecs.learned.plane import MIDDLE, NETWORK_SCALE
@@ -51,6 +49,8 @@ def reference_model(trained: Hyperprior | Elic, rate: float) -> Any:
     Returns:
         A ScaleHyperprior or an Elic2022Official, for planes [B, 1, H, W] of levels / 255.
     """
+    from compressai.models import Elic2022Official, ScaleHyperprior  # `networks` has let its warnings pass
+
     trained = copy.deepcopy(trained)
     num_channels, num_latents = trained.side_prior.channels, trained.gains.log_gain.shape[1]
     if isinstance(trained, Elic):
@@ -72,7 +72,7 @@ def reference_model(trained: Hyperprior | Elic, rate: float) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def _set_quantiles(side_prior: EntropyBottleneck) -> None:
+def _set_quantiles(side_prior: Any) -> None:
     """Sets the range of each channel's table, which our training does not learn. The median is 0, as in training."""
     edges = torch.arange(-_MAX_SYMBOL, _MAX_SYMBOL + 1, dtype=torch.float32)
     logits = side_prior._logits_cumulative(edges.repeat(side_prior.channels, 1, 1), stop_gradient=True)[:, 0]
