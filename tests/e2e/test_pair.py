@@ -248,7 +248,7 @@ def test_every_codec_segments_and_says_what_it_cost(client: EdgeClient, jpeg: by
     assert reply.cost.wire_bytes < reply.cost.raw_bytes / 3
 
 
-@pytest.mark.parametrize(("codec", "most_bpfp"), [("raw", 33), ("levels", 4.0), ("klt", 0.2)])
+@pytest.mark.parametrize(("codec", "most_bpfp"), [("raw", 33), ("levels", 4.0), ("klt", 0.4)])
 def test_every_codec_classifies_and_says_what_it_cost(
     client: EdgeClient, jpeg: bytes, codec: str, most_bpfp: float
 ) -> None:
@@ -335,7 +335,7 @@ def test_a_byte_limit_is_kept_and_nearly_used(client: EdgeClient, codec: str) ->
 
 def test_a_target_of_bits_a_value_is_kept_and_nearly_used(client: EdgeClient, jpeg: bytes) -> None:
     cost = client.segment(jpeg, rate=Rate(target_bpfp=0.5)).cost
-    assert 0.48 < cost.bpfp_wire <= 0.5
+    assert 0.45 <= cost.bpfp_wire <= 0.5
 
 
 def test_the_edge_lists_what_it_serves(client: EdgeClient) -> None:

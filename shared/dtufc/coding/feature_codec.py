@@ -469,8 +469,7 @@ def _next_step(low: _Tried, high: _Tried, tried: Sequence[_Tried], limit: int, n
         bits = _BEND * 8 * size / num_values
         return bits + math.log(-math.expm1(-bits))
 
-    least = _USED if len(tried) + 1 >= _ENCODES else _NEARLY
-    aim = level(max(limit, 1) * (1 + least) / 2)
+    aim = level(max(limit, 1) * (1 + _NEARLY) / 2)
     if low.frame and high.frame:
         ends = level(len(low.frame)), level(len(high.frame))
         share = (aim - ends[0]) / max(ends[1] - ends[0], 1e-9)
