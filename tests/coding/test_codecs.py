@@ -21,19 +21,8 @@ from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.errors import BitstreamError, Desync, InputError, ProfileMismatch
 from tests.coding.contract import DTYPES, OTHER_SHAPES, SAMPLES, features, fitted, hostile
 
-LAYOUTS = sorted(SAMPLES)
 LEARNED = tuple(VARIANTS)
 CODECS = ("raw", "levels", "klt", *LEARNED)
-
-
-@pytest.fixture(scope="module", params=LAYOUTS)
-def layout(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def codec(layout: str) -> FeatureCodec:
-    return fitted(layout)
 
 
 def relative_error(a: Array, b: Array) -> float:

@@ -18,7 +18,7 @@ from dtufc.coding.codecs.learned.codec import LearnedCodec
 from dtufc.coding.codecs.learned.integers import ONE, Layer, layers_of, run
 from dtufc.coding.codecs.learned.latents import Writer
 from dtufc.coding.codecs.learned.network_file import load_network
-from dtufc.coding.codecs.learned.networks import in_strips
+from dtufc.coding.codecs.learned.networks import KINDS, Widths, in_strips
 from dtufc.coding.codecs.learned.plane import Coefficients, PlaneTransform, fit_levels
 from dtufc.coding.entropy import Encoder
 from dtufc.coding.layout import Family, Layout
@@ -232,3 +232,8 @@ def test_coefficients_out_of_range_are_rejected() -> None:
     sent[3] = 1e30
     with pytest.raises(InputError, match="out of the range"):
         fitted("llm").encode(sent, codec="kltprior")
+
+
+def test_a_prior_holds_a_block_and_nothing_else() -> None:
+    with pytest.raises(ValueError, match="256 latents, not 32"):
+        KINDS["prior"](Widths(num_latents=32), (0.1,))

@@ -12,19 +12,7 @@ from dtufc.coding.feature_codec import FeatureCodec, Rate, fit_calibration
 from dtufc.coding.layout import Family, Layout
 from dtufc.coding.quality import SETTINGS, range_of, relative_loss, setting_for
 from dtufc.errors import InputError
-from tests.coding.contract import SAMPLES, features, fitted, fitted_profile
-
-LAYOUTS = sorted(SAMPLES)
-
-
-@pytest.fixture(scope="module", params=LAYOUTS)
-def layout(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def codec(layout: str) -> FeatureCodec:
-    return fitted(layout)
+from tests.coding.contract import SAMPLES, features, fitted_profile
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))

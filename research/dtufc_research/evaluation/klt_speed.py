@@ -7,10 +7,8 @@ channels of different scales and a few directions of their own: times depend on 
 import cProfile
 import pstats
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 import numpy as np
@@ -20,6 +18,7 @@ from dtufc.coding.arrays import Array
 from dtufc.coding.codecs.klt import KltCodec
 from dtufc.coding.layout import Family, Layout
 from dtufc_research.evaluation.machine import machine
+from dtufc_research.evaluation.speed import median_seconds
 
 PAGE: Final = Path(__file__).parents[3] / "docs" / "results" / "klt-speed.md"
 QUALITY: Final = 0.5
@@ -58,23 +57,15 @@ def row(codec: KltCodec, num_rows: int, threads: int) -> str:
         codec.decode(payload, sent.shape, np.dtype(np.float32))
 
     with threadpool_limits(limits=threads):
-        encode_s, decode_s = _time(lambda: codec.encoder(sent)(QUALITY)), _time(decode)
+        encode_s, decode_s = (
+            median_seconds(lambda: codec.encoder(sent)(QUALITY), _REPEATS),
+            median_seconds(decode, _REPEATS),
+        )
         parts = _parts(lambda: codec.encoder(sent)(QUALITY), decode)
     cells = [f"{1000 * seconds:.1f}" for seconds in (encode_s, decode_s, *parts)]
     bits = 8 * len(payload.data) / sent.size
     each = 1e6 * (encode_s + decode_s) / num_rows
     return f"| {num_rows} x {channels} | {threads} | {bits:.2f} | {' | '.join(cells)} | {each:.1f} |"
-
-
-def _time(run: Callable[[], object]) -> float:
-    """Median seconds, after one warm-up run."""
-    run()
-    seconds = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
 
 
 def _parts(*runs: Callable[[], object]) -> list[float]:

@@ -64,7 +64,7 @@ def speed_report() -> Report:
 def _transform_figures(ten: list[Array]) -> dict[str, float]:
     values = np.concatenate([features.ravel() for features in ten])
     transform = PeakyToBalanced.fit(values)
-    fit_s = _time(lambda: PeakyToBalanced.fit(values), 3)
+    fit_s = median_seconds(lambda: PeakyToBalanced.fit(values), 3)
     start = time.perf_counter()
     means = KMeans(n_clusters=256, n_init=1, random_state=0).fit(values[:, None])
     sklearn_s = time.perf_counter() - start
@@ -72,11 +72,11 @@ def _transform_figures(ten: list[Array]) -> dict[str, float]:
     half = features.astype(np.float16)
     levels = transform.forward(features)
     seconds = {
-        "forward": _time(lambda: transform.forward(features)),
-        "forward_half": _time(lambda: transform.forward(half)),
-        "digitize": _time(lambda: np.digitize(features, transform.borders)),
-        "inverse": _time(lambda: transform.inverse(levels)),
-        "take": _time(lambda: np.take(transform.centroids, levels)),
+        "forward": median_seconds(lambda: transform.forward(features)),
+        "forward_half": median_seconds(lambda: transform.forward(half)),
+        "digitize": median_seconds(lambda: np.digitize(features, transform.borders)),
+        "inverse": median_seconds(lambda: transform.inverse(levels)),
+        "take": median_seconds(lambda: np.take(transform.centroids, levels)),
     }
     return {
         "fit_ms": 1000 * fit_s,
@@ -93,16 +93,16 @@ def _transform_figures(ten: list[Array]) -> dict[str, float]:
 def _codec_figures(features: Array) -> dict[str, float]:
     codec = dtufc.load("dinov2-small")
     data = codec.encode(features, quality=_QUALITY)
-    encode_s = _time(lambda: codec.encode(features, quality=_QUALITY))
-    decode_s = _time(lambda: codec.decode(data))
+    encode_s = median_seconds(lambda: codec.encode(features, quality=_QUALITY))
+    decode_s = median_seconds(lambda: codec.decode(data))
     levels = PeakyToBalanced.fit(features).forward(features).astype(np.float32) / 255
     rows, columns = levels.shape
     plane = torch.from_numpy(np.pad(levels, ((0, -rows % _STRIDE), (0, -columns % _STRIDE))))[None, None]
     network = _hyperprior()
     with torch.inference_mode():
         coded = network.compress(plane)
-        compress_s = _time(lambda: network.compress(plane), 5)
-        decompress_s = _time(lambda: network.decompress(coded["strings"], coded["shape"]), 5)
+        compress_s = median_seconds(lambda: network.compress(plane), 5)
+        decompress_s = median_seconds(lambda: network.decompress(coded["strings"], coded["shape"]), 5)
     return {
         "klt_encode_ms": 1000 * encode_s,
         "klt_decode_ms": 1000 * decode_s,
@@ -125,7 +125,7 @@ def _hyperprior() -> Any:
     return network.eval()
 
 
-def _time(run: Callable[[], object], repeats: int = 15) -> float:
+def median_seconds(run: Callable[[], object], repeats: int = 15) -> float:
     """Median seconds, after one warm-up run."""
     run()
     seconds = []

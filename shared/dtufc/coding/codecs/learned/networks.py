@@ -192,6 +192,8 @@ class Prior(Hyperprior):
     """
 
     def __init__(self, widths: Widths, lambdas: Sequence[float]) -> None:
+        if widths.num_latents != BLOCK**2:
+            raise ValueError(f"a prior has {BLOCK**2} latents, not {widths.num_latents}")
         super().__init__(widths, lambdas)
         self.g_a = nn.Sequential(nn.PixelUnshuffle(BLOCK))
         self.g_s = nn.Sequential(nn.PixelShuffle(BLOCK))
