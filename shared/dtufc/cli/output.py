@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
+from rich.console import Console
+from rich.table import Column, Table
 
 from dtufc.coding.arrays import Array
+from dtufc.coding.evaluation import Evaluation
 from dtufc.errors import DtufcError, InputError
 
 if TYPE_CHECKING:
@@ -40,6 +43,28 @@ def show(facts: Mapping[str, Any], as_json: bool) -> None:
         return
     for name, value in facts.items():
         print(f"{name.replace('_', ' '):16} {round(value, 4) if isinstance(value, float) else value}")
+
+
+def warn(line: str) -> None:
+    """A line on stderr."""
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def evaluation_facts(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as JSON has it."""
+    rows = [{"codec": r.codec, "quality": r.quality, "bpfp": r.bpfp, **r.scores} for r in evaluation.rows]
+    return {"samples": evaluation.num_samples, "rows": rows, "warnings": evaluation.warnings}
+
+
+def print_evaluation(evaluation: Evaluation, title: str) -> None:
+    """A table: a row for each codec and quality."""
+    scores = list(dict.fromkeys(name for row in evaluation.rows for name in row.scores))
+    table = Table("codec", *(Column(name, justify="right") for name in ("quality", "BPFP", *scores)), title=title)
+    for row in evaluation.rows:
+        quality = "" if row.quality is None else f"{row.quality:g}"
+        cells = (f"{row.scores[name]:.3f}" if name in row.scores else "" for name in scores)
+        table.add_row(row.codec, quality, f"{row.bpfp:.3f}", *cells)
+    Console(width=max(80, Console().width)).print(table)
 
 
 def cost_facts(cost: "inference_pb2.Cost") -> dict[str, Any]:

@@ -25,7 +25,7 @@ from dtufc.coding.codecs.levels import LevelsCodec
 from dtufc.coding.codecs.raw import RawCodec
 from dtufc.coding.features import NUMPY_DTYPES, as_array, as_tensor, dtype_of
 from dtufc.coding.layout import Layout
-from dtufc.coding.quality import DEFAULT_QUALITY, PREFIX, is_sound, measured_qualities, range_of, setting_for
+from dtufc.coding.quality import DEFAULT_QUALITY, PREFIX, TOKENS, is_sound, measured_qualities, range_of, setting_for
 from dtufc.errors import Corrupt, InputError, ProfileMismatch
 
 if TYPE_CHECKING:
@@ -391,8 +391,9 @@ def fit_calibration(
     qualities = fit_qualities(
         fitted.__getitem__, arrays, layout, lambda share: progress(_KLT_SHARE + (1 - _KLT_SHARE) * share)
     )
+    lengths = [layout.rows_shape(array.shape)[1] for array in arrays]
     progress(1.0)
-    return {**calibration, **qualities}, klt.report
+    return {**calibration, **qualities, TOKENS: np.array([min(lengths), max(lengths)], np.int32)}, klt.report
 
 
 def fit_qualities(

@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 
 from dtufc.errors import InputError
 from dtufc.models.preprocess import View
+from dtufc.models.split import read_config
 from dtufc.models.zoo.tensors import fill, read_tensors
 
 
@@ -50,14 +51,19 @@ def features_shape(folder: Path, split: int) -> tuple[int, int, int]:
 
 def empty_model(folder: Path) -> Any:
     """The whole model of a folder, without weights."""
-    config = AutoConfig.from_pretrained(folder)
-    if config.model_type not in _STAGES:
+    config = read_config(folder)
+    if not can_cut(config):
         known = " or ".join(_STAGES)
         raise InputError(field="model", problem=f"{folder} holds a {config.model_type}", remedy=f"Give a {known}")
     with torch.device("meta"):
         model = AutoModelForImageClassification.from_config(config)
         drop_excitation(model)
     return model
+
+
+def can_cut(config: Any) -> bool:
+    """Whether a configuration is of a convolutional classifier whose stages are known."""
+    return getattr(config, "model_type", None) in _STAGES
 
 
 def drop_excitation(model: nn.Module) -> None:
