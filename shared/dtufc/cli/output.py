@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
 from dtufc.coding.arrays import Array
 from dtufc.coding.evaluation import Evaluation
@@ -54,17 +52,6 @@ def evaluation_facts(evaluation: Evaluation) -> dict[str, Any]:
     """An evaluation as JSON has it."""
     rows = [{"codec": r.codec, "quality": r.quality, "bpfp": r.bpfp, **r.scores} for r in evaluation.rows]
     return {"samples": evaluation.num_samples, "rows": rows, "warnings": evaluation.warnings}
-
-
-def print_evaluation(evaluation: Evaluation, title: str) -> None:
-    """A table: a row for each codec and quality."""
-    scores = list(dict.fromkeys(name for row in evaluation.rows for name in row.scores))
-    table = Table("codec", *(Column(name, justify="right") for name in ("quality", "BPFP", *scores)), title=title)
-    for row in evaluation.rows:
-        quality = "" if row.quality is None else f"{row.quality:g}"
-        cells = (f"{row.scores[name]:.3f}" if name in row.scores else "" for name in scores)
-        table.add_row(row.codec, quality, f"{row.bpfp:.3f}", *cells)
-    Console(width=max(80, Console().width)).print(table)
 
 
 def cost_facts(cost: "inference_pb2.Cost") -> dict[str, Any]:

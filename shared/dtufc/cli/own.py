@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from dtufc.cli.options import Json, Split
-from dtufc.cli.output import errors, evaluation_facts, load_features, print_evaluation, show, warn
+from dtufc.cli.output import errors, evaluation_facts, load_features, show, warn
 from dtufc.cli.progress import Bars
 from dtufc.coding.evaluation import QUALITIES
 from dtufc.coding.feature_codec import FeatureCodec
@@ -46,7 +46,11 @@ def init(
 
         if (output / "profile.yaml").exists():
             raise InputError(field="output", problem=f"{output} holds a profile", remedy="Name a new folder")
-        profile = draft_profile(source, split, name=name or output.resolve().name)
+        chosen = name or output.resolve().name
+        if {chosen, str(output)} & set(shipped_profiles()):
+            problem = f"{chosen} is the name of a profile that comes with the package"
+            raise InputError(field="name", problem=problem, remedy="Name another folder, or give --name")
+        profile = draft_profile(source, split, name=chosen)
         proof = "split equals whole" if prove_cut(profile) else "nothing to prove: modules that run one after the other"
         profile.save(output)
         spec = profile.spec
@@ -80,6 +84,7 @@ def fit_command(
         base = _known(profile, split)
         folder = _output(profile, output)
         if is_features == {True}:
+            folder.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be
             with Bars() as bars:
                 codec = _fit_to_features(
                     base or profile, inputs, layout, prefix, bars, gradients=gradients, dtype=dtype
@@ -113,7 +118,7 @@ def fit_command(
             print(json.dumps({**facts, **evaluation_facts(fitted.evaluation)}))
             return
         show(facts, as_json=False)
-        print_evaluation(fitted.evaluation, f"on {fitted.evaluation.num_samples} samples that were not fitted to")
+        print(f"\non {fitted.evaluation.num_samples} samples that it was not fitted to:\n{fitted.evaluation}")
 
 
 @app.command(name="evaluate")
@@ -165,7 +170,7 @@ def evaluate_command(
             return
         for warning in found.warnings:
             warn(warning)
-        print_evaluation(found, f"{base.name}, split {base.split}: {found.num_samples} samples")
+        print(f"{base.name}, split {base.split}, {found.num_samples} samples:\n{found}")
         if output:
             print(f"written: {output / 'evaluation.json'}, {output / 'evaluation.png'}")
 

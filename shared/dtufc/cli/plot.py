@@ -21,7 +21,7 @@ _DPI: Final = 120
 
 def plot(evaluation: Evaluation, title: str, path: Path) -> None:
     """Writes a PNG: for each score one axis, bits a value (logarithmic) against it, a line for each codec."""
-    names = list(dict.fromkeys(name for row in evaluation.rows for name in row.scores))
+    names = evaluation.score_names
     figure = Figure(figsize=(_SIZE[0] * len(names), _SIZE[1]), dpi=_DPI, layout="constrained")
     every = figure.subplots(1, len(names), squeeze=False)[0]
     codecs = list(dict.fromkeys(row.codec for row in evaluation.rows if row.codec != NO_CODEC))

@@ -38,9 +38,16 @@ class Bars:
 
     def share(self, description: str) -> Callable[[float], None]:
         """Is told a share of work that is done."""
-        self._say(description)
         task = self._bars.add_task(description, total=100)
-        return lambda share: self._bars.update(task, completed=round(100 * share))
+        told: set[str] = set()
+
+        def update(share: float) -> None:
+            if description not in told:
+                self._say(description)
+                told.add(description)
+            self._bars.update(task, completed=round(100 * share))
+
+        return update
 
     @contextmanager
     def _timed(self, description: str, what: str) -> Iterator[None]:

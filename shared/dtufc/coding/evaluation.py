@@ -17,6 +17,7 @@ from dtufc.coding.arrays import Array
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.coding.layout import Layout
 from dtufc.coding.quality import TOKENS
+from dtufc.errors import InputError
 
 Scores = Mapping[str, tuple[float, float]]  # by name: a mean, and the weight that it has
 LOG: Final = "log "  # begins the name of a score that is averaged as a logarithm, and reported without it
@@ -71,6 +72,21 @@ class Evaluation:
     num_samples: int
     warnings: list[str]
 
+    @property
+    def score_names(self) -> list[str]:
+        """Of all rows."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.scores))
+
+    def __str__(self) -> str:
+        """A table."""
+        lines = [["codec", "quality", "BPFP", *self.score_names]]
+        for row in self.rows:
+            quality = "" if row.quality is None else f"{row.quality:g}"
+            cells = [f"{row.scores[name]:.3f}" if name in row.scores else "" for name in self.score_names]
+            lines.append([row.codec, quality, f"{row.bpfp:.3f}", *cells])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
+
 
 @dataclass(slots=True)
 class _Sums:
@@ -122,6 +138,8 @@ def evaluate(
             sums.setdefault((name, quality), _Sums()).add(num_bytes, sample.features.size, sample.judge(decoded))
         largest = float(np.abs(sample.features).max())
         overflow = max(overflow, largest if largest > np.finfo(np.float16).max else 0.0)
+    if not count:
+        raise InputError(field="data", problem="no sample", remedy="Give about ten inputs")
     if overflow:
         sums.pop(("float16", None), None)
     rows = [one.row(*setting) for setting, one in sums.items()]

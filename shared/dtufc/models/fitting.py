@@ -21,6 +21,8 @@ from dtufc.models.zoo import weights_folder
 if TYPE_CHECKING:
     import torch
 
+    from dtufc.models.hooks import Split
+
 
 def load(profile: str | Path, *, split: int | None = None) -> FeatureCodec:
     """The feature codec of a shipped profile, or of a profile in a folder.
@@ -67,6 +69,21 @@ def fit(
         profile = _profile_for(tuple(samples[0].shape), layout, name, prefix)
     calibration, report = fit_calibration(samples, profile.layout, gradients, progress)
     return FeatureCodec(replace(profile, calibration=calibration), report)
+
+
+def split(module: "torch.nn.Module", *, after: str) -> "Split":
+    """A model that is no file, cut by hooks: features of its inputs, gradients, and outputs of decoded features.
+
+    Args:
+        module: of any kind.
+        after: name of a submodule, as `named_modules` has it, whose output are the features.
+
+    Raises:
+        InputError: it has no such submodule.
+    """
+    from dtufc.models.hooks import Split
+
+    return Split(module, after)
 
 
 def gradients_of(

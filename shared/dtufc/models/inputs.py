@@ -56,13 +56,22 @@ class ImageFile:
     label: int | str | None = None
     mask: Path | None = None
 
+    @property
+    def is_told(self) -> bool:
+        """Whether it is known what it shows."""
+        return self.label is not None or self.mask is not None
+
     def read(self) -> bytes:
         """Raises InputError where there is no such file."""
         return _read(self.path)
 
     def open(self) -> Image.Image:
         """Raises InputError for what is no image."""
-        return open_image(self.read(), _MAX_BYTES, _MAX_PIXELS)
+        try:
+            return open_image(self.read(), _MAX_BYTES, _MAX_PIXELS)
+        except InputError as error:
+            problem, remedy = error.context["problem"], "Give a whole JPEG, PNG or WebP file"
+            raise InputError(field=str(self.path), problem=problem, remedy=remedy) from error
 
 
 Item = Text | Prompt | Question | ImageFile
@@ -74,7 +83,9 @@ def read_inputs(paths: Sequence[Path]) -> list[list[Item]]:
     Raises:
         InputError: a path that is not there, a file of another kind, a line that says no input, or nothing at all.
     """
-    found = [read for path in _files(paths) if (read := list(_items(path)))]
+    read = [list(_items(path)) for path in _files(paths)]
+    told = {one.path.resolve() for items in read for one in items if isinstance(one, ImageFile) and one.is_told}
+    found = [items for items in read if items and not _is_told_elsewhere(items, told)]
     if not found:
         kinds = ", ".join((*TEXTS, *IMAGES, LINES))
         problem = f"no input in {', '.join(map(str, paths)) or 'nothing'}"
@@ -86,6 +97,11 @@ def choice_prompt(question: str, choices: Sequence[str]) -> str:
     """A question with its choices by letter, for `chat_ids`: the next token is the letter."""
     lettered = [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, choices, strict=False)]
     return "\n".join([question, *lettered, "Answer with the letter alone."])
+
+
+def _is_told_elsewhere(items: Sequence[Item], told: set[Path]) -> bool:
+    """Whether these are an image file alone of which a .jsonl file says more, as in a folder of both."""
+    return all(isinstance(one, ImageFile) and not one.is_told and one.path.resolve() in told for one in items)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dtufc.coding.arrays import Array
@@ -72,6 +72,9 @@ def open_image(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
             problem = f"{image.width} x {image.height} pixels"
             raise InputError(field="image", problem=problem, remedy=f"Send at most {max_pixels} pixels")
         return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as error:  # whose text has the address of a buffer
+        remedy = f"Send a {', '.join(_FORMATS)} file"
+        raise InputError(field="image", problem="is none of a kind that is known", remedy=remedy) from error
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error, Image.DecompressionBombError) as error:
         raise InputError(
             field="image", problem=f"cannot be read: {error}", remedy=f"Send a whole {', '.join(_FORMATS)} file"
