@@ -189,7 +189,8 @@ def main() -> int:
     lines = [
         "# Three models of one's own, three commands each",
         "",
-        "What the commands print, how long each takes and its largest resident memory, from a folder with nothing but the model and inputs.",
+        "What the commands print, how long each takes and its largest resident memory, from a folder with nothing",
+        "but the model and inputs.",
         "Random weights show that such a model is brought, and how long it takes; their agreement means little.",
         "`python -m dtufc_research.evaluation.own_models` runs them and writes this page.",
         "",
