@@ -75,10 +75,23 @@ import_base() {
   rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
   cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
   ln -sf python3 "$root/usr/bin/python"
-  tar -C "$root" -c . \
-    | docker import --platform "linux/$ARCHITECTURE" --change 'CMD ["python3"]' - "$BASE" > /dev/null
-  [ "$ARCHITECTURE" != "$NATIVE" ] || import_prometheus "$1" "$root"
+  if [ "$ARCHITECTURE" = "$NATIVE" ]; then
+    tar -C "$root" -c . | docker import --change 'CMD ["python3"]' - "$BASE" > /dev/null
+    import_prometheus "$1" "$root"
+  else
+    build_foreign_base "$1" "$root"
+  fi
   rm -rf "$root"
+}
+
+# `docker import` labels every image with this machine's architecture; a build does not.
+build_foreign_base() {
+  mkdir "$1/foreign"
+  tar -C "$2" -cf "$1/foreign/root.tar" .
+  printf 'FROM scratch\nADD root.tar /\nCMD ["python3"]\n' > "$1/foreign/Dockerfile"
+  DOCKER_BUILDKIT=0 docker build --quiet --platform "linux/$ARCHITECTURE" --tag "$BASE" "$1/foreign" \
+    > "$1/foreign.log" 2>&1 || { cat "$1/foreign.log" >&2; return 1; }
+  rm -r "$1/foreign"
 }
 
 # As the official image has it: the two programs in /bin, the data in /prometheus, user nobody.

@@ -1,8 +1,8 @@
 """The entropy coder in Python's integers, for platforms that constriction has no wheel for, such as Linux on ARM.
 
 Hides nothing that `entropy` does not use of constriction: a stack coder with 64 bits of state and words of 32, and
-models with 24-bit probabilities. The same symbols and tables give the same bytes; it takes about a hundred times as
-long. `docs/bitstream.md`, "Coded symbols", is the specification.
+models with 24-bit probabilities. The same symbols and tables give the same bytes, slower: `docs/deploy.md`, "ARM".
+`docs/bitstream.md`, "Coded symbols", is the specification.
 """
 
 from bisect import bisect_right
