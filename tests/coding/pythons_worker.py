@@ -22,7 +22,7 @@ SETTINGS: Final = (0.2, 0.6, 0.9)  # of each codec's own
 
 
 def about() -> dict[str, str]:
-    releases = {name: _release(name) for name in ("numpy", "torch", "compressai")}
+    releases = {name: _release(name) for name in ("numpy", "torch", "compressai", "constriction")}
     return {"python": platform.python_version(), "machine": platform.machine(), **releases}
 
 
