@@ -17,7 +17,7 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def dtufc(
+def main(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Releases, platform, sizes of packages."),
