@@ -13,6 +13,7 @@ from dtufc.coding.codecs.klt_fit import Progress
 from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
 from dtufc.coding.features import as_array, as_tensor
 from dtufc.coding.layout import Family, Layout
+from dtufc.coding.tuple_codec import INDEX_NAME
 from dtufc.coding.wrong_layout import check_samples
 from dtufc.errors import InputError
 from dtufc.models import plugins
@@ -33,8 +34,11 @@ def load(profile: str | Path, *, split: int | None = None) -> FeatureCodec:
         split: layers that run on the edge; the profile's own by default.
 
     Raises:
-        InputError: there is no such profile, or the model has no such split.
+        InputError: there is no such profile, or the model has no such split; or the folder is one of tuples.
     """
+    if (Path(profile) / INDEX_NAME).is_file():
+        problem = f"{profile} holds the profiles of a tuple's positions"
+        raise InputError(field="profile", problem=problem, remedy="Load it with dtufc.load_tuple")
     return FeatureCodec(load_profile(profile, split))
 
 
