@@ -42,7 +42,9 @@ def tensors(seed: int, tokens: int) -> list[Array]:
 
 
 def write() -> None:
-    codec = dtufc.fit_tuple([tensors(seed, 40) for seed in range(6)], axes=["HWC", "CT", "CT"], shared=True)
+    codec = dtufc.fit_tuple(
+        [tensors(seed, 40) for seed in range(6)], axes=["HWC", "CT", "CT"], shared=True, learned=True
+    )
     codec.save(FOLDER)
     sent = [tensor.astype(dtype) for tensor, dtype in zip(tensors(50, 19), DTYPES, strict=True)]
     hashes = {}

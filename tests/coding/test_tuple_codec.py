@@ -168,6 +168,17 @@ def test_samples_that_are_no_tuples_of_one_length_are_rejected() -> None:
         dtufc.fit_tuple([[one, one[0]]], axes="CHW")
 
 
+def test_learned_codecs_are_fitted_where_the_caller_says_so(codec: TupleCodec) -> None:
+    samples = [[maps(seed, (8, 6, 6))] for seed in range(3)]
+    learned = dtufc.fit_tuple(samples, axes="CHW", learned=True)
+    assert learned.codecs[0].codecs == ["raw", "levels", "klt", "hyperprior", "elic", "kltprior"]
+    limit = 200
+    for name in ("klt", "hyperprior"):
+        data = learned.encode(samples[0], codec=name, max_bytes=limit)
+        assert 0.5 * limit < len(data) <= limit
+    assert codec.codecs[0].codecs == ["raw", "levels", "klt"]
+
+
 def test_the_work_of_a_fit_is_told_as_it_goes() -> None:
     shares: list[float] = []
     dtufc.fit_tuple([[maps(seed, (8, 4, 4))] * 2 for seed in range(3)], axes="CHW", progress=shares.append)

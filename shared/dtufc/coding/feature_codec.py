@@ -366,6 +366,8 @@ def fit_calibration(
     layout: Layout,
     gradients: "Sequence[Array | torch.Tensor] | None" = None,
     progress: Progress = lambda share: None,
+    *,
+    learned: bool = True,
 ) -> tuple[dict[str, Array], FitReport | None]:
     """The arrays of every codec, fitted to about ten features: what `CodingProfile.calibration` holds; and a report.
 
@@ -375,6 +377,7 @@ def fit_calibration(
         gradients: of the head's output with respect to each sample, of the same shape; several of one sample, or of
             several heads, are one array [k, ...]; or none.
         progress: is told the share of the work that is done.
+        learned: whether the learned codecs are fitted too.
 
     Raises:
         InputError: no sample, or one that does not fit the layout or the others.
@@ -385,13 +388,16 @@ def fit_calibration(
         raise InputError(field="samples", problem="none were given", remedy="Give about ten features")
     for array in arrays:
         layout.check(array.shape)
-    klt = KltCodec.fit(arrays, layout, slopes, progress=lambda share: progress(_KLT_SHARE * share))
+    klt_share = _KLT_SHARE if learned else 1.0
+    klt = KltCodec.fit(arrays, layout, slopes, progress=lambda share: progress(klt_share * share))
     fitted = {"levels": LevelsCodec.fit(arrays, layout).arrays(), "klt": klt.arrays()}
-    fitted |= fit_learned(arrays, layout, klt.transform)
-    calibration = {f"{codec}.{key}": value for codec, arrays in fitted.items() for key, value in arrays.items()}
-    qualities = fit_qualities(
-        fitted.__getitem__, arrays, layout, lambda share: progress(_KLT_SHARE + (1 - _KLT_SHARE) * share)
-    )
+    qualities: dict[str, Array] = {}
+    if learned:
+        fitted |= fit_learned(arrays, layout, klt.transform)
+        qualities = fit_qualities(
+            fitted.__getitem__, arrays, layout, lambda share: progress(klt_share + (1 - klt_share) * share)
+        )
+    calibration = {f"{codec}.{key}": value for codec, made in fitted.items() for key, value in made.items()}
     progress(1.0)
     return {**calibration, **qualities}, klt.report
 

@@ -51,6 +51,7 @@ def fit(
     prefix: int = 0,
     gradients: "Sequence[Array | torch.Tensor] | None" = None,
     profile: Profile | None = None,
+    learned: bool = True,
     progress: Progress = lambda share: None,
 ) -> FeatureCodec:
     """A feature codec for any model, from about ten of its features, in seconds.
@@ -65,6 +66,7 @@ def fit(
             [k, ...]: bits then go where the result depends on them. Without them, errors count alike everywhere.
             `gradients_of` takes them from a profile's own head.
         profile: fit this model at this split; instead of layout, axes, name and prefix.
+        learned: whether the learned codecs are fitted too: measuring what a quality means for them takes seconds.
         progress: is told the share of the work that is done.
 
     Raises:
@@ -79,7 +81,7 @@ def fit(
     if profile is None:
         wanted = _layout_for(layout or Family.llm, prefix) if axes is None else Layout.of_axes(axes)
         profile = _profile_for([tuple(np.shape(sample)) for sample in samples], wanted, name)
-    calibration, report = fit_calibration(samples, profile.layout, gradients, progress)
+    calibration, report = fit_calibration(samples, profile.layout, gradients, progress, learned=learned)
     return FeatureCodec(replace(profile, calibration=calibration), report)
 
 

@@ -36,6 +36,7 @@ def fit_tuple(
     axes: str | Sequence[str],
     name: str = "custom",
     shared: bool = False,
+    learned: bool = False,
     progress: Progress = lambda share: None,
 ) -> TupleCodec:
     """A codec for tuples of tensors, from about ten of them: a pyramid of maps, the keys and values of a cache.
@@ -48,6 +49,7 @@ def fit_tuple(
         name: of the profiles; a number is added.
         shared: whether positions of equal axes and channels share one codec, fitted to the tensors of all of them: a
             smaller profile, and more bits where the positions differ.
+        learned: whether the learned codecs are fitted too: nine tenths of the time of a fit to small tensors.
         progress: is told the share of the work that is done.
 
     Raises:
@@ -69,6 +71,7 @@ def fit_tuple(
                 pooled,
                 axes=names[group[0]],
                 name=f"{name}-{number}",
+                learned=learned,
                 progress=partial(_tell, progress, number, len(groups)),
             )
         except InputError as error:
