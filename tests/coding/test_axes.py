@@ -237,8 +237,13 @@ HINTS: list[tuple[str, int, list[tuple[int, ...]], str]] = [
     ("llm", 0, [(14, 14, 384)], 'or axes="HWC" instead of the layout.'),
     ("llm", 0, [(384, 14, 14)], 'or axes="CHW" instead of the layout.'),
     ("llm", 0, [(3, 50, 384)], 'or axes="NTC" instead of the layout.'),
-    ("llm", 0, [(24, 50), (24, 61)], 'Name the axes: "CT" would fit'),
-    ("cnn", 0, [(7, 9, 24), (8, 5, 24)], 'Name the axes: "HWC" would fit'),
+    (
+        "llm",
+        0,
+        [(24, 50), (24, 61)],
+        'Give axes="CT", which would fit, or give samples of equal channels, each [tokens',
+    ),
+    ("cnn", 0, [(7, 9, 24), (8, 5, 24)], 'Give axes="HWC", which would fit'),
     (
         "vit",
         0,
@@ -262,7 +267,7 @@ def test_a_layout_that_looks_wrong_gets_an_error_that_names_the_one_that_would_f
 
 def test_axes_given_for_rows_are_corrected_where_channels_change() -> None:
     samples = [np.zeros(shape, np.float32) for shape in ((24, 50), (24, 61))]
-    with pytest.raises(InputError, match='Name the axes: "CT" would fit'):
+    with pytest.raises(InputError, match=r'Give axes="CT", which would fit, or give .* \(axes TC\)'):
         dtufc.fit(samples, axes="TC")
 
 

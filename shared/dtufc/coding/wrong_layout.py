@@ -17,11 +17,12 @@ from dtufc.errors import InputError
 _FAR_LARGER: Final = 1.5  # the first stage of a Swin: 96 channels of 56 x 56
 _PREFIXES: Final = (1, 5)  # a class token; with four registers
 _OTHER_PREFIXES: Final = (2, 3, 4, 6, 7, 8)
+_AXES_OF_RANK: Final = {(False, 2): "TC", (False, 3): "NTC", (True, 3): "CHW", (True, 4): "NCHW"}  # map or not
 _Shapes = Sequence[tuple[int, ...]]
 
 
 def check_samples(layout: Layout, shapes: _Shapes) -> None:
-    """Checks samples that a codec is to be fitted to; `layout` names no channels yet.
+    """Checks samples that a codec is to be fitted to; `layout` names no channels yet. Warns of an unusual prefix.
 
     Raises:
         InputError: a shape does not fit, or looks as if it were of another layout; it names that.
@@ -69,24 +70,21 @@ def _check_channels(layout: Layout, shapes: _Shapes) -> None:
     if len(channels) == 1:
         return
     problem = f"{min(channels)} to {max(channels)} channels in samples such as {shapes[0]}"
-    remedy = f"Give samples of equal channels, each {layout.describe()}"
+    remedy = f"give samples of equal channels, each {layout.describe()}"
     axes = layout.axes or _AXES_OF_RANK.get((layout.is_map, len(shapes[0])))
     same = [axis for axis, sizes in enumerate(zip(*shapes, strict=False)) if len(set(sizes)) == 1 and sizes[0] > 1]
     if axes and len(same) == 1 and {len(shape) for shape in shapes} == {len(axes)}:
         rest = axes.replace("C", "")
-        remedy = f"Name the axes: {_quoted(rest[: same[0]] + 'C' + rest[same[0] :])} would fit, or {remedy.lower()}"
-    raise InputError(field="samples", problem=problem, remedy=remedy)
-
-
-_AXES_OF_RANK = {(False, 2): "TC", (False, 3): "NTC", (True, 3): "CHW", (True, 4): "NCHW"}
+        remedy = f"Give axes={_quoted(rest[: same[0]] + 'C' + rest[same[0] :])}, which would fit, or {remedy}"
+    raise InputError(field="samples", problem=problem, remedy=remedy[0].upper() + remedy[1:])
 
 
 def _check_order(layout: Layout, shapes: _Shapes) -> None:
     """A square of positions tells where the channels are, unless they are as many as a side is long."""
     if layout.is_map and all(_is_channels_last(shape) for shape in shapes):
         given, likely = "CHW", "HWC"
-    elif not layout.is_map and all(_is_channels_first(shape) for shape in shapes):
-        given, likely = "TC" if layout.family == Family.llm else "NTC", "CHW"
+    elif layout.family == Family.vit and all(_is_channels_first(shape) for shape in shapes):
+        given, likely = "NTC", "CHW"
     else:
         return
     shape, lead = shapes[0], "N" if layout.is_map and len(shapes[0]) == 4 else ""
