@@ -48,7 +48,7 @@ def fit_tuple(
         axes: of every tensor, or one for each position (`dtufc.coding.axes`).
         name: of the profiles; a number is added.
         shared: whether positions of equal axes and channels share one codec, fitted to the tensors of all of them: a
-            smaller profile, and more bits where the positions differ.
+            smaller profile.
         learned: whether the learned codecs are fitted too: nine tenths of the time of a fit to small tensors.
         progress: is told the share of the work that is done.
 
