@@ -2,7 +2,7 @@
 
 import typer
 
-from dtufc.cli import coding, profiles, requests
+from dtufc.cli import coding, own, profiles, requests
 
 app = typer.Typer(
     help="Split inference with small features: profiles, frames, and requests to an edge.",
@@ -10,5 +10,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (profiles, coding, requests):
+for group in (profiles, own, coding, requests):
     app.add_typer(group.app)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import ValidationError
@@ -17,13 +17,13 @@ from dtufc.coding.tuple_codec import INDEX_NAME
 from dtufc.coding.wrong_layout import check_samples
 from dtufc.errors import InputError
 from dtufc.models import plugins
-from dtufc.models.profile import LayoutSpec, Profile, ProfileSpec, load_profile
+from dtufc.models.profile import LATENT_PATCH, LayoutSpec, Profile, ProfileSpec, load_profile
 from dtufc.models.zoo import weights_folder
 
 if TYPE_CHECKING:
     import torch
 
-_LATENT_PATCH: Final = 2  # as the denoiser's own: the sides of its latents are even
+    from dtufc.models.hooks import Split
 
 
 def load(profile: str | Path, *, split: int | None = None) -> FeatureCodec:
@@ -85,6 +85,21 @@ def fit(
     return FeatureCodec(replace(profile, calibration=calibration), report)
 
 
+def split(module: "torch.nn.Module", *, after: str) -> "Split":
+    """A model that is no file, cut by hooks: features of its inputs, gradients, and outputs of decoded features.
+
+    Args:
+        module: of any kind.
+        after: name of a submodule, as `named_modules` has it, whose output are the features.
+
+    Raises:
+        InputError: it has no such submodule.
+    """
+    from dtufc.models.hooks import Split
+
+    return Split(module, after)
+
+
 def gradients_of(
     profile: Profile, samples: "Sequence[Array | torch.Tensor]", dtype: str = "float32", seed: int = 0
 ) -> "Iterator[Array]":
@@ -129,13 +144,13 @@ def _layout_for(family: str, prefix: int) -> Layout:
 def _profile_for(shapes: Sequence[tuple[int, ...]], layout: Layout, name: str) -> Profile:
     """A profile without a model, of samples of these shapes; the layout names no channels and no patch."""
     check_samples(layout, shapes)
-    is_even = not any(side % _LATENT_PATCH for side in shapes[0][-2:])
+    is_even = not any(side % LATENT_PATCH for side in shapes[0][-2:])
     try:
         sizes = LayoutSpec(
             family=layout.family,
             channels=layout.rows_shape(shapes[0])[-1],
             prefix=None if layout.axes else layout.prefix,
-            patch=_LATENT_PATCH if layout.family == Family.latent and is_even else 1,
+            patch=LATENT_PATCH if layout.family == Family.latent and is_even else 1,
             axes=layout.axes,
         )
         spec = ProfileSpec(name=name, layout=sizes)
