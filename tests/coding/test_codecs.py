@@ -188,7 +188,11 @@ def test_a_profile_comes_back_from_its_folder(codec: FeatureCodec, layout: str, 
 
 
 def test_another_profile_is_rejected_by_name(codec: FeatureCodec, layout: str) -> None:
-    other = dtufc.fit([features(np.random.default_rng(k), SAMPLES[layout]) for k in range(3)], layout=layout)
+    other = dtufc.fit(
+        [features(np.random.default_rng(k), SAMPLES[layout]) for k in range(3)],
+        layout=layout,
+        prefix=int(layout == "vit"),
+    )
     data = codec.encode(features(np.random.default_rng(1), SAMPLES[layout]))
     with pytest.raises(ProfileMismatch, match="custom"):
         other.decode(data)

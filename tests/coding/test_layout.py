@@ -14,7 +14,7 @@ SMALL = st.integers(1, 7)
 def shapes() -> st.SearchStrategy[tuple[Layout, tuple[int, ...]]]:
     llm = st.tuples(SMALL, SMALL).flatmap(lambda s: st.sampled_from([s, (1, *s)]))
     vit = st.tuples(SMALL, st.integers(2, 7), SMALL).flatmap(lambda s: st.sampled_from([s, s[1:]]))
-    latent = st.tuples(SMALL, SMALL).flatmap(lambda s: st.sampled_from([(16, *s), (1, 16, *s)]))
+    latent = st.tuples(SMALL, SMALL).flatmap(lambda s: st.sampled_from([(16, *s), (1, 16, *s), (4, *s)]))
     cnn = st.tuples(st.integers(1, 40), SMALL, SMALL).flatmap(lambda s: st.sampled_from([s, (1, *s)]))
     return st.one_of(
         st.tuples(st.just(Layout(family=Family.llm)), llm),
@@ -67,7 +67,7 @@ def test_a_mosaic_is_as_near_to_square_as_the_divisors_allow(channels: int, tile
         (Layout(family=Family.llm), (2, 4, 576)),
         (Layout(family=Family.vit, prefix=1), (1, 384)),
         (Layout(family=Family.vit), (1, 2, 3, 4)),
-        (Layout(family=Family.latent), (15, 4, 4)),
+        (Layout(family=Family.latent, channels=16), (15, 4, 4)),
         (Layout(family=Family.latent, patch=2), (16, 4, 5)),
         (Layout(family=Family.cnn, channels=8), (9, 4, 4)),
         (Layout(family=Family.cnn), (0, 4, 4)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from dtufc.coding.evaluation import Evaluation, Sample
 
+_Encoded = TypeVar("_Encoded", bound=bytes)
 FITTED: Final[Mapping[str, type[FittedCodec]]] = {"levels": LevelsCodec, "klt": KltCodec}
 _MEASURED_VALUES: Final = 1 << 18  # of samples, to measure what a quality is,
 _MEASURED_SAMPLES: Final = 3  # at most so many,
@@ -229,7 +230,7 @@ class FeatureCodec:
         limit = rate.byte_limit(num_values)
         if limit is None:
             return at(self._setting(name, rate.quality))
-        return _within(limit, num_values, at, self.has_rate(name))
+        return within(limit, num_values, at, self.has_rate(name))
 
     def encoder(
         self, features: "Array | torch.Tensor", *, codec: str | None = None, focus: Sequence[int] = ()
@@ -410,6 +411,8 @@ def fit_calibration(
     layout: Layout,
     gradients: "Sequence[Array | torch.Tensor] | None" = None,
     progress: Progress = lambda share: None,
+    *,
+    learned: bool = True,
 ) -> tuple[dict[str, Array], FitReport | None]:
     """The arrays of every codec, fitted to about ten features: what `CodingProfile.calibration` holds; and a report.
 
@@ -419,6 +422,7 @@ def fit_calibration(
         gradients: of the head's output with respect to each sample, of the same shape; several of one sample, or of
             several heads, are one array [k, ...]; or none.
         progress: is told the share of the work that is done.
+        learned: whether the learned codecs are fitted too.
 
     Raises:
         InputError: no sample, or one that does not fit the layout or the others.
@@ -429,13 +433,16 @@ def fit_calibration(
         raise InputError(field="samples", problem="none were given", remedy="Give about ten features")
     for array in arrays:
         layout.check(array.shape)
-    klt = KltCodec.fit(arrays, layout, slopes, progress=lambda share: progress(_KLT_SHARE * share))
+    klt_share = _KLT_SHARE if learned else 1.0
+    klt = KltCodec.fit(arrays, layout, slopes, progress=lambda share: progress(klt_share * share))
     fitted = {"levels": LevelsCodec.fit(arrays, layout).arrays(), "klt": klt.arrays()}
-    fitted |= fit_learned(arrays, layout, klt.transform)
-    calibration = {f"{codec}.{key}": value for codec, arrays in fitted.items() for key, value in arrays.items()}
-    qualities = fit_qualities(
-        fitted.__getitem__, arrays, layout, lambda share: progress(_KLT_SHARE + (1 - _KLT_SHARE) * share)
-    )
+    qualities: dict[str, Array] = {}
+    if learned:
+        fitted |= fit_learned(arrays, layout, klt.transform)
+        qualities = fit_qualities(
+            fitted.__getitem__, arrays, layout, lambda share: progress(klt_share + (1 - klt_share) * share)
+        )
+    calibration = {f"{codec}.{key}": value for codec, made in fitted.items() for key, value in made.items()}
     lengths = [layout.rows_shape(array.shape)[1] for array in arrays]
     progress(1.0)
     return {**calibration, **qualities, TOKENS: np.array([min(lengths), max(lengths)], np.int32)}, klt.report
@@ -468,17 +475,25 @@ def fit_qualities(
     return {f"{PREFIX}{name}": qualities for name, qualities in measured.items()}
 
 
-def _within(limit: int, num_values: int, at: Callable[[float], EncodedFrame], has_rate: bool) -> EncodedFrame:
+def within(limit: int, num_values: int, at: Callable[[float], _Encoded], has_rate: bool) -> _Encoded:
     """A frame of at most `limit` bytes, and at least nine tenths of that where a quality has so many.
 
     Bits are taken to grow linearly with quality where they are many, and exponentially where they are few, until two
     frames say how they grow; three frames are enough, as a rule.
 
+    Args:
+        limit: in bytes.
+        num_values: in a frame.
+        at: a frame, or several in one container, at a setting from 0 to 1.
+        has_rate: whether the setting makes a difference.
+
     Raises:
         InputError: the smallest possible frame is larger; it names that size.
     """
-    low, high = _Tried(-1, None), _Tried(_QUALITY_STEPS + 1, None)  # the largest that fits, the smallest that does not
-    step, tried = round(DEFAULT_QUALITY * _QUALITY_STEPS), list[_Tried]()
+    low: _Tried[_Encoded] = _Tried(-1, None)  # the largest that fits
+    high: _Tried[_Encoded] = _Tried(_QUALITY_STEPS + 1, None)  # the smallest that does not
+    tried: list[_Tried[_Encoded]] = []
+    step = round(DEFAULT_QUALITY * _QUALITY_STEPS)
     while True:
         try:
             frame = at(step / _QUALITY_STEPS)
@@ -505,12 +520,14 @@ def _within(limit: int, num_values: int, at: Callable[[float], EncodedFrame], ha
 
 
 @dataclass(frozen=True, slots=True)
-class _Tried:
+class _Tried(Generic[_Encoded]):
     step: int
-    frame: EncodedFrame | None  # none at an end that was not tried, or where there is none
+    frame: _Encoded | None  # none at an end that was not tried, or where there is none
 
 
-def _next_step(low: _Tried, high: _Tried, tried: Sequence[_Tried], limit: int, num_values: int) -> int:
+def _next_step(
+    low: _Tried[_Encoded], high: _Tried[_Encoded], tried: Sequence[_Tried[_Encoded]], limit: int, num_values: int
+) -> int:
     def level(size: float) -> float:
         bits = _BEND * 8 * size / num_values
         return bits + math.log(-math.expm1(-bits))

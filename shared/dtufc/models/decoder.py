@@ -27,7 +27,7 @@ def read_decoder(folder: Path, profile: Profile, *, max_bytes: float = MAX_BYTES
     config = read_config(folder)
     cls = decoder_class(config)
     layout = profile.layout
-    if layout.family != Family.llm or layout.channels not in (None, config.hidden_size):
+    if layout.family != Family.llm or layout.axes or layout.channels not in (None, config.hidden_size):
         problem = f"{layout.describe()}, and the model's features are [tokens, {config.hidden_size}]"
         raise InputError(field="layout", problem=problem, remedy="Write {family: llm}")
     require(folder, config, profile.split, lambda: proof_steps(config), cls=cls, max_bytes=max_bytes)

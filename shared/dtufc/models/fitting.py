@@ -13,6 +13,8 @@ from dtufc.coding.codecs.klt_fit import Progress
 from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
 from dtufc.coding.features import as_array, as_tensor
 from dtufc.coding.layout import Family, Layout
+from dtufc.coding.tuple_codec import INDEX_NAME
+from dtufc.coding.wrong_layout import check_samples
 from dtufc.errors import InputError
 from dtufc.models import plugins
 from dtufc.models.profile import LATENT_PATCH, LayoutSpec, Profile, ProfileSpec, load_profile
@@ -32,42 +34,54 @@ def load(profile: str | Path, *, split: int | None = None) -> FeatureCodec:
         split: layers that run on the edge; the profile's own by default.
 
     Raises:
-        InputError: there is no such profile, or the model has no such split.
+        InputError: there is no such profile, or the model has no such split; or the folder is one of tuples.
     """
+    if (Path(profile) / INDEX_NAME).is_file():
+        problem = f"{profile} holds the profiles of a tuple's positions"
+        raise InputError(field="profile", problem=problem, remedy="Load it with dtufc.load_tuple")
     return FeatureCodec(load_profile(profile, split))
 
 
 def fit(
     samples: "Sequence[Array | torch.Tensor]",
     *,
-    layout: str = "llm",
+    layout: str | None = None,
+    axes: str | None = None,
     name: str = "custom",
     prefix: int = 0,
     gradients: "Sequence[Array | torch.Tensor] | None" = None,
     profile: Profile | None = None,
+    learned: bool = True,
     progress: Progress = lambda share: None,
 ) -> FeatureCodec:
     """A feature codec for any model, from about ten of its features, in seconds.
 
     Args:
         samples: features, each of a shape that the layout knows; finite.
-        layout: llm, vit, latent or cnn (`dtufc.coding.layout`).
+        layout: llm, vit, latent or cnn (`dtufc.coding.layout`); llm where there are no axes either.
+        axes: instead of layout: the order of the axes by name, as "NHWC" or "CT" (`dtufc.coding.axes`).
         name: of the profile.
         prefix: tokens before the grid; for vit.
         gradients: of what the rest of the model makes of each sample, of the same shape, or several in one array
             [k, ...]: bits then go where the result depends on them. Without them, errors count alike everywhere.
             `gradients_of` takes them from a profile's own head.
-        profile: fit this model at this split; instead of layout, name and prefix.
+        profile: fit this model at this split; instead of layout, axes, name and prefix.
+        learned: whether the learned codecs are fitted too: measuring what a quality means for them takes seconds.
         progress: is told the share of the work that is done.
 
     Raises:
-        InputError: no sample, or one that does not fit the layout or the others.
+        InputError: no sample, or one that does not fit the layout or the others, or looks as if it were of another
+            layout (`dtufc.coding.wrong_layout`).
     """
     if not samples:
         raise InputError(field="samples", problem="none were given", remedy="Give about ten features")
+    if axes is not None and (layout is not None or prefix or profile is not None):
+        problem = "axes together with a layout, a prefix or a profile"
+        raise InputError(field="axes", problem=problem, remedy="Give axes alone, or none")
     if profile is None:
-        profile = _profile_for(tuple(samples[0].shape), layout, name, prefix)
-    calibration, report = fit_calibration(samples, profile.layout, gradients, progress)
+        wanted = _layout_for(layout or Family.llm, prefix) if axes is None else Layout.of_axes(axes)
+        profile = _profile_for([tuple(np.shape(sample)) for sample in samples], wanted, name)
+    calibration, report = fit_calibration(samples, profile.layout, gradients, progress, learned=learned)
     return FeatureCodec(replace(profile, calibration=calibration), report)
 
 
@@ -121,15 +135,24 @@ def gradients_of(
         yield np.stack(of_each).reshape(array.shape)
 
 
-def _profile_for(shape: tuple[int, ...], layout: str, name: str, prefix: int) -> Profile:
-    if layout not in Family.__members__:
-        raise InputError(field="layout", problem=layout, remedy=f"Use one of {', '.join(Family)}")
-    family = Family(layout)
-    any_width = Layout(family=family, prefix=prefix)
-    channels = any_width.rows_shape(shape)[-1]
+def _layout_for(family: str, prefix: int) -> Layout:
+    if family not in Family.__members__:
+        raise InputError(field="layout", problem=family, remedy=f"Use one of {', '.join(Family)}")
+    return Layout(family=Family(family), prefix=prefix)
+
+
+def _profile_for(shapes: Sequence[tuple[int, ...]], layout: Layout, name: str) -> Profile:
+    """A profile without a model, of samples of these shapes; the layout names no channels and no patch."""
+    check_samples(layout, shapes)
+    is_even = not any(side % LATENT_PATCH for side in shapes[0][-2:])
     try:
-        patch = LATENT_PATCH if family == Family.latent and not any(side % LATENT_PATCH for side in shape[-2:]) else 1
-        sizes = LayoutSpec(family=family, channels=channels, prefix=prefix, patch=patch)
+        sizes = LayoutSpec(
+            family=layout.family,
+            channels=layout.rows_shape(shapes[0])[-1],
+            prefix=None if layout.axes else layout.prefix,
+            patch=LATENT_PATCH if layout.family == Family.latent and is_even else 1,
+            axes=layout.axes,
+        )
         spec = ProfileSpec(name=name, layout=sizes)
     except ValidationError as error:
         remedy = "Name it in lower-case letters, digits, dots and dashes"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import yaml
@@ -30,13 +30,14 @@ from safetensors.numpy import save_file
 
 from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import DIGEST_BYTES
-from dtufc.coding.layout import Family, Layout
+from dtufc.coding.layout import Family, Layout, family_of
 from dtufc.coding.quality import FOR_ENCODERS
 from dtufc.errors import InputError
 from dtufc.models.fingerprint import fingerprint
 
 LATENT_PATCH: Final = 2  # as the denoiser's own: the sides of its latents are even
 NO_MODEL: Final = "features"  # the family of a profile that encodes and decodes, and names no model
+_LATENT_CHANNELS: Final = 16  # of a latent whose profile names no number, as the shipped one
 _PACKAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]*$"  # nothing that pip could take for an option or a place
 
 
@@ -135,20 +136,40 @@ class LayoutSpec(_Schema):
     """How features are laid out (`dtufc.coding.layout`).
 
     Attributes:
-        channels: None where any number will do; a model's own come with its features.
+        family: may be left out where `axes` is given.
+        channels: None where any number will do; a model's own come with its features. A latent of which nothing is said
+            has 16.
         prefix: tokens in front of the grid; None where the model's configuration says how many.
+        axes: the order of the axes by name; None for the family's own.
     """
 
     family: Family
     channels: int | None = Field(default=None, ge=1)
     prefix: int | None = Field(default=None, ge=0)
     patch: int = Field(default=1, ge=1, le=4)
+    axes: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _family_of_axes(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not isinstance(fields.get("axes"), str) or "family" in fields:
+            return fields
+        return {**fields, "family": _sound_family(fields["axes"])}
 
     @model_validator(mode="after")
     def _consistent(self) -> "LayoutSpec":
         if self.patch > 1 and self.family != Family.latent:
             raise ValueError("only a latent has patches")
+        if self.axes is not None and (self.family != _sound_family(self.axes) or self.prefix):
+            raise ValueError("axes come without a prefix, and without another family than theirs")
         return self
+
+
+def _sound_family(axes: str) -> Family:
+    try:
+        return family_of(axes)
+    except InputError as error:
+        raise ValueError(str(error)) from error
 
 
 class GenerationSpec(_Schema):
@@ -211,7 +232,10 @@ class Profile:
         if layout.prefix is None and layout.family == Family.vit and self.spec.family != NO_MODEL:
             problem = f"{self.name} leaves the number of prefix tokens to its model, which is not loaded"
             raise InputError(field="layout.prefix", problem=problem, remedy="Write the number into the profile")
-        return Layout(family=layout.family, channels=layout.channels, prefix=layout.prefix or 0, patch=layout.patch)
+        channels = layout.channels or (_LATENT_CHANNELS if layout.family == Family.latent else None)
+        return Layout(
+            family=layout.family, channels=channels, prefix=layout.prefix or 0, patch=layout.patch, axes=layout.axes
+        )
 
     def with_prefix(self, prefix: int) -> "Profile":
         """This profile with as many prefix tokens as the model has, unless it names another number itself."""
@@ -227,6 +251,8 @@ class Profile:
         spec["layout"]["prefix"] = self.layout.prefix
         if spec["layout"]["patch"] == 1:  # as before there were others
             del spec["layout"]["patch"]
+        if spec["layout"]["axes"] is None:
+            del spec["layout"]["axes"]
         source = spec["source"] or {}
         for name in ("folder", "size_mb", "licence"):  # a place and remarks, not the content
             source.pop(name, None)

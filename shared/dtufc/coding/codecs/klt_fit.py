@@ -137,9 +137,9 @@ class _Fit:
         progress: Progress,
     ) -> None:
         if len(samples) == 1 and layout.family == Family.llm:  # parts of a text, one for each fold
-            parts = min(_NUM_FOLDS, samples[0].shape[-2])
-            axis = samples[0].ndim - 2
-            gradients = None if gradients is None else np.array_split(gradients[0], parts, axis - samples[0].ndim)
+            axis = layout.token_axis(samples[0].shape)
+            parts = min(_NUM_FOLDS, samples[0].shape[axis])
+            gradients = None if gradients is None else np.array_split(gradients[0], parts, axis)
             samples = np.array_split(samples[0], parts, axis)
         self.samples, self.layout = samples, layout
         self.has_grid = all(layout.grid(sample.shape) for sample in samples)
