@@ -22,7 +22,7 @@ $(BIN)/python:
 
 $(VENV)/.runtime: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "installing the edge and the cloud into $(VENV): on Linux, torch brings gigabytes; TORCH_CPU_INDEX chooses a smaller one"
-	$(PIP_INSTALL) -e '.[edge,cloud]'
+	$(PIP_INSTALL) -e '.[edge,cloud,evaluate]'
 	@touch $@
 
 $(VENV)/.research: $(VENV)/.runtime

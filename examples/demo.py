@@ -24,14 +24,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dtufc.cli.progress import Bars
 from dtufc.coding.arrays import Array
 from dtufc.coding.quality import DEFAULT_QUALITY
 from dtufc.errors import DtufcError
 from dtufc.models.cache import cache_folder
+from dtufc.models.from_inputs import fit_to_inputs
+from dtufc.models.inputs import read_inputs
+from dtufc.models.measuring import Pair
 from dtufc.models.profile import default_profiles, load_profile
 from dtufc.models.zoo import weights_folder
 from dtufc.v1 import inference_pb2, inference_pb2_grpc
-from examples.fit_language_model import fit_profile
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path("demo-output")
@@ -147,8 +150,10 @@ def _flags_of(model: str, console: Console) -> dict[str, str]:
         console.print(
             f"{model} is not fitted at split {profile.split}: fitting it, once, to this repository's documents"
         )
-        texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
-        fit_profile(model, texts, fitted)
+        with Bars() as bars:
+            print(
+                fit_to_inputs(Pair(profile), read_inputs(sorted((ROOT / "docs").glob("*.md"))), fitted, bars).evaluation
+            )
     return {"profiles": str(fitted), "dtype": "bfloat16"}
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from dtufc.client import EdgeClient
 from dtufc.coding.feature_codec import FeatureCodec
-from dtufc.models.fitting import fit, load
+from dtufc.models.fitting import fit, load, split
 
-__all__ = ["EdgeClient", "FeatureCodec", "fit", "load"]
+__all__ = ["EdgeClient", "FeatureCodec", "fit", "load", "split"]
 __version__ = version("dtufc")

@@ -15,7 +15,7 @@ from dtufc.models.fitting import load
 from dtufc.models.profile import load_profile
 from tests.e2e.services import SAMPLES, Service, environment, free_port
 
-OF_FILES = ["models", "fetch", "prove", "fit", "encode", "decode", "inspect"]
+OF_FILES = ["models", "fetch", "prove", "init", "fit", "evaluate", "encode", "decode", "inspect"]
 OF_SERVICES = ["answer", "complete", "segment", "classify", "generate-image", "health"]
 COMMANDS = [*OF_FILES, *OF_SERVICES]
 DTUFC = Path(sys.executable).with_name("dtufc")
@@ -55,7 +55,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mixing = rng.normal(size=(32, 32))
     for i in range(10):
         np.save(folder / f"{i}.npy", (rng.normal(size=(40, 32)) @ mixing).astype(np.float32))
-    facts = parsed("fit", *sorted(folder.glob("*.npy")), "-o", folder / "profile", "--name", "mine")
+    facts = parsed("fit", folder / "profile", *sorted(folder.glob("*.npy")))
     assert facts["codecs"] == ["raw", "levels", "klt", *VARIANTS]
     assert facts["digest"] == load_profile(folder / "profile").digest.hex()
     return folder
@@ -96,13 +96,11 @@ def test_fit_takes_gradients_from_the_profiles_own_head_and_says_what_they_save(
     for index in range(3):
         np.save(tmp_path / f"{index}.npy", rng.standard_normal((24, 576)).astype(np.float32))
     files = sorted(tmp_path.glob("*.npy"))
-    model = ("--profile", "smollm2-135m", "--split", "30")
-    facts = parsed("fit", *files, "-o", tmp_path / "p", *model, "--gradients")
+    facts = parsed("fit", "smollm2-135m", *files, "-o", tmp_path / "p", "--split", "30")
     assert (facts["rows"], facts["channels"]) == (72, 576)
     assert facts["saved_by_gradients"] > 0
-    plain = parsed("fit", *files, "-o", tmp_path / "q", *model)
+    plain = parsed("fit", "smollm2-135m", *files, "-o", tmp_path / "q", "--split", "30", "--no-gradients")
     assert plain["saved_by_gradients"] is None
-    assert "--profile" in error_of("fit", *files, "-o", tmp_path / "r", "--gradients")
 
 
 @pytest.mark.parametrize("codec", ["raw", "levels", "klt"])
@@ -251,11 +249,11 @@ def test_a_frame_of_another_profile_is_one_line(fitted: Path, tmp_path: Path) ->
 
 def test_samples_that_do_not_fit_each_other_are_one_line(fitted: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "wide.npy", np.zeros((3, 33), np.float32))
-    assert "33 channels" in error_of("fit", fitted / "0.npy", tmp_path / "wide.npy", "-o", tmp_path / "p")
+    assert "33 channels" in error_of("fit", tmp_path / "p", fitted / "0.npy", tmp_path / "wide.npy")
 
 
 def test_a_name_that_no_profile_may_have_is_one_line(fitted: Path, tmp_path: Path) -> None:
-    assert "name" in error_of("fit", fitted / "0.npy", fitted / "1.npy", "-o", tmp_path / "p", "--name", "My Profile!")
+    assert "name" in error_of("fit", tmp_path / "My Profile!", fitted / "0.npy", fitted / "1.npy")
 
 
 def test_a_profile_that_is_not_valid_is_one_line(fitted: Path, tmp_path: Path) -> None:
@@ -274,7 +272,7 @@ def test_an_output_that_cannot_be_written_is_one_line(fitted: Path, edge: Servic
         ("encode", fitted / "0.npy", "-o", nowhere / "o.dtufc", "--profile", fitted / "profile"),
         ("decode", frame, "-o", nowhere / "o.npy", "--profile", fitted / "profile"),
         ("segment", SAMPLES / "chelsea.jpg", "-o", nowhere / "o.png", "--edge", edge.address),
-        ("fit", fitted / "0.npy", fitted / "1.npy", "-o", frame / "below-a-file"),
+        ("fit", frame / "below-a-file", fitted / "0.npy", fitted / "1.npy"),
     ):
         done = dtufc(*arguments)
         if done.returncode != 1 or len(done.stderr.splitlines()) != 1:

@@ -20,12 +20,12 @@ from transformers import (
 
 from dtufc.coding.feature_codec import Rate
 from dtufc.errors import InputError
+from dtufc.models.capabilities import Generation
 from dtufc.models.profile import Profile, load_profile
 from dtufc.models.zoo import weights_folder
 from dtufc.serving.telemetry import Record
 from dtufc.v1 import head_pb2
 from dtufc_cloud.pipeline import CloudPipeline
-from dtufc_edge.backbones import Generation
 from dtufc_edge.pipeline import EdgePipeline
 from tests.models.pairs import decoded, result
 

@@ -272,6 +272,64 @@ def test_a_cnn_from_a_folder_runs_split_as_it_runs_whole(cnn_folder: Path, split
     np.testing.assert_allclose([label.probability for label in labels], best.values, atol=1e-6)
 
 
+def torchvision_state(state: dict[str, torch.Tensor], depths: list[int], convolutions: int) -> dict[str, torch.Tensor]:
+    """The tensors of a ResNet under the names of a checkpoint of torchvision, spelled out block by block."""
+    parts = {"conv1": "resnet.embedder.embedder.convolution", "bn1": "resnet.embedder.embedder.normalization"}
+    for stage, depth in enumerate(depths):
+        for block in range(depth):
+            ours, theirs = f"resnet.encoder.stages.{stage}.layers.{block}", f"layer{stage + 1}.{block}"
+            parts |= {f"{theirs}.conv{i + 1}": f"{ours}.layer.{i}.convolution" for i in range(convolutions)}
+            parts |= {f"{theirs}.bn{i + 1}": f"{ours}.layer.{i}.normalization" for i in range(convolutions)}
+            parts |= {f"{theirs}.downsample.0": f"{ours}.shortcut.convolution"}
+            parts |= {f"{theirs}.downsample.1": f"{ours}.shortcut.normalization"}
+    parts["fc"] = "classifier.1"
+    return {
+        f"{theirs}.{kind}": state.pop(f"{ours}.{kind}")
+        for theirs, ours in parts.items()
+        for kind in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        if f"{ours}.{kind}" in state
+    }
+
+
+@pytest.mark.parametrize("cnn_folder", ["resnet"], indirect=True)
+@pytest.mark.parametrize("is_pickle", [True, False])
+def test_a_state_dict_with_the_names_of_torchvision_is_the_same_model(cnn_folder: Path, is_pickle: bool) -> None:
+    pixels = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+
+    def logits() -> torch.Tensor:
+        profile = profile_of("cnn", cnn_folder, 2)
+        edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
+        return torch.as_tensor(cloud.head.logits(edge.backbone.features(pixels)))
+
+    expected = logits()
+    state = load_file(cnn_folder / "model.safetensors")
+    (cnn_folder / "model.safetensors").unlink()
+    renamed = torchvision_state(state, [1, 2, 1], 3)
+    assert "layer2.1.bn3.running_var" in renamed
+    assert state == {}
+    if is_pickle:
+        torch.save(renamed, cnn_folder / "pytorch_model.bin")
+    else:
+        save_file(renamed, cnn_folder / "model.safetensors")
+    torch.testing.assert_close(logits(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("cnn_folder", ["resnet"], indirect=True)
+def test_weights_that_lack_a_tensor_or_are_no_state_dict_are_named(cnn_folder: Path) -> None:
+    path = cnn_folder / "model.safetensors"
+    state = load_file(path)
+    save_file({name: value for name, value in state.items() if name != "classifier.1.bias"}, path)
+    with pytest.raises(InputError, match=r"lacks classifier\.1\.bias"):
+        CloudPipeline(profile_of("cnn", cnn_folder, 2), CPU, torch.float32)
+    path.unlink()
+    torch.save({"model": state}, cnn_folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="no state dict"):
+        CloudPipeline(profile_of("cnn", cnn_folder, 2), CPU, torch.float32)
+    (cnn_folder / "pytorch_model.bin").write_bytes(b"no pickle")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin"):
+        CloudPipeline(profile_of("cnn", cnn_folder, 2), CPU, torch.float32)
+
+
 def test_an_image_is_cropped_and_normalised_as_the_folder_says(cnn_folder: Path) -> None:
     edge = EdgePipeline(profile_of("cnn", cnn_folder, 1), CPU, torch.float32)
     image = np.zeros((110, 220, 3), np.uint8)  # its middle square of 96 of 110 is what the model sees

@@ -1,81 +1,17 @@
 """Heads: features at the split -> result, one module a family of models.
 
 A family is a class that is built from a folder of weights, a profile, a device and a dtype, and that an entry of the
-group `dtufc.heads` names. What it can do it says by the protocols below, which tasks ask for.
+group `dtufc.heads` names. What it can do it says by the protocols of `dtufc.models.capabilities`; what several heads
+need is here.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from dtufc.coding.arrays import Array
 from dtufc.errors import InputError
-
-
-class Head(Protocol):
-    """What every family gives."""
-
-    @property
-    def num_layers(self) -> int:
-        """Layers of the whole model: the largest split."""
-
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raises InputError unless features of this shape, of one input, are what this head takes."""
-
-
-@runtime_checkable
-class NextTokenLogits(Protocol):
-    """Features of tokens -> what comes next."""
-
-    def answer(self, features: Tensor, token_ids: Sequence[int]) -> list[float]:
-        """The probability of each of these tokens to come next, among them alone."""
-
-    def next_token(self, features: Tensor) -> int:
-        """The most probable next token."""
-
-
-@runtime_checkable
-class DenseLabels(Protocol):
-    """Features of patches -> a label for every pixel."""
-
-    def label_map(self, features: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> Array:
-        """Labels uint8[height, width] of the image that lies at `box` of the model's input."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Label:
-    """One class and its probability."""
-
-    index: int
-    name: str
-    probability: float
-
-
-@runtime_checkable
-class Labels(Protocol):
-    """Features of an image -> what it shows."""
-
-    def labels(self, features: Tensor, count: int) -> list[Label]:
-        """The most probable classes, at most `count`, best first."""
-
-
-@runtime_checkable
-class ImageDecoder(Protocol):
-    """A latent -> an image."""
-
-    def image(self, features: Tensor) -> Array:
-        """uint8[H, W, 3]."""
-
-
-@runtime_checkable
-class Differentiable(Protocol):
-    """A head that can say how much its result depends on each value of the features: what a fit is told."""
-
-    def gradient(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        """g, float32, of the features' shape, at random: E[g g'] is what errors in the features cost the result."""
+from dtufc.models.capabilities import Label
 
 
 def signed_gradient(

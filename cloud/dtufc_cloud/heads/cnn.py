@@ -7,9 +7,10 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from dtufc.errors import InputError
+from dtufc.models.capabilities import Label
 from dtufc.models.cnn import features_shape, num_stages, read_stages
 from dtufc.models.profile import Profile
-from dtufc_cloud.heads import Label, check_finite, signed_gradient, top_labels
+from dtufc_cloud.heads import check_finite, signed_gradient, top_labels
 
 
 class CnnHead:

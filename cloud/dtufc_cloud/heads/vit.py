@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 from dtufc.coding.arrays import Array
 from dtufc.errors import InputError
+from dtufc.models.capabilities import Label
 from dtufc.models.profile import Profile
 from dtufc.models.split import Back
 from dtufc.models.vit import classifies, read_vit, read_vit_config
 from dtufc.models.zoo.tensors import fill, read_tensors, tensor_names
-from dtufc_cloud.heads import Label, check_finite, signed_gradient, top_labels
+from dtufc_cloud.heads import check_finite, signed_gradient, top_labels
 
 _SHARPNESS: Final = 4.0  # of the weight near the mask's border
 

@@ -22,7 +22,7 @@ class Task(Protocol):
     Attributes:
         name: as profiles list it under `tasks`, and metrics label it.
         request: the message in a RunRequest that asks for it.
-        needs: the protocol of `dtufc_cloud.heads` that a profile's head must have.
+        needs: the protocol of `dtufc.models.capabilities` that a profile's head must have.
     """
 
     name: ClassVar[str]

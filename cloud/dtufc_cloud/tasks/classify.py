@@ -5,10 +5,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from dtufc.errors import InputError
+from dtufc.models.capabilities import Labels
 from dtufc.serving.limits import MAX_LABELS
 from dtufc.serving.telemetry import Record
 from dtufc.v1 import head_pb2
-from dtufc_cloud.heads import Labels
 from dtufc_cloud.settings import CloudSettings
 
 

@@ -4,9 +4,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from dtufc.models.capabilities import ImageDecoder
 from dtufc.serving.telemetry import Record
 from dtufc.v1 import head_pb2
-from dtufc_cloud.heads import ImageDecoder
 from dtufc_cloud.settings import CloudSettings
 from dtufc_cloud.tasks import as_png
 

@@ -5,9 +5,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from dtufc.errors import InputError
+from dtufc.models.capabilities import DenseLabels
 from dtufc.serving.telemetry import Record
 from dtufc.v1 import head_pb2
-from dtufc_cloud.heads import DenseLabels
 from dtufc_cloud.settings import CloudSettings
 from dtufc_cloud.tasks import as_png
 

@@ -6,9 +6,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dtufc.models.cnn import num_stages, read_stages
+from dtufc.coding.layout import Family
+from dtufc.models.capabilities import Draft
+from dtufc.models.cnn import can_cut, features_shape, num_stages, read_stages
 from dtufc.models.preprocess import View, cropped
-from dtufc.models.profile import Profile
+from dtufc.models.profile import LayoutSpec, Profile
+from dtufc.models.split import read_config
 
 
 class CnnBackbone:
@@ -19,6 +22,17 @@ class CnnBackbone:
         self.num_layers = num_stages(folder)
         self._stages = read_stages(folder, 0, profile.split, classifies=False, device=device, dtype=dtype)
         self._device, self._dtype = device, dtype
+
+    @staticmethod
+    def draft(folder: Path) -> Draft | None:
+        """What a folder's configuration says of a profile, if it is that of a convolutional classifier."""
+        if not (folder / "config.json").is_file() or not can_cut(read_config(folder)):
+            return None
+
+        def layout(split: int) -> LayoutSpec:
+            return LayoutSpec(family=Family.cnn, channels=features_shape(folder, split)[0])
+
+        return Draft(layout=layout, tasks=("classify",), last_split=num_stages(folder))
 
     def crop(self, image: Image.Image) -> Tensor:
         """The square in the middle of an image, [1, 3, side, side], float32, normalised."""

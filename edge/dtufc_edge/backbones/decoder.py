@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer, GenerationConfig
 
+from dtufc.coding.layout import Family
 from dtufc.errors import InputError
-from dtufc.models.decoder import max_tokens_of, read_decoder
-from dtufc.models.profile import Profile
-from dtufc.models.split import Front
+from dtufc.models.capabilities import Draft
+from dtufc.models.decoder import decoder_class, max_tokens_of, read_decoder
+from dtufc.models.profile import LayoutSpec, Profile
+from dtufc.models.split import Front, check_split, read_config
 
 
 class DecoderBackbone:
@@ -27,6 +29,21 @@ class DecoderBackbone:
         self.max_tokens = max_tokens_of(config)
         self.tokenizer = _read_tokenizer(folder)
         self._ends = _ends(folder, config, self.tokenizer)
+
+    @staticmethod
+    def draft(folder: Path) -> Draft | None:
+        """What a folder's configuration says of a profile, if it is that of a language model that can be cut."""
+        if not (folder / "config.json").is_file():
+            return None
+        config = read_config(folder)
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            return None
+        last = check_split(config, 1, cls=decoder_class(config)).last_split
+        return Draft(
+            layout=lambda split: LayoutSpec(family=Family.llm, channels=config.hidden_size),
+            tasks=("answer", "complete"),
+            last_split=last,
+        )
 
     @staticmethod
     def prove(folder: Path, profile: Profile) -> None:

@@ -15,10 +15,11 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
+from dtufc.coding.layout import Family
 from dtufc.errors import InputError
-from dtufc.models.profile import GenerationSpec, Profile
+from dtufc.models.capabilities import Draft, Generation
+from dtufc.models.profile import LATENT_PATCH, GenerationSpec, LayoutSpec, Profile
 from dtufc.serving.limits import MAX_LATENT_POSITIONS
-from dtufc_edge.backbones import Generation
 
 _MAX_SEED = (1 << 63) - 1
 _MAX_GUIDANCE = 30.0
@@ -45,6 +46,15 @@ class Sd3Backbone:
         self.step_pixels = config.patch_size << self._num_halvings
         self.max_pixels = config.pos_embed_max_size * self.step_pixels
         self.default_pixels = config.sample_size << self._num_halvings
+
+    @staticmethod
+    def draft(folder: Path) -> Draft | None:
+        """What a folder says of a profile, if it is that of a Stable Diffusion 3."""
+        if not (folder / "model_index.json").is_file():
+            return None
+        channels = int(AutoencoderKL.load_config(folder / "vae")["latent_channels"])
+        layout = LayoutSpec(family=Family.latent, channels=channels, patch=LATENT_PATCH)
+        return Draft(layout=lambda split: layout, tasks=("generate-image",), last_split=1)
 
     def check(self, generation: Generation, max_steps: int) -> None:
         """Raises InputError for what cannot be generated."""

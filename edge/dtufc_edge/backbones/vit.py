@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dtufc.coding.layout import Family
 from dtufc.errors import InputError
+from dtufc.models.capabilities import Box, Draft
 from dtufc.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, View, cropped, to_tensor
-from dtufc.models.profile import Profile
-from dtufc.models.split import Front
-from dtufc.models.vit import classifies, prefix_tokens, read_vit, read_vit_config
-from dtufc_edge.backbones import Box
+from dtufc.models.profile import LayoutSpec, Profile
+from dtufc.models.split import Front, check_split, read_config
+from dtufc.models.vit import classifies, image_config, is_vit, prefix_tokens, read_vit, read_vit_config
 
 
 class VitBackbone:
@@ -28,6 +29,22 @@ class VitBackbone:
         self._view = View.read(folder) if has_view else None
         if classifies(config) and "classify" in profile.spec.tasks:
             self._check_view()
+
+    @staticmethod
+    def draft(folder: Path) -> Draft | None:
+        """What a folder's configuration says of a profile, if it is that of a transformer for images."""
+        if not (folder / "config.json").is_file() or not is_vit(image_config(read_config(folder))):
+            return None
+        config = read_vit_config(folder)
+        layout = LayoutSpec(family=Family.vit, channels=config.hidden_size, prefix=prefix_tokens(config))
+        if not (folder / "head").is_dir() and not classifies(config):
+            problem = f"{folder} has neither a classifier of its own type nor a folder `head`"
+            raise InputError(field="model", problem=problem, remedy="Give a ...ForImageClassification, or a dense head")
+        return Draft(
+            layout=lambda split: layout,
+            tasks=("segment",) if (folder / "head").is_dir() else ("classify",),
+            last_split=check_split(config, 1).last_split,
+        )
 
     @staticmethod
     def prefix_of(folder: Path) -> int:

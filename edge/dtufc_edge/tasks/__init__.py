@@ -110,7 +110,7 @@ class Task(Protocol):
     Attributes:
         name: as profiles list it under `tasks`, and metrics label it.
         method: where it is served.
-        needs: the protocol of `dtufc_edge.backbones` that a profile's backbone must have.
+        needs: the protocol of `dtufc.models.capabilities` that a profile's backbone must have.
     """
 
     name: ClassVar[str]

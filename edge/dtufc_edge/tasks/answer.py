@@ -1,12 +1,13 @@
 """A question with choices: the letter of one, and every choice's probability."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from string import ascii_uppercase
 from typing import ClassVar
 
 from dtufc.errors import InputError
+from dtufc.models.capabilities import TokenFeatures
+from dtufc.models.inputs import choice_prompt
 from dtufc.v1 import head_pb2, inference_pb2
-from dtufc_edge.backbones import TokenFeatures
 from dtufc_edge.tasks import Call, Method
 from dtufc_edge.tasks.text import prompt_ids
 
@@ -40,9 +41,3 @@ class Answer:
         yield inference_pb2.AnswerReply(
             letter=letters[choice], choice=choice, probabilities=result.probabilities, cost=call.cost()
         )
-
-
-def choice_prompt(question: str, choices: Sequence[str]) -> str:
-    """A question with its choices by letter, for `chat_ids`: the next token is the letter."""
-    lettered = [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, choices, strict=False)]
-    return "\n".join([question, *lettered, "Answer with the letter alone."])

@@ -7,9 +7,9 @@ from PIL import Image
 from torch import Tensor
 
 from dtufc.errors import InputError
+from dtufc.models.capabilities import ImageFeatures
 from dtufc.serving.limits import MAX_LABELS
 from dtufc.v1 import head_pb2, inference_pb2
-from dtufc_edge.backbones import ImageFeatures
 from dtufc_edge.tasks import Call, Method
 from dtufc_edge.tasks.images import image_features
 

@@ -6,8 +6,8 @@ from typing import ClassVar, Final
 import torch
 
 from dtufc.errors import InputError
+from dtufc.models.capabilities import TokenFeatures
 from dtufc.v1 import head_pb2, inference_pb2
-from dtufc_edge.backbones import TokenFeatures
 from dtufc_edge.tasks import Call, Method
 from dtufc_edge.tasks.text import prompt_ids
 

@@ -5,8 +5,8 @@ import threading
 from collections.abc import AsyncIterator
 from typing import ClassVar, Final
 
+from dtufc.models.capabilities import Generation, LatentFeatures
 from dtufc.v1 import head_pb2, inference_pb2
-from dtufc_edge.backbones import Generation, LatentFeatures
 from dtufc_edge.tasks import Call, Method
 
 _DONE: Final = -1  # behind the steps of the denoiser

@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 from typing import ClassVar
 
+from dtufc.models.capabilities import PatchFeatures
 from dtufc.v1 import head_pb2, inference_pb2
-from dtufc_edge.backbones import PatchFeatures
 from dtufc_edge.tasks import Call, Method
 from dtufc_edge.tasks.images import image_features
 

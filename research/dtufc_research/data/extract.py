@@ -11,13 +11,13 @@ from rich.progress import track
 from torch import Tensor
 
 from dtufc.coding.arrays import Array
+from dtufc.models.capabilities import Generation
 from dtufc.models.profile import GenerationSpec, Profile
 from dtufc.models.zoo import weights_folder
 from dtufc_cloud.heads.cnn import CnnHead
 from dtufc_cloud.heads.decoder import DecoderHead
 from dtufc_cloud.heads.sd3 import Sd3Head
 from dtufc_cloud.heads.vit import ClassifierHead, DenseHead, vit_head
-from dtufc_edge.backbones import Generation
 from dtufc_edge.backbones.cnn import CnnBackbone
 from dtufc_edge.backbones.decoder import DecoderBackbone
 from dtufc_edge.backbones.sd3 import Sd3Backbone

@@ -21,8 +21,8 @@ from rich.progress import track
 
 from dtufc.coding.arrays import Array
 from dtufc.coding.feature_codec import FeatureCodec
+from dtufc.models.inputs import choice_prompt
 from dtufc.models.profile import load_profile
-from dtufc_edge.tasks.answer import choice_prompt
 from dtufc_research.data.extract import Decoder
 from dtufc_research.data.sources import Question, questions
 from dtufc_research.evaluation.methods import Method, baselines, bits_at, codec_method, codecs_of, reached
@@ -98,7 +98,7 @@ def settings(codecs: dict[str, FeatureCodec], exams: Sequence[str], *, all_codec
     yield Setting(codec_method("levels", ours, "levels", None), (_FIRST,))
     for name in ("kltprior", "hyperprior", "elic"):
         for reach in reached(ours, name, OTHER_QUALITIES):
-            yield Setting(codec_method(f"{name}, quality {reach:.2f}", ours, name, reach), (_FIRST,))
+            yield Setting(codec_method(f"{name}, quality {reach:g}", ours, name, reach), (_FIRST,))
 
 
 def measure(

@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from dtufc.coding.arrays import Array
+from dtufc.coding.evaluation import Evaluation
 from dtufc.errors import DtufcError, InputError
 
 if TYPE_CHECKING:
@@ -40,6 +41,17 @@ def show(facts: Mapping[str, Any], as_json: bool) -> None:
         return
     for name, value in facts.items():
         print(f"{name.replace('_', ' '):16} {round(value, 4) if isinstance(value, float) else value}")
+
+
+def warn(line: str) -> None:
+    """A line on stderr."""
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def evaluation_facts(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as JSON has it."""
+    rows = [{"codec": r.codec, "quality": r.quality, "bpfp": r.bpfp, **r.scores} for r in evaluation.rows]
+    return {"samples": evaluation.num_samples, "rows": rows, "warnings": evaluation.warnings}
 
 
 def cost_facts(cost: "inference_pb2.Cost") -> dict[str, Any]:

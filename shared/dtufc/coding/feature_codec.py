@@ -4,12 +4,12 @@ features --codec--> Payload --bitstream--> EncodedFrame --bitstream--> Frame --c
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import numpy as np
 
@@ -25,11 +25,13 @@ from dtufc.coding.codecs.levels import LevelsCodec
 from dtufc.coding.codecs.raw import RawCodec
 from dtufc.coding.features import NUMPY_DTYPES, as_array, as_tensor, dtype_of
 from dtufc.coding.layout import Layout
-from dtufc.coding.quality import DEFAULT_QUALITY, PREFIX, is_sound, measured_qualities, range_of, setting_for
+from dtufc.coding.quality import DEFAULT_QUALITY, PREFIX, TOKENS, is_sound, measured_qualities, range_of, setting_for
 from dtufc.errors import Corrupt, InputError, ProfileMismatch
 
 if TYPE_CHECKING:
     import torch
+
+    from dtufc.coding.evaluation import Evaluation, Sample
 
 FITTED: Final[Mapping[str, type[FittedCodec]]] = {"levels": LevelsCodec, "klt": KltCodec}
 _MEASURED_VALUES: Final = 1 << 18  # of samples, to measure what a quality is,
@@ -112,6 +114,12 @@ class CodingProfile(Protocol):
         """The arrays of one codec, by their own names. Raises InputError where it was not fitted."""
 
     def save(self, folder: Path) -> None: ...
+
+
+class SplitModel(Protocol):
+    """The interface of a cut model that `evaluate` needs; `dtufc.split` has it."""
+
+    def samples(self, data: "Iterable[Any]", metric: Callable[..., float] | None) -> "Iterable[Sample]": ...
 
 
 class EncodedFrame(bytes):
@@ -261,6 +269,43 @@ class FeatureCodec:
         """`decode`, as a torch tensor."""
         return as_tensor(self.decode(data))
 
+    def round_trip(self, features: "torch.Tensor", **rate: Any) -> "torch.Tensor":
+        """Features as they come back, with the gradient of the features themselves (straight-through).
+
+        For tuning a head, or what is before it, on what a codec loses.
+
+        Args:
+            features: as for `encode`.
+            rate: and codec and focus, as for `encode`.
+        """
+        decoded = self.decode_tensor(self.encode(features.detach(), **rate)).to(features.device)
+        return decoded + (features - features.detach())  # which is 0, and has the gradient
+
+    def evaluate(
+        self,
+        split: "SplitModel",
+        data: "Iterable[Any]",
+        *,
+        metric: Callable[..., float] | None = None,
+        codecs: Sequence[str] = (),
+        qualities: Sequence[float] = (),
+    ) -> "Evaluation":
+        """What codecs cost, and what the model makes of decoded features; `print` shows a table.
+
+        Args:
+            split: of `dtufc.split`.
+            data: inputs of the model; with a metric, pairs (input, target).
+            metric: (output, target) -> score; by default agreement with the model without a codec.
+            codecs: of `codecs`; the default one by default.
+            qualities: from 0 to 1; by default 0.2, 0.4, 0.5, 0.6 and 0.8.
+
+        Raises:
+            InputError: features that the profile does not take, or no input.
+        """
+        from dtufc.coding.evaluation import QUALITIES, evaluate
+
+        return evaluate(self, split.samples(data, metric), codecs=codecs, qualities=qualities or QUALITIES)
+
     def decode_frame(self, frame: Frame) -> Array:
         """`decode`, of a frame that has been parsed."""
         self.check_frame(frame)
@@ -391,8 +436,9 @@ def fit_calibration(
     qualities = fit_qualities(
         fitted.__getitem__, arrays, layout, lambda share: progress(_KLT_SHARE + (1 - _KLT_SHARE) * share)
     )
+    lengths = [layout.rows_shape(array.shape)[1] for array in arrays]
     progress(1.0)
-    return {**calibration, **qualities}, klt.report
+    return {**calibration, **qualities, TOKENS: np.array([min(lengths), max(lengths)], np.int32)}, klt.report
 
 
 def fit_qualities(

@@ -20,6 +20,8 @@ from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.errors import InputError
 
 PREFIX: Final = "quality."  # of these arrays' names in a profile
+TOKENS: Final = "fit.tokens"  # [2] int32: the fewest and the most tokens of a sample that a profile was fitted to
+FOR_ENCODERS: Final = (PREFIX, TOKENS)  # begin the names of arrays that a decoder does not need
 DEFAULT_QUALITY: Final = 0.6  # at which 97 of 100 answers, labels and masks are as without a codec (decision 0015)
 SETTINGS: Final = np.array([0, 0.2, 0.35, 0.5, 0.65, 0.8, 1])
 _QUALITIES: Final = np.linspace(0, 1, 9)

@@ -3,8 +3,10 @@
 No forward pass is copied: a stage is some of the model's modules in their order, and a part is a run of stages. Stages
 are numbered from 1, and the last ends before the pooling: 4 of a ResNet, 8 of an EfficientNet (seven of blocks, one for
 the convolution behind them). An EfficientNet without squeeze and excitation (`squeeze_expansion_ratio` 0) is a Lite.
+Weights of a ResNet may have torchvision's names.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from itertools import accumulate, pairwise
 from math import ceil
@@ -13,11 +15,12 @@ from typing import Any, Final
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 
 from dtufc.errors import InputError
 from dtufc.models.preprocess import View
-from dtufc.models.zoo.tensors import fill, read_tensors
+from dtufc.models.split import read_config
+from dtufc.models.zoo.tensors import fill, read_tensors, tensor_names
 
 
 def read_stages(
@@ -34,10 +37,36 @@ def read_stages(
     part = nn.Sequential(*stages[first:end], *behind)
     stored = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
     names = {name: stored[id(tensor)] for name, tensor in part.state_dict(keep_vars=True).items()}
+    if model.config.model_type == "resnet" and "conv1.weight" in tensor_names(folder):
+        names = {name: _as_torchvision(their) for name, their in names.items()}
     counts = {name: torch.tensor(0) for name in names if name.endswith("num_batches_tracked")}  # for training alone
     wanted = {name: their for name, their in names.items() if name not in counts}
     fill(part, counts | read_tensors(folder, wanted, dtype), device)
     return part
+
+
+# Modules of a ResNet as transformers names them -> as torchvision does.
+_TORCHVISION: Final = (
+    (r"resnet\.embedder\.embedder\.convolution", "conv1"),
+    (r"resnet\.embedder\.embedder\.normalization", "bn1"),
+    (r"resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.convolution", "layer{0}.{1}.conv{2}"),
+    (r"resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.normalization", "layer{0}.{1}.bn{2}"),
+    (r"resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.convolution", "layer{0}.{1}.downsample.0"),
+    (r"resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.normalization", "layer{0}.{1}.downsample.1"),
+    (r"classifier\.1", "fc"),
+)
+
+
+def _as_torchvision(name: str) -> str:
+    """The name of a ResNet's tensor in a checkpoint of torchvision, whose stages and convolutions count from 1."""
+    module, _, kind = name.rpartition(".")
+    for pattern, theirs in _TORCHVISION:
+        match = re.fullmatch(pattern, module)
+        if match:
+            numbers = [int(number) for number in match.groups()]
+            counted = [number + (place != 1) for place, number in enumerate(numbers)]
+            return f"{theirs.format(*counted)}.{kind}"
+    raise AssertionError(name)
 
 
 def features_shape(folder: Path, split: int) -> tuple[int, int, int]:
@@ -50,14 +79,19 @@ def features_shape(folder: Path, split: int) -> tuple[int, int, int]:
 
 def empty_model(folder: Path) -> Any:
     """The whole model of a folder, without weights."""
-    config = AutoConfig.from_pretrained(folder)
-    if config.model_type not in _STAGES:
+    config = read_config(folder)
+    if not can_cut(config):
         known = " or ".join(_STAGES)
         raise InputError(field="model", problem=f"{folder} holds a {config.model_type}", remedy=f"Give a {known}")
     with torch.device("meta"):
         model = AutoModelForImageClassification.from_config(config)
         drop_excitation(model)
     return model
+
+
+def can_cut(config: Any) -> bool:
+    """Whether a configuration is of a convolutional classifier whose stages are known."""
+    return getattr(config, "model_type", None) in _STAGES
 
 
 def drop_excitation(model: nn.Module) -> None:

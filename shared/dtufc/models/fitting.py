@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import ValidationError
@@ -15,13 +15,13 @@ from dtufc.coding.features import as_array, as_tensor
 from dtufc.coding.layout import Family, Layout
 from dtufc.errors import InputError
 from dtufc.models import plugins
-from dtufc.models.profile import LayoutSpec, Profile, ProfileSpec, load_profile
+from dtufc.models.profile import LATENT_PATCH, LayoutSpec, Profile, ProfileSpec, load_profile
 from dtufc.models.zoo import weights_folder
 
 if TYPE_CHECKING:
     import torch
 
-_LATENT_PATCH: Final = 2  # as the denoiser's own: the sides of its latents are even
+    from dtufc.models.hooks import Split
 
 
 def load(profile: str | Path, *, split: int | None = None) -> FeatureCodec:
@@ -71,6 +71,21 @@ def fit(
     return FeatureCodec(replace(profile, calibration=calibration), report)
 
 
+def split(module: "torch.nn.Module", *, after: str) -> "Split":
+    """A model that is no file, cut by hooks: features of its inputs, gradients, and outputs of decoded features.
+
+    Args:
+        module: of any kind.
+        after: name of a submodule, as `named_modules` has it, whose output are the features.
+
+    Raises:
+        InputError: it has no such submodule.
+    """
+    from dtufc.models.hooks import Split
+
+    return Split(module, after)
+
+
 def gradients_of(
     profile: Profile, samples: "Sequence[Array | torch.Tensor]", dtype: str = "float32", seed: int = 0
 ) -> "Iterator[Array]":
@@ -113,7 +128,7 @@ def _profile_for(shape: tuple[int, ...], layout: str, name: str, prefix: int) ->
     any_width = Layout(family=family, prefix=prefix)
     channels = any_width.rows_shape(shape)[-1]
     try:
-        patch = _LATENT_PATCH if family == Family.latent and not any(side % _LATENT_PATCH for side in shape[-2:]) else 1
+        patch = LATENT_PATCH if family == Family.latent and not any(side % LATENT_PATCH for side in shape[-2:]) else 1
         sizes = LayoutSpec(family=family, channels=channels, prefix=prefix, patch=patch)
         spec = ProfileSpec(name=name, layout=sizes)
     except ValidationError as error:

@@ -2,8 +2,8 @@
 
 | group | what an entry names |
 |---|---|
-| dtufc.backbones | a class of `dtufc_edge.backbones`: how the edge runs a family of models |
-| dtufc.heads | a class of `dtufc_cloud.heads`: how the cloud runs it |
+| dtufc.backbones | how the edge runs a family of models (`dtufc.models.capabilities`) |
+| dtufc.heads | how the cloud runs it |
 | dtufc.edge_tasks | a class of `dtufc_edge.tasks`: what a client can ask |
 | dtufc.cloud_tasks | a class of `dtufc_cloud.tasks`: what the cloud makes of the features |
 """

@@ -31,10 +31,11 @@ from safetensors.numpy import save_file
 from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import DIGEST_BYTES
 from dtufc.coding.layout import Family, Layout
-from dtufc.coding.quality import PREFIX
+from dtufc.coding.quality import FOR_ENCODERS
 from dtufc.errors import InputError
 from dtufc.models.fingerprint import fingerprint
 
+LATENT_PATCH: Final = 2  # as the denoiser's own: the sides of its latents are even
 NO_MODEL: Final = "features"  # the family of a profile that encodes and decodes, and names no model
 _PACKAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]*$"  # nothing that pip could take for an option or a place
 
@@ -231,7 +232,7 @@ class Profile:
             source.pop(name, None)
         digest = hashlib.sha256(json.dumps([spec, self.split], sort_keys=True).encode())
         for name, array in sorted(self.calibration.items()):
-            if name.startswith(PREFIX):  # an encoder's alone
+            if name.startswith(FOR_ENCODERS):
                 continue
             digest.update(f"{name} {array.dtype.str} {array.shape};".encode())
             digest.update(np.ascontiguousarray(array).tobytes())

@@ -71,6 +71,11 @@ class Anatomy:
     following: str
     num_layers: int
 
+    @property
+    def last_split(self) -> int:
+        """The largest split."""
+        return self.num_layers if self.following else self.num_layers - 1
+
     @classmethod
     def of(cls, model: nn.Module, config: PreTrainedConfig) -> "Anatomy":
         """Finds the one list of as many modules as the configuration has layers.
@@ -185,10 +190,9 @@ def check_split(config: Any, split: int, *, cls: Any = None) -> Anatomy:
         problem = f"no {cls.__name__} can be built: {type(error).__name__}: {error}"
         raise InputError(field="model", problem=problem, remedy="Restore the checkpoint's config.json") from error
     anatomy = Anatomy.of(model, config)
-    last = anatomy.num_layers if anatomy.following else anatomy.num_layers - 1
-    if not 1 <= split <= last:
+    if not 1 <= split <= anatomy.last_split:
         problem = f"{split} of {anatomy.num_layers} layers"
-        raise InputError(field="split", problem=problem, remedy=f"Give 1 to {last}")
+        raise InputError(field="split", problem=problem, remedy=f"Give 1 to {anatomy.last_split}")
     return anatomy
 
 

@@ -14,17 +14,24 @@ from dtufc.models.proof import MAX_BYTES_AT_START, Steps, require
 from dtufc.models.split import model_class, read_config
 
 
+def image_config(config: Any) -> Any:
+    """The configuration of what reads images: of a model for images and text, that of its image tower."""
+    return getattr(config, "vision_config", config)
+
+
+def is_vit(config: Any) -> bool:
+    """Whether a configuration names square images and square patches."""
+    return all(isinstance(getattr(config, name, None), int) for name in ("image_size", "patch_size"))
+
+
 def read_vit_config(folder: Path) -> Any:
     """The configuration of a folder's model; of a model for images and text, that of its image tower.
 
     Raises:
         InputError: no configuration, or none of a transformer for square images in square patches.
     """
-    config = read_config(folder)
-    config = getattr(config, "vision_config", config)
-    if not isinstance(getattr(config, "image_size", None), int) or not isinstance(
-        getattr(config, "patch_size", None), int
-    ):
+    config = image_config(read_config(folder))
+    if not is_vit(config):
         problem = f"{type(config).__name__} names no image_size and patch_size of squares"
         raise InputError(field="model", problem=problem, remedy="Use a model of square images and patches")
     return config

@@ -52,6 +52,11 @@ def rank_of(num_rows: int, channels: int) -> int:
     return min(rank_of_work(channels), num_rows // _ROWS_PER_DIRECTION, channels // 2)
 
 
+def rows_for_all(channels: int) -> int | None:
+    """The number of rows from which on the basis is whole; None where work does not allow it."""
+    return _MIN_ROWS_PER_CHANNEL * channels if channels * channels <= _MAX_CELLS else None
+
+
 def rank_of_work(channels: int) -> int:
     """The number of leading components that the work of a row allows."""
     return _MAX_CELLS // channels

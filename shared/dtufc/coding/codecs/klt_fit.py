@@ -32,7 +32,7 @@ from dtufc.coding.codecs.calibration import (
     is_outlier_row,
     row_rms,
 )
-from dtufc.coding.codecs.directions import fit_basis, rank_of, rank_of_work
+from dtufc.coding.codecs.directions import fit_basis, rank_of, rank_of_work, rows_for_all
 from dtufc.coding.codecs.exact import OCTAVE, forward_dct, power_of_two
 from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.coding.entropy import quantize_frequencies
@@ -77,6 +77,22 @@ class FitReport:
     rank: int
     saved_by_directions: float
     saved_by_gradients: float | None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What more samples would change, as far as the numbers tell; empty where they would change little."""
+        enough = rows_for_all(self.channels)
+        if self.rank == 0:
+            why = f"no direction of {self.rows} rows of {self.channels} channels saves bits on samples not seen"
+            return [f"{why}: channels are coded alone; more samples may find some"]
+        if enough is not None and self.rank < self.channels:
+            return [f"{self.rank} of {self.channels} directions from {self.rows} rows; {enough} rows would allow all"]
+        if self.rows < self.channels:
+            times = self.channels / self.rows
+            return [
+                f"{self.rows} rows of {self.channels} channels are few: {times:.1f} times as many samples save bits"
+            ]
+        return []
 
 
 def fit(

@@ -1,0 +1,205 @@
+"""What a family of models can do, as small protocols: the edge's backbones and the cloud's heads have their methods.
+
+A family is two classes, each built from a folder of weights, a profile, a device and a dtype. Tasks, fitting and
+evaluation ask for a capability, never for a class. Two more, which the command line asks for, are static methods of a
+backbone: `draft(folder)`, a `Draft` of the profile of a folder's model, or None for a model of another family; and
+`prove(folder, profile)`, which compares split with whole.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dtufc.coding.arrays import Array
+from dtufc.models.profile import GenerationSpec, LayoutSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a model's own configuration says of its profile.
+
+    Attributes:
+        layout: of the features at a split.
+        tasks: that the model can do.
+        last_split: the largest one; the smallest is 1.
+    """
+
+    layout: Callable[[int], LayoutSpec]
+    tasks: tuple[str, ...]
+    last_split: int
+
+
+class Backbone(Protocol):
+    """What every family gives."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the whole model: the largest split."""
+
+
+class Session(Protocol):
+    """One sequence on its way through the edge's layers."""
+
+    def features(self, token_ids: list[int]) -> Tensor:
+        """Tokens that follow those given before -> [tokens, d]. Raises InputError beyond the model's context."""
+
+
+@runtime_checkable
+class TokenFeatures(Protocol):
+    """Text -> features of its tokens.
+
+    Attributes:
+        max_tokens: the longest sequence that the model takes; None where its configuration names none.
+    """
+
+    max_tokens: int | None
+
+    def chat_ids(self, prompt: str) -> list[int]:
+        """Token ids of one user turn, up to where the reply starts."""
+
+    def plain_ids(self, prompt: str) -> list[int]:
+        """Token ids of the prompt as it stands."""
+
+    def token_id(self, text: str) -> int:
+        """The token that `text` starts with."""
+
+    def is_end(self, token_id: int) -> bool:
+        """Whether this token ends a reply."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of tokens."""
+
+    def start(self) -> Session:
+        """A new sequence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """Where in the model's input the image lies, in pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@runtime_checkable
+class PatchFeatures(Protocol):
+    """A whole image -> features of its patches, from which every pixel can be labelled."""
+
+    def fit(self, image: Image.Image) -> tuple[Tensor, Box]:
+        """The whole image as the model's input, and where it lies in it."""
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels [1, 3, side, side] -> [tokens, d]."""
+
+
+@runtime_checkable
+class ImageFeatures(Protocol):
+    """The middle of an image -> features, from which it can be classified."""
+
+    def crop(self, image: Image.Image) -> Tensor:
+        """The square in the middle of the image as the model's input."""
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels [1, 3, side, side] -> [tokens, d] or [C, h, w]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What to generate.
+
+    Attributes:
+        steps: of the denoiser.
+        guidance: weight of the prompt (classifier-free guidance); up to 1 there is none.
+    """
+
+    prompt: str
+    seed: int
+    steps: int
+    guidance: float
+    width: int
+    height: int
+
+
+@runtime_checkable
+class LatentFeatures(Protocol):
+    """A prompt -> the latent of an image."""
+
+    default_pixels: int
+
+    def check(self, generation: Generation, max_steps: int) -> None:
+        """Raises InputError for what cannot be generated."""
+
+    def latent(self, generation: Generation, spec: GenerationSpec, on_step: Callable[[int], None]) -> Tensor:
+        """The latent [16, h, w]; the same one for the same parameters. What `on_step` raises ends the work."""
+
+
+class Head(Protocol):
+    """What every family gives."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the whole model: the largest split."""
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises InputError unless features of this shape, of one input, are what this head takes."""
+
+
+@runtime_checkable
+class NextTokenLogits(Protocol):
+    """Features of tokens -> what comes next."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features [tokens, d] -> logits [tokens, vocabulary], float32."""
+
+    def answer(self, features: Tensor, token_ids: Sequence[int]) -> list[float]:
+        """The probability of each of these tokens to come next, among them alone."""
+
+    def next_token(self, features: Tensor) -> int:
+        """The most probable next token."""
+
+
+@runtime_checkable
+class DenseLabels(Protocol):
+    """Features of patches -> a label for every pixel."""
+
+    def label_map(self, features: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> Array:
+        """Labels uint8[height, width] of the image that lies at `box` of the model's input."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """One class and its probability."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@runtime_checkable
+class Labels(Protocol):
+    """Features of an image -> what it shows."""
+
+    def labels(self, features: Tensor, count: int) -> list[Label]:
+        """The most probable classes, at most `count`, best first."""
+
+
+@runtime_checkable
+class ImageDecoder(Protocol):
+    """A latent -> an image."""
+
+    def image(self, features: Tensor) -> Array:
+        """uint8[H, W, 3]."""
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A head that can say how much its result depends on each value of the features: what a fit is told."""
+
+    def gradient(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """g, float32, of the features' shape, at random: E[g g'] is what errors in the features cost the result."""

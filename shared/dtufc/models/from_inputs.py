@@ -1,0 +1,218 @@
+"""Fit and evaluation of a profile from inputs of its model: `dtufc fit` and `dtufc evaluate`."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dtufc.coding.arrays import Array
+from dtufc.coding.evaluation import QUALITIES, Evaluation, Sample, evaluate
+from dtufc.coding.feature_codec import FeatureCodec
+from dtufc.coding.features import as_tensor
+from dtufc.errors import InputError
+from dtufc.models.capabilities import Differentiable, TokenFeatures
+from dtufc.models.fitting import fit
+from dtufc.models.inputs import Item
+from dtufc.models.measuring import Feed, Pair
+
+NUM_SAMPLES: Final = 16
+NUM_HELD_OUT: Final = 4
+_FEATURES: Final = "features"
+_EVERY: Final = 4  # source is held out, and excerpt put as a user's turn
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Shows how far work is; `rich.progress.track` and its like."""
+
+    def steps(self, of: Iterable[T], total: int, description: str) -> Iterable[T]:
+        """The same, shown as it is taken."""
+
+    def share(self, description: str) -> Callable[[float], None]:
+        """Is told a share of work that is done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A codec fitted to inputs.
+
+    Attributes:
+        codec: of the profile.
+        evaluation: on samples that it was not fitted to.
+        num_samples: that it was fitted to.
+    """
+
+    codec: FeatureCodec
+    evaluation: Evaluation
+    num_samples: int
+
+
+@dataclass(slots=True)
+class _Kept:
+    """Features and gradients in a folder, so that a fit that was interrupted goes on."""
+
+    folder: Path
+    of: str  # what they depend on beside the input
+    names: list[str] = field(default_factory=list)
+
+    def get(self, key: str, kind: str, compute: Callable[[], Array]) -> Array:
+        name = hashlib.sha256(f"{self.of} {key} {kind}".encode()).hexdigest()[:32]
+        path = self.folder / f"{name}.npy"
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):  # not there, or cut short
+            array = compute()
+        scratch = path.with_suffix(".part")
+        with scratch.open("wb") as file:
+            np.save(file, array)
+        scratch.replace(path)
+        return array
+
+
+def fit_to_inputs(
+    pair: Pair,
+    sources: Sequence[Sequence[Item]],
+    output: Path,
+    progress: Progress,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    num_held_out: int = NUM_HELD_OUT,
+    gradients: bool = True,
+    qualities: Sequence[float] = QUALITIES,
+) -> Fitted:
+    """Fits a profile to inputs of its model, and evaluates it on others.
+
+    Every fourth source is held out, and of fewer than four the last quarter of each. Every fourth excerpt of a text
+    that is fitted to is put as a user's turn of a chat.
+
+    Args:
+        pair: of the model.
+        sources: inputs, one list for each file.
+        output: a folder for the profile. Features and gradients are kept in its folder `features`, and removed in the
+            end: a fit that was interrupted goes on with them.
+        progress: shows it.
+        num_samples: to fit to, at most.
+        num_held_out: to evaluate on, at most.
+        gradients: spend bits where the model's result depends on them; a backward pass for each sample.
+        qualities: to evaluate.
+
+    Raises:
+        InputError: too few inputs to fit and to evaluate, or of a kind that the model does not take.
+    """
+    chosen, held_out = _chosen(pair, sources, num_samples, num_held_out)
+    scratch = output / _FEATURES
+    scratch.mkdir(parents=True, exist_ok=True)
+    bare = hashlib.sha256(repr((pair.profile.spec.source, pair.profile.split, pair.dtype)).encode()).hexdigest()
+    kept = _Kept(scratch, bare)
+
+    def features(feed: Feed) -> Array:
+        return kept.get(feed.key, "features", lambda: feed.features().float().numpy())
+
+    both = [*chosen, *held_out]
+    every = [features(feed) for feed in progress.steps(both, len(both), "features")]
+    if isinstance(pair.backbone, TokenFeatures):
+        pair.drop_backbone()  # its memory is the head's now
+    samples = every[: len(chosen)]
+    slopes = None
+    if gradients:
+        pairs = zip(chosen, samples, strict=True)
+        slopes = [
+            kept.get(feed.key, "gradient", lambda sample=sample: _gradient(pair, sample))  # type: ignore[misc]
+            for feed, sample in progress.steps(pairs, len(chosen), "gradients")
+        ]
+    codec = fit(samples, profile=pair.profile, gradients=slopes, progress=progress.share("fit"))
+    codec.save(output)
+    others = zip(held_out, every[len(chosen) :], strict=True)
+    of_others = (_sample(feed, torch.from_numpy(one)) for feed, one in others)
+    shown = progress.steps(of_others, len(held_out), "held-out samples")
+    evaluation = evaluate(codec, shown, codecs=[codec.default_codec], qualities=qualities)
+    shutil.rmtree(scratch)
+    return Fitted(codec=codec, evaluation=evaluation, num_samples=len(samples))
+
+
+def evaluate_on_inputs(
+    pair: Pair,
+    sources: Sequence[Sequence[Item]],
+    progress: Progress,
+    *,
+    limit: int | None = None,
+    codecs: Sequence[str] = (),
+    qualities: Sequence[float] = QUALITIES,
+) -> Evaluation:
+    """Evaluates a profile's codecs on inputs, with what is known of them: `dtufc.models.measuring`.
+
+    Args:
+        pair: of the model.
+        sources: inputs, one list for each file.
+        progress: shows it.
+        limit: of samples; all by default.
+        codecs: of the profile; its default one by default.
+        qualities: to evaluate.
+
+    Raises:
+        InputError: inputs that the model does not take, or a codec that the profile does not have.
+    """
+    feeds = (feed for source in sources for item in source for feed in pair.feeds(item))
+    listed = list(islice(feeds, limit))
+    if not listed:
+        raise InputError(field="inputs", problem="no sample", remedy="Give texts of 16 tokens or more, or images")
+    shown = progress.steps(listed, len(listed), "samples")
+    samples = (_sample(feed, feed.features()) for feed in shown)
+    return evaluate(FeatureCodec(pair.profile), samples, codecs=codecs, qualities=qualities)
+
+
+def _sample(feed: Feed, features: Tensor) -> Sample:
+    return Sample(features=features.float().numpy(), judge=feed.judge(features.float()), focus=feed.focus)
+
+
+def _gradient(pair: Pair, sample: Array) -> Array:
+    head = pair.head
+    if not isinstance(head, Differentiable):
+        problem = f"the head of family {pair.profile.spec.family} tells none"
+        raise InputError(field="gradients", problem=problem, remedy="Fit with --no-gradients")
+    seed = int.from_bytes(hashlib.sha256(sample.tobytes()).digest()[:4])  # one of its own: a fit may go on elsewhere
+    return head.gradient(as_tensor(sample), torch.Generator().manual_seed(seed)).numpy()
+
+
+def _chosen(
+    pair: Pair, sources: Sequence[Sequence[Item]], num_samples: int, num_held_out: int
+) -> tuple[list[Feed], list[Feed]]:
+    """(feeds to fit to, feeds held out), in turn from each source, and none twice."""
+    parts = [_feeds(pair, source, number) for number, source in enumerate(sources)]
+    if len(parts) >= _EVERY:
+        first = [part for number, part in enumerate(parts) if number % _EVERY < _EVERY - 1]
+        last = parts[_EVERY - 1 :: _EVERY]
+    else:
+        listed = [list(islice(part, num_samples + num_held_out)) for part in parts]
+        if all(len(one) == 1 for one in listed):  # as two images
+            first, last = [iter(one) for one in listed[:-1]], [iter(listed[-1])]
+        else:
+            ends = [max(1, len(one) - max(1, len(one) // _EVERY)) for one in listed]
+            first = [iter(one[:end]) for one, end in zip(listed, ends, strict=True)]
+            last = [iter(one[end:]) for one, end in zip(listed, ends, strict=True)]
+    chosen = list(islice(_in_turn(first), num_samples))
+    seen = {feed.key for feed in chosen}
+    held_out = list(islice((feed for feed in _in_turn(last) if feed.key not in seen), num_held_out))
+    if not chosen or not held_out:
+        problem = f"{len(chosen)} to fit to and {len(held_out)} to evaluate on"
+        remedy = "Give about twenty: images, or texts of some thousand words"
+        raise InputError(field="inputs", problem=problem, remedy=remedy)
+    return chosen, held_out
+
+
+def _feeds(pair: Pair, source: Sequence[Item], number: int) -> Iterator[Feed]:
+    for item in source:
+        for feed in pair.feeds(item, number):
+            yield feed
+            number += 1
+
+
+def _in_turn(parts: Iterable[Iterator[Feed]]) -> Iterator[Feed]:
+    return (feed for turn in zip_longest(*parts) for feed in turn if feed is not None)

@@ -1,0 +1,303 @@
+"""Both halves of a profile's model in one process, and how its results are judged.
+
+An input becomes a `Feed`: what computes its features, and what judges decoded ones against them, by the capabilities
+of backbone and head.
+
+| input | scores |
+|---|---|
+| text, in excerpts | agreement of the next token after every token; perplexity |
+| question | accuracy; kept: of those answered rightly without a codec, the share that still is; agreement |
+| image for a head of labels | agreement; with a label, accuracy |
+| image for a dense head | agreement: mean IoU with the label map without a codec; with a mask, mean IoU with it |
+| prompt of an image | PSNR against the image without a codec, in dB |
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from dtufc.coding.arrays import Array
+from dtufc.coding.evaluation import LOG, Scores
+from dtufc.coding.features import as_tensor
+from dtufc.errors import InputError
+from dtufc.models import plugins
+from dtufc.models.capabilities import (
+    DenseLabels,
+    Generation,
+    ImageDecoder,
+    ImageFeatures,
+    Labels,
+    LatentFeatures,
+    NextTokenLogits,
+    PatchFeatures,
+    TokenFeatures,
+)
+from dtufc.models.inputs import ImageFile, Item, Prompt, Question, Text, choice_prompt
+from dtufc.models.profile import Profile
+from dtufc.models.zoo import weights_folder
+
+EXCERPT_TOKENS: Final = 256
+_MIN_EXCERPT_TOKENS: Final = 16
+_CHARACTERS: Final = 1 << 16  # of a text, tokenized at a time
+_TURN_EVERY: Final = 4
+_EXACT_DB: Final = 99.0  # what stands for no error at all
+_CPU: Final = torch.device("cpu")
+
+Judge = Callable[[Array], Scores]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """One input, ready for the backbone.
+
+    Attributes:
+        key: SHA-256 of what is fed.
+        features: runs the backbone.
+        judge: of the features without a codec makes what judges decoded ones.
+        focus: rows that the result depends on most, as the service names them.
+    """
+
+    key: str
+    features: Callable[[], Tensor]
+    judge: Callable[[Tensor], Judge]
+    focus: Sequence[int] = ()
+
+
+class Pair:
+    """A profile's backbone and head, each loaded when it is first used, on the CPU.
+
+    Attributes:
+        profile: complete with what the model says of it.
+        dtype: that the model runs in.
+    """
+
+    def __init__(self, profile: Profile, dtype: str = "auto") -> None:
+        """Proves the cut, once.
+
+        Args:
+            profile: of the model, at its split.
+            dtype: float32, float16 or bfloat16; auto: bfloat16 where the weights have 16 bits.
+
+        Raises:
+            InputError: split and whole differ, or the weights are not available.
+        """
+        plugins.prove_cut(profile)
+        self.profile = plugins.completed(profile)
+        self._folder = weights_folder(profile.spec)
+        self.dtype: torch.dtype = getattr(torch, _dtype_of(self._folder) if dtype == "auto" else dtype)
+
+    @cached_property
+    def backbone(self) -> Any:
+        family = plugins.load(plugins.BACKBONES, self.profile.spec.family)
+        return family(self._folder, self.profile, _CPU, self.dtype)
+
+    @cached_property
+    def head(self) -> Any:
+        family = plugins.load(plugins.HEADS, self.profile.spec.family)
+        return family(self._folder, self.profile, _CPU, self.dtype)
+
+    def drop_backbone(self) -> None:
+        """Frees the backbone's memory."""
+        self.__dict__.pop("backbone", None)
+
+    def feeds(self, item: Item, first: int | None = None) -> Iterator[Feed]:
+        """What one input gives: a text its excerpts, any other one feed.
+
+        Args:
+            item: the input.
+            first: where every fourth excerpt shall be put as a user's turn of a chat, as a profile is fitted best: the
+                number of the first one.
+
+        Raises:
+            InputError: a model of this family does not take such an input.
+        """
+        if isinstance(item, Text) and isinstance(self.backbone, TokenFeatures):
+            for number, ids in enumerate(self._excerpts(item.text), start=first or 0):
+                as_turn = first is not None and number % _TURN_EVERY == _TURN_EVERY - 1
+                yield self._excerpt(ids, as_turn=as_turn)
+        elif isinstance(item, Question) and isinstance(self.backbone, TokenFeatures):
+            yield self._question(item)
+        elif isinstance(item, ImageFile) and isinstance(self.backbone, PatchFeatures | ImageFeatures):
+            yield self._image(item)
+        elif isinstance(item, Prompt | Text) and isinstance(self.backbone, LatentFeatures):
+            lines = item.prompt if isinstance(item, Prompt) else item.text
+            yield from (self._prompt(line.strip()) for line in lines.splitlines() if line.strip())
+        else:
+            problem = f"a model of family {self.profile.spec.family} takes no {type(item).__name__.lower()}"
+            raise InputError(field="inputs", problem=problem, remedy="Give inputs of the kind that it takes")
+
+    def _excerpts(self, text: str) -> Iterator[list[int]]:
+        for part in _parts(text):
+            ids = self.backbone.plain_ids(part)
+            for start in range(0, len(ids) - _MIN_EXCERPT_TOKENS + 1, EXCERPT_TOKENS):
+                yield ids[start : start + EXCERPT_TOKENS]
+
+    def _excerpt(self, ids: list[int], *, as_turn: bool) -> Feed:
+        if as_turn:
+            ids = self.backbone.chat_ids(self.backbone.decode(ids))[:EXCERPT_TOKENS]
+        return Feed(
+            key=_key(ids),
+            features=lambda: self.backbone.start().features(ids),
+            judge=lambda features: self._judge_tokens(features, torch.tensor(ids)),
+        )
+
+    def _judge_tokens(self, features: Tensor, ids: Tensor) -> Judge:
+        head: NextTokenLogits = self.head
+        tops = head.logits(features).argmax(dim=-1)
+
+        def judge(decoded: Array) -> Scores:
+            logits = head.logits(as_tensor(decoded))
+            agreement = float((logits.argmax(dim=-1) == tops).float().mean())
+            surprise = float(cross_entropy(logits[:-1], ids[1:]))
+            return {"agreement": (agreement, len(ids)), f"{LOG}perplexity": (surprise, len(ids) - 1)}
+
+        return judge
+
+    def _question(self, question: Question) -> Feed:
+        ids = self.backbone.chat_ids(choice_prompt(question.text, question.choices))
+        letters = [self.backbone.token_id(letter) for letter in ascii_uppercase[: len(question.choices)]]
+        return Feed(
+            key=_key(ids),
+            features=lambda: self.backbone.start().features(ids),
+            judge=lambda features: self._judge_answer(features, letters, question.right),
+            focus=(-1,),
+        )
+
+    def _judge_answer(self, features: Tensor, letters: list[int], right: int) -> Judge:
+        head: NextTokenLogits = self.head
+        before = int(np.argmax(head.answer(features, letters)))
+
+        def judge(decoded: Array) -> Scores:
+            choice = int(np.argmax(head.answer(as_tensor(decoded), letters)))
+            is_right = float(choice == right)
+            return {
+                "accuracy": (is_right, 1),
+                "kept": (is_right, float(before == right)),
+                "agreement": (float(choice == before), 1),
+            }
+
+        return judge
+
+    def _image(self, image: ImageFile) -> Feed:
+        key = _key(image.read().hex())
+        if not isinstance(self.head, DenseLabels):
+            return Feed(
+                key=key,
+                features=lambda: self.backbone.features(self.backbone.crop(image.open())),
+                judge=lambda features: self._judge_label(features, image.label),
+            )
+        return Feed(
+            key=key,
+            features=lambda: self.backbone.features(self.backbone.fit(image.open())[0]),
+            judge=lambda features: self._judge_map(features, image),
+        )
+
+    def _judge_label(self, features: Tensor, label: int | str | None) -> Judge:
+        head: Labels = self.head
+        before = head.labels(features, 1)[0].index
+
+        def judge(decoded: Array) -> Scores:
+            found = head.labels(as_tensor(decoded), 1)[0]
+            scores = {"agreement": (float(found.index == before), 1.0)}
+            if label is None:
+                return scores
+            names = [name.strip().lower() for name in (found.name, *found.name.split(","))]
+            is_right = found.index == label if isinstance(label, int) else label.strip().lower() in names
+            return {"accuracy": (float(is_right), 1.0), **scores}
+
+        return judge
+
+    def _judge_map(self, features: Tensor, image: ImageFile) -> Judge:
+        head: DenseLabels = self.head
+        opened = image.open()
+        box = self.backbone.fit(opened)[1]
+        place = (box.left, box.top, box.right, box.bottom), (opened.height, opened.width)
+        mask = None if image.mask is None else _read_mask(image.mask, opened.size)
+        before = head.label_map(features, *place)
+
+        def judge(decoded: Array) -> Scores:
+            found = head.label_map(as_tensor(decoded), *place)
+            scores = {"agreement": (_mean_iou(found, before), 1.0)}
+            return scores if mask is None else {"mean IoU": (_iou_with_mask(found, mask), 1.0), **scores}
+
+        return judge
+
+    def _prompt(self, prompt: str) -> Feed:
+        backbone: LatentFeatures = self.backbone
+        spec, side = self.profile.spec.generation, backbone.default_pixels
+        wanted = Generation(prompt=prompt, seed=0, steps=spec.steps, guidance=spec.guidance, width=side, height=side)
+        return Feed(
+            key=_key(prompt),
+            features=lambda: backbone.latent(wanted, spec, lambda _: None).clone(),
+            judge=self._judge_image,
+        )
+
+    def _judge_image(self, features: Tensor) -> Judge:
+        head: ImageDecoder = self.head
+        before = head.image(features).astype(np.float64)
+
+        def judge(decoded: Array) -> Scores:
+            error = float(np.mean((head.image(as_tensor(decoded)) - before) ** 2))
+            return {"PSNR": (min(10 * np.log10(255**2 / max(error, 1e-12)), _EXACT_DB), 1.0)}
+
+        return judge
+
+
+def _dtype_of(folder: Path) -> str:
+    """bfloat16 where a folder's configuration says that its weights have 16 bits, else float32."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        named = str(config.get("dtype") or config.get("torch_dtype"))
+    except (OSError, ValueError, AttributeError):
+        return "float32"
+    return "bfloat16" if named.removeprefix("torch.") in ("bfloat16", "float16") else "float32"
+
+
+def _parts(text: str) -> Iterator[str]:
+    """A long text in parts, cut at the ends of lines as far as there are any."""
+    while len(text) > _CHARACTERS:
+        end = text.rfind("\n", _CHARACTERS // 2, _CHARACTERS) + 1 or _CHARACTERS
+        yield text[:end]
+        text = text[end:]
+    yield text
+
+
+def _key(fed: list[int] | str) -> str:
+    return hashlib.sha256(json.dumps(fed).encode()).hexdigest()
+
+
+def _read_mask(path: Path, size: tuple[int, int]) -> Array:
+    try:
+        mask = Image.open(path)
+        values = np.asarray(mask if mask.mode in ("L", "P") else mask.convert("L"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(field=str(path), problem=f"is no mask: {error}", remedy="Give a PNG of labels") from error
+    if mask.size != size:
+        problem = f"a mask of {mask.width} x {mask.height}, and its image has {size[0]} x {size[1]} pixels"
+        raise InputError(field=str(path), problem=problem, remedy="Give one of the image's size")
+    return values
+
+
+def _iou_with_mask(found: Array, mask: Array) -> float:
+    """Foreground is 255 in a map of one label, and not 0 in its mask; 255 in a mask of several labels is unknown."""
+    if np.isin(found, (0, 255)).all():
+        return _mean_iou(found > 0, mask > 0)
+    known = mask != 255
+    return _mean_iou(found[known], mask[known])
+
+
+def _mean_iou(first: Array, second: Array) -> float:
+    """Mean over the labels of either map of intersection over union."""
+    labels = np.union1d(first, second)
+    return float(np.mean([np.sum((first == x) & (second == x)) / np.sum((first == x) | (second == x)) for x in labels]))
