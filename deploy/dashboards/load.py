@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from dtufc.client import DEFAULT_ADDRESS, EdgeClient
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.errors import DtufcError
 
 SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.jpg"))

@@ -7,7 +7,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 from torch import Tensor
 
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.errors import Desync, InputError, Rejected
 from dtufc.serving.calls import Admitted
 from dtufc.serving.telemetry import Telemetry

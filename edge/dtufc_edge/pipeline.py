@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dtufc.coding.feature_codec import EncodedFrame, FeatureCodec, Rate
+from dtufc.coding.feature_codec import EncodedFrame, FeatureCodec
+from dtufc.coding.rate import Rate
 from dtufc.models import plugins
 from dtufc.models.profile import Profile
 from dtufc.models.zoo import weights_folder

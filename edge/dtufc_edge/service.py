@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import grpc
 
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models import plugins
 from dtufc.serving.calls import Admitted, Calls

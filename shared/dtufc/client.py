@@ -6,7 +6,7 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.serving.limits import MAX_LABELS
 from dtufc.serving.status import error_of

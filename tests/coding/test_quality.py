@@ -8,9 +8,10 @@ import pytest
 import dtufc
 from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.coding.codecs.learned import VARIANTS
-from dtufc.coding.feature_codec import FeatureCodec, Rate, fit_calibration
+from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
 from dtufc.coding.layout import Family, Layout
 from dtufc.coding.quality import SETTINGS, range_of, relative_loss, setting_for
+from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from tests.coding.contract import SAMPLES, features, fitted_profile
 

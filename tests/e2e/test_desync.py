@@ -10,7 +10,7 @@ import pytest
 
 from dtufc.client import EdgeClient
 from dtufc.coding import bitstream
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.errors import Desync, InputError, Unavailable
 from dtufc.v1 import head_pb2, head_pb2_grpc
 from tests.e2e.services import Service, head_stub

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dtufc.client import EdgeClient
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models.fitting import load
 from dtufc.models.profile import load_profile

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dtufc.client import EdgeClient
 from dtufc.coding.bitstream import CodecId
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models.fitting import load
 from dtufc.v1 import head_pb2

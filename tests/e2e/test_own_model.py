@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -316,3 +317,15 @@ def test_fit_without_json_shows_each_step_and_a_table(images: Path, tmp_path: Pa
     assert [line for line in done.stderr.splitlines() if line in steps] == steps
     assert "on 2 samples that it was not fitted to" in done.stdout
     assert "agreement" in done.stdout
+
+
+def test_features_of_named_axes_are_fitted_and_a_wrong_order_names_the_right_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        np.save(tmp_path / f"{index}.npy", rng.standard_normal((1, 6, 6, 48)).astype(np.float32))
+    files = sorted(tmp_path.glob("*.npy"))
+    told = parsed("fit", tmp_path / "maps", *files, "--axes", "NHWC")
+    assert told["channels"] == 48
+    assert load_profile(tmp_path / "maps").layout.axes == "NHWC"
+    assert "NHWC" in error_of("fit", tmp_path / "x", *files, "--layout", "cnn")
+    assert "axes alone" in error_of("fit", tmp_path / "x", *files, "--layout", "cnn", "--axes", "NHWC")

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, Dinov2Model, EfficientNetForImageClassif
 from dtufc.client import EdgeClient
 from dtufc.coding.bitstream import parse
 from dtufc.coding.codecs.learned import VARIANTS
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models.profile import load_profile
 from dtufc.serving.telemetry import Record

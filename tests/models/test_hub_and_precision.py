@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models.device import pick_device
 from dtufc.serving.telemetry import Record

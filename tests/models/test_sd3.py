@@ -18,7 +18,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models.capabilities import Generation
 from dtufc.models.profile import Profile, load_profile

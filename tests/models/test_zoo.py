@@ -28,7 +28,7 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.errors import InputError, ProfileMismatch
 from dtufc.models.fingerprint import fingerprint
 from dtufc.models.fitting import fit

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dtufc.coding.arrays import Array
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.errors import Desync, DtufcError
 from dtufc.models.device import pick_device
 from dtufc.models.profile import Profile, load_profile, shipped_profiles

@@ -72,7 +72,12 @@ def fit_command(
         bool, typer.Option(help="Spend bits where the result depends on them: a backward pass for each sample.")
     ] = True,
     dtype: Dtype = "auto",
-    layout: Annotated[str, typer.Option(help="Of .npy files of no model: llm, vit, latent or cnn.")] = "llm",
+    layout: Annotated[
+        str | None, typer.Option(help="Of .npy files of no model: llm, vit, latent or cnn. Default: llm.")
+    ] = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Of .npy files, instead of a layout: the axes by name, as NHWC or CT.")
+    ] = None,
     prefix: Annotated[int, typer.Option(help="Of .npy files of layout vit: tokens before the grid.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -87,7 +92,12 @@ def fit_command(
             folder.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be
             with Bars() as bars:
                 codec = _fit_to_features(
-                    base or profile, inputs, layout, prefix, bars, gradients=gradients, dtype=dtype
+                    base or profile,
+                    inputs,
+                    {"layout": layout, "axes": axes, "prefix": prefix},
+                    bars,
+                    gradients=gradients,
+                    dtype=dtype,
                 )
             codec.save(folder)
             report = asdict(codec.report) if codec.report else {}
@@ -191,11 +201,11 @@ def _output(profile: str, output: Path | None) -> Path:
 
 
 def _fit_to_features(
-    base: Profile | str, paths: list[Path], layout: str, prefix: int, bars: Bars, *, gradients: bool, dtype: str
+    base: Profile | str, paths: list[Path], wanted: dict[str, Any], bars: Bars, *, gradients: bool, dtype: str
 ) -> FeatureCodec:
     samples = [load_features(path) for path in paths]
     if isinstance(base, str):
-        return fit(samples, layout=layout, name=Path(base).resolve().name, prefix=prefix, progress=bars.share("fit"))
+        return fit(samples, name=Path(base).resolve().name, **wanted, progress=bars.share("fit"))
     slopes = None
     if base.spec.family != NO_MODEL:
         prove_cut(base)

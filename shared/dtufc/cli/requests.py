@@ -25,7 +25,7 @@ from dtufc.cli.options import (
 )
 from dtufc.cli.output import cost_facts, errors, show
 from dtufc.client import DEFAULT_ADDRESS, EdgeClient
-from dtufc.coding.feature_codec import Rate
+from dtufc.coding.rate import Rate
 from dtufc.serving.transport import Tls, check_health
 
 app = typer.Typer()

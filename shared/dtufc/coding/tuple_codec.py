@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from dtufc.coding import container
 from dtufc.coding.arrays import Array
-from dtufc.coding.feature_codec import FeatureCodec, Rate, within
+from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.coding.features import as_tensor
+from dtufc.coding.rate import Rate, within
 from dtufc.errors import Corrupt, InputError
 
 if TYPE_CHECKING:
