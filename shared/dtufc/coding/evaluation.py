@@ -1,8 +1,8 @@
 """What codecs cost and what their loss does, on samples of features: bits a value beside any score of the result.
 
 A sample is coded at every setting while its features are at hand, so they are computed once and not kept. Beside the
-codecs stand three rows without one: the features as they are, in float16 (the floor of noise that a service in 16 bits
-has), and in 8 bits with one scale a row.
+codecs stand three rows without one: the features in the service's own type, in float16 (the floor of noise that a
+service in 16 bits has), and in 8 bits with one scale a row.
 """
 
 import math
@@ -31,7 +31,7 @@ class Sample:
     """One feature, and how a result is judged.
 
     Attributes:
-        features: of a shape that the profile's layout knows.
+        features: of a shape that the profile's layout knows, in the type that the service sends.
         judge: scores what the rest of the model makes of decoded features.
         focus: as for `FeatureCodec.encode`.
     """
@@ -136,7 +136,7 @@ def evaluate(
         lengths.add(codec.profile.layout.rows_shape(sample.features.shape)[1])
         for (name, quality), (num_bytes, decoded) in _coded(codec, sample, settings):
             sums.setdefault((name, quality), _Sums()).add(num_bytes, sample.features.size, sample.judge(decoded))
-        largest = float(np.abs(sample.features).max())
+        largest = float(np.abs(sample.features.astype(np.float32)).max())
         overflow = max(overflow, largest if largest > np.finfo(np.float16).max else 0.0)
     if not count:
         raise InputError(field="data", problem="no sample", remedy="Give about ten inputs")
@@ -162,7 +162,7 @@ def _coded(
     yield (NO_CODEC, None), (features.nbytes, features)
     with np.errstate(over="ignore"):  # what overflows is left out by the caller
         half = features.astype(np.float16).astype(features.dtype)
-    if np.isfinite(half).all():
+    if np.isfinite(half.astype(np.float32)).all():
         yield ("float16", None), (2 * features.size, half)
     yield ("int8", None), _by_row(features, codec.profile.layout)
     for name, quality in settings:
@@ -172,7 +172,7 @@ def _coded(
 
 def _by_row(features: Array, layout: Layout) -> tuple[float, Array]:
     """8 bits a value, and for each row of channels one scale in float32."""
-    rows = layout.to_rows(features)
+    rows = layout.to_rows(features).astype(np.float32)
     scale = np.maximum(np.abs(rows).max(axis=-1, keepdims=True) / 127, np.float32(1e-30))
     decoded = (np.rint(rows / scale) * scale).astype(features.dtype)
     return features.size + 4 * scale.size, layout.from_rows(decoded, features.shape)
@@ -186,6 +186,10 @@ def _warnings(codec: FeatureCodec, overflow: float, lengths: set[int]) -> list[s
     if fitted is not None and lengths:
         low, high = int(fitted[0]), int(fitted[1])
         if min(lengths) * _FAR < low or max(lengths) > high * _FAR:
-            met = f"{min(lengths)} to {max(lengths)}" if len(lengths) > 1 else str(max(lengths))
-            found.append(f"inputs of {met} tokens, and the profile was fitted on {low} to {high}: fit it on such too")
+            met, had = _span(min(lengths), max(lengths)), _span(low, high)
+            found.append(f"inputs of {met} tokens, and the profile was fitted on {had}: fit it on such too")
     return found
+
+
+def _span(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"

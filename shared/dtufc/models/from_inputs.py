@@ -15,7 +15,7 @@ from torch import Tensor
 from dtufc.coding.arrays import Array
 from dtufc.coding.evaluation import QUALITIES, Evaluation, Sample, evaluate
 from dtufc.coding.feature_codec import FeatureCodec
-from dtufc.coding.features import as_tensor
+from dtufc.coding.features import as_array, as_tensor
 from dtufc.errors import InputError
 from dtufc.models.capabilities import Differentiable, TokenFeatures
 from dtufc.models.fitting import fit
@@ -130,7 +130,7 @@ def fit_to_inputs(
     codec = fit(samples, profile=pair.profile, gradients=slopes, progress=progress.share("fit"))
     codec.save(output)
     others = zip(held_out, every[len(chosen) :], strict=True)
-    of_others = (_sample(feed, torch.from_numpy(one)) for feed, one in others)
+    of_others = (_sample(feed, torch.from_numpy(one).to(pair.dtype)) for feed, one in others)
     shown = progress.steps(of_others, len(held_out), "held-out samples")
     evaluation = evaluate(codec, shown, codecs=[codec.default_codec], qualities=qualities)
     shutil.rmtree(scratch)
@@ -169,7 +169,7 @@ def evaluate_on_inputs(
 
 
 def _sample(feed: Feed, features: Tensor) -> Sample:
-    return Sample(features=features.float().numpy(), judge=feed.judge(features.float()), focus=feed.focus)
+    return Sample(features=as_array(features), judge=feed.judge(features), focus=feed.focus)
 
 
 def _gradient(pair: Pair, sample: Array) -> Array:
