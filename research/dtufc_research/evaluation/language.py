@@ -223,7 +223,8 @@ def page(profile: str, points: Mapping[str, Any]) -> str:
     ]
     for split, rows in points.get("rows", {}).items():
         lines += ["", f"## Cut after layer {split}", ""]
-        labels = dict.fromkeys(name.partition(", quality")[0] for name in rows)
+        labels = list(dict.fromkeys(name.partition(", quality")[0] for name in rows))
+        order = sorted(rows, key=lambda name: (labels.index(name.partition(", quality")[0]), name))
         lines += ["| BPFP at an agreement of | " + " | ".join(f"{a:.2f}" for a in AGREEMENTS) + " |"]
         lines += ["|---|" + "---:|" * len(AGREEMENTS)]
         for label in labels:
@@ -238,7 +239,7 @@ def page(profile: str, points: Mapping[str, Any]) -> str:
             "| codec | BPFP of texts | agreement | questions | BPFP | kept |",
             "|---|---:|---:|---|---:|---:|",
         ]
-        for name, row in rows.items():
+        for name, row in ((name, rows[name]) for name in order):
             of_texts = " | ".join(f"{value:.3f}" for value in row["texts"]) if "texts" in row else "|"
             for exam, values in row.items():
                 if exam != "texts":
