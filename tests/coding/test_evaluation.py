@@ -59,6 +59,15 @@ def test_a_quality_that_a_codec_does_not_reach_has_no_row(codec: FeatureCodec) -
     assert [row.quality for row in found.rows if row.codec == "hyperprior"] == ([low, high] if high < 1 else [low, 1.0])
 
 
+def test_a_quality_without_a_row_is_warned_of_and_one_out_of_range_is_an_error(codec: FeatureCodec) -> None:
+    low, high = codec.quality_ranges["elic"]
+    found = evaluate(codec, [error_of(features(50, 9))], codecs=["elic"], qualities=[high, 1.0])
+    assert bool(found.warnings) == (high < 1)
+    assert all(f"reaches {low:g} to {high:g}" in line and "at quality 1" in line for line in found.warnings)
+    with pytest.raises(InputError, match="from 0 to 1"):
+        evaluate(codec, [error_of(features(50, 9))], qualities=[0.4, 2.0])
+
+
 def test_values_out_of_float16_leave_its_row_out_and_are_warned_of(codec: FeatureCodec) -> None:
     large = features(50, 9)
     large[0] *= 1e5 / np.abs(large[0]).max()

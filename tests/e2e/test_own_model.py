@@ -257,6 +257,15 @@ def test_every_fourth_source_is_held_out_and_no_sample_is_in_both(images: Path, 
         fit_to_inputs(pair, read_inputs([files[0], files[0]]), tmp_path / "c", Silent(), gradients=False)
 
 
+def test_a_file_that_is_named_twice_is_one_source(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some words", encoding="utf-8")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    assert len(read_inputs([tmp_path, tmp_path, tmp_path / "a.txt"])) == 1
+    ((first, *others),) = read_inputs([images])  # of each image the file of labels says more
+    assert len(others) == 7
+    assert first == read_inputs([images / "labels.jsonl"])[0][0]
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [

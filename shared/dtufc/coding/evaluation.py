@@ -17,6 +17,7 @@ from dtufc.coding.arrays import Array
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.coding.layout import Layout
 from dtufc.coding.quality import TOKENS
+from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 
 Scores = Mapping[str, tuple[float, float]]  # by name: a mean, and the weight that it has
@@ -128,6 +129,8 @@ def evaluate(
     Raises:
         InputError: a sample, a codec or a quality that the profile does not take; no sample.
     """
+    for wanted in qualities:
+        Rate(quality=wanted)  # from 0 to 1
     settings = [setting for name in codecs or [codec.default_codec] for setting in _settings(codec, name, qualities)]
     sums: dict[tuple[str, float | None], _Sums] = {}
     overflow, lengths, count = 0.0, set[int](), 0
@@ -143,7 +146,7 @@ def evaluate(
     if overflow:
         sums.pop(("float16", None), None)
     rows = [one.row(*setting) for setting, one in sums.items()]
-    warnings = _warnings(codec, overflow, lengths)
+    warnings = [*_unreached(codec, codecs, qualities), *_warnings(codec, overflow, lengths)]
     return Evaluation(rows=rows, num_samples=count, warnings=warnings)
 
 
@@ -153,6 +156,18 @@ def _settings(codec: FeatureCodec, name: str, qualities: Sequence[float]) -> lis
         return [(name, None)]
     low, high = codec.quality_ranges.get(name, (1.0, 0.0))
     return [(name, quality) for quality in qualities if low <= quality <= high]
+
+
+def _unreached(codec: FeatureCodec, codecs: Sequence[str], qualities: Sequence[float]) -> list[str]:
+    """Which qualities have no row, and why."""
+    found = []
+    for name in codecs or [codec.default_codec]:
+        low, high = codec.quality_ranges.get(name, (1.0, 0.0))
+        left = [f"{quality:g}" for quality in qualities if not low <= quality <= high]
+        if left and codec.has_rate(name):
+            reached = f"{name} reaches {low:g} to {high:g} of this profile" if low <= high else f"{name} reaches none"
+            found.append(f"no row of {name} at quality {', '.join(left)}: {reached}")
+    return found
 
 
 def _coded(

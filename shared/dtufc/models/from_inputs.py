@@ -162,7 +162,7 @@ def evaluate_on_inputs(
     feeds = (feed for source in sources for item in source for feed in pair.feeds(item))
     listed = list(islice(feeds, limit))
     if not listed:
-        raise InputError(field="inputs", problem="no sample", remedy="Give texts of 16 tokens or more, or images")
+        raise InputError(field="inputs", problem="no sample", remedy="Give texts of two tokens or more, or images")
     shown = progress.steps(listed, len(listed), "samples")
     samples = (_sample(feed, feed.features()) for feed in shown)
     return evaluate(FeatureCodec(pair.profile), samples, codecs=codecs, qualities=qualities)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from PIL import Image
 
@@ -29,6 +29,7 @@ _MAX_PIXELS: Final = 1 << 27
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
+    kind: ClassVar = "text"
     text: str
 
 
@@ -36,6 +37,7 @@ class Text:
 class Prompt:
     """What an image is generated of."""
 
+    kind: ClassVar = "prompt"
     prompt: str
 
 
@@ -43,6 +45,7 @@ class Prompt:
 class Question:
     """A question with its choices; `right` counts from 0."""
 
+    kind: ClassVar = "question"
     text: str
     choices: tuple[str, ...]
     right: int
@@ -52,6 +55,7 @@ class Question:
 class ImageFile:
     """An image file, and what it shows: a class by number or name, a file of a label map, or nothing known."""
 
+    kind: ClassVar = "image"
     path: Path
     label: int | str | None = None
     mask: Path | None = None
@@ -83,7 +87,7 @@ def read_inputs(paths: Sequence[Path]) -> list[list[Item]]:
     Raises:
         InputError: a path that is not there, a file of another kind, a line that says no input, or nothing at all.
     """
-    read = [list(_items(path)) for path in _files(paths)]
+    read = [list(_items(path)) for path in {path.resolve(): path for path in _files(paths)}.values()]
     told = {one.path.resolve() for items in read for one in items if isinstance(one, ImageFile) and one.is_told}
     found = [items for items in read if items and not _is_told_elsewhere(items, told)]
     if not found:

@@ -48,7 +48,7 @@ from dtufc.models.profile import Profile
 from dtufc.models.zoo import weights_folder
 
 EXCERPT_TOKENS: Final = 256
-_MIN_EXCERPT_TOKENS: Final = 16
+_MIN_EXCERPT_TOKENS: Final = 2  # one has no next token
 _CHARACTERS: Final = 1 << 16  # of a text, tokenized at a time
 _TURN_EVERY: Final = 4
 _EXACT_DB: Final = 99.0  # what stands for no error at all
@@ -134,7 +134,7 @@ class Pair:
             lines = item.prompt if isinstance(item, Prompt) else item.text
             yield from (self._prompt(line.strip()) for line in lines.splitlines() if line.strip())
         else:
-            problem = f"a model of family {self.profile.spec.family} takes no {type(item).__name__.lower()}"
+            problem = f"a model of family {self.profile.spec.family} takes no {item.kind}"
             raise InputError(field="inputs", problem=problem, remedy="Give inputs of the kind that it takes")
 
     def _excerpts(self, text: str) -> Iterator[list[int]]:
