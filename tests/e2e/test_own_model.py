@@ -14,7 +14,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 
 import dtufc
 from dtufc.models.drafting import draft_profile
-from dtufc.models.from_inputs import fit_to_inputs
+from dtufc.models.from_inputs import choose, fit_to_inputs
 from dtufc.models.inputs import read_inputs
 from dtufc.models.measuring import Pair
 from dtufc.models.profile import FolderSource, load_profile
@@ -95,9 +95,11 @@ def test_fit_takes_gradients_and_ends_with_a_table_on_samples_it_was_not_fitted_
     llama: tuple[Path, dict[str, Any]],
 ) -> None:
     folder, told = llama
-    assert told["samples"] == 2
+    assert told["samples"] == 4
+    assert told["rows"] > 4 * 200
     assert told["saved_by_gradients"] > 0
-    rows = {(row["codec"], row["quality"]): row for row in told["rows"]}
+    assert told["held_out"]["samples"] == 2
+    rows = {(row["codec"], row["quality"]): row for row in told["held_out"]["rows"]}
     assert [quality for codec, quality in rows if codec == "klt"] == [0.2, 0.4, 0.5, 0.6, 0.8]
     assert rows["none", None]["agreement"] == 1
     assert 0.95 < rows["float16", None]["agreement"] <= 1
@@ -167,7 +169,7 @@ def test_three_commands_bring_a_classifier(kind: str, images: Path, tmp_path: Pa
     assert (told["family"], told["split"], told["tasks"]) == ({"vit": "vit", "resnet": "cnn"}[kind], 2, "classify")
     fitted = parsed("fit", tmp_path / "mine", images)
     assert fitted["saved_by_gradients"] is not None
-    assert {"agreement"} <= set(fitted["rows"][0])
+    assert {"agreement"} <= set(fitted["held_out"]["rows"][0])
     found = parsed("evaluate", tmp_path / "mine", images / "labels.jsonl", "--codec", "klt", "--quality", "0.9")
     rows = {row["codec"]: row for row in found["rows"]}
     assert found["samples"] == 8
@@ -184,13 +186,18 @@ def test_labels_may_be_numbers_or_names(images: Path, tmp_path: Path) -> None:
     pair = Pair(profile)
     (source,) = read_inputs([images / "labels.jsonl"])
     expected = pair.head.labels(next(pair.feeds(source[0])).features(), 1)[0].index
-    for label in (expected, NAMES[expected].upper(), NAMES[expected].split(",")[-1], (expected + 1) % 3, "fish"):
+    for label in (expected, NAMES[expected].upper(), NAMES[expected].split(",")[-1], (expected + 1) % 3):
         (tmp_path / "one.jsonl").write_text(json.dumps({"image": str(images / "0.png"), "label": label}))
         ((item,),) = read_inputs([tmp_path / "one.jsonl"])
         feed = next(pair.feeds(item))
         features = feed.features()
         accuracy = feed.judge(features)(features.numpy())["accuracy"][0]
-        assert accuracy == (label not in ((expected + 1) % 3, "fish")), label
+        assert accuracy == (label != (expected + 1) % 3), label
+    for label in (3, "fish", "0"):
+        (tmp_path / "one.jsonl").write_text(json.dumps({"image": str(images / "0.png"), "label": label}))
+        ((item,),) = read_inputs([tmp_path / "one.jsonl"])
+        with pytest.raises(dtufc.errors.InputError, match="none of the model's 3 labels"):
+            next(pair.feeds(item)).judge(features)
 
 
 def test_masks_are_held_against_the_heads_own(tmp_path: Path) -> None:
@@ -226,20 +233,20 @@ def test_an_interrupted_fit_keeps_its_features_and_goes_on(images: Path, tmp_pat
     output = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         fit_to_inputs(Pair(profile), sources, output, Silent("gradients"))
-    kept = {path: path.stat().st_mtime_ns for path in (output / "features").iterdir()}
+    kept = {path: path.stat().st_mtime_ns for path in (output / ".fit").iterdir()}
     assert len(kept) == 8 + 1  # features of all, the gradient of one
     again = Silent("fit")
     seen: dict[Path, int] = {}
 
     class Watching(Silent):
         def share(self, description: str) -> Callable[[float], None]:
-            seen.update({path: path.stat().st_mtime_ns for path in (output / "features").iterdir()})
+            seen.update({path: path.stat().st_mtime_ns for path in (output / ".fit").iterdir()})
             return super().share(description)
 
     resumed = fit_to_inputs(Pair(profile), sources, output, Watching())
     assert {path: seen[path] for path in kept} == kept
     assert len(seen) == 8 + 6
-    assert not (output / "features").exists()
+    assert not (output / ".fit").exists()
     whole = fit_to_inputs(Pair(profile), sources, tmp_path / "whole", again)
     assert resumed.codec.profile.digest == whole.codec.profile.digest
 
@@ -266,6 +273,50 @@ def test_a_file_that_is_named_twice_is_one_source(images: Path, tmp_path: Path) 
     assert first == read_inputs([images / "labels.jsonl"])[0][0]
 
 
+def test_every_fourth_sample_is_a_turn_of_a_chat_and_no_excerpt_is_in_both_parts(
+    llama: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    words = (DOCS / "bitstream.md").read_text(encoding="utf-8")
+    for number in range(20):
+        part = words[2500 * number : 2500 * number + 2500] if number < 12 else words[2500 * (number - 12) :][:2500]
+        (tmp_path / f"{number:02}.txt").write_text(part, encoding="utf-8")  # the last eight are the first again
+    pair = Pair(load_profile(llama[0]))
+    chosen, held_out = choose(pair, read_inputs([tmp_path]), 12, 4)
+    assert (len(chosen), len(held_out)) == (12, 4)
+    ends = {number for number, feed in enumerate(chosen) if feed.as_turn is None}
+    assert ends == {3, 7, 11}
+    assert [feed.as_turn is None for feed in held_out] == [False, False, False, True]
+    turned = {feed.as_turn().key for feed in [*chosen, *held_out] if feed.as_turn}
+    keys = [feed.key for feed in [*chosen, *held_out]]
+    assert len(set(keys)) == 16
+    assert not turned & set(keys)
+    turn = pair.backbone.chat_ids(words[:2500])
+    ending = turn[-4:]  # where the reply begins
+    features = chosen[3].features()
+    assert len(features) <= 256 + 8
+    excerpt = pair.backbone.plain_ids(words[3 * 2500 :][:2500])[: 256 - len(pair.backbone.chat_ids(""))]
+    assert pair.backbone.chat_ids(pair.backbone.decode(excerpt))[-4:] == ending
+
+
+def test_a_mask_in_a_folder_is_no_input(tmp_path: Path) -> None:
+    for name in ("a.png", "a-mask.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    line = json.dumps({"image": "a.png", "mask": "a-mask.png"})
+    (tmp_path / "data.jsonl").write_text(f"\ufeff{line}\n" + '{"text": "one\u2028line"}', encoding="utf-8")
+    assert [len(items) for items in read_inputs([tmp_path])] == [2]
+
+
+def test_a_fit_removes_what_it_kept_and_nothing_else(images: Path, tmp_path: Path) -> None:
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    source = save_classifier(ResNetForImageClassification, config, tmp_path / "model")
+    profile = draft_profile(str(source), 1, name="mine")
+    (tmp_path / "out" / ".fit").mkdir(parents=True)
+    (tmp_path / "out" / ".fit" / "mine.npy").write_bytes(b"precious")
+    sources = read_inputs([images / f"{index}.png" for index in range(4)])
+    fit_to_inputs(Pair(profile), sources, tmp_path / "out", Silent(), gradients=False)
+    assert [path.name for path in (tmp_path / "out" / ".fit").iterdir()] == ["mine.npy"]
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
@@ -276,6 +327,13 @@ def test_a_file_that_is_named_twice_is_one_source(images: Path, tmp_path: Path) 
         ('{"question": "a", "choices": ["b", "c"]}', "right"),
         ('{"image": "a.png", "label": [1]}', "no input"),
         ("[1, 2]", "no input"),
+        ('{"question": "a", "choices": ["b", "c"], "right": 1e999}', "no input"),
+        ('{"question": "a", "choices": ["b", "c"], "right": true}', "no input"),
+        ('{"question": "a", "choices": ["b", "c"], "right": ""}', "no input"),
+        ('{"question": "a", "choices": ["b", "c"], "right": 0.5}', "no input"),
+        ('{"image": "a.png", "label": true}', "no input"),
+        ('{"image": "a\\u0000.png"}', "no input"),
+        ('{"text": "\\ud800"}', "surrogates"),
         ('{"text": "a"', "JSONDecodeError"),
         ("[" * 100_000, "Recursion"),
     ],

@@ -1,5 +1,7 @@
 """A model that is no file: cut by hooks, fitted, evaluated, and tuned on what a codec loses."""
 
+from typing import Any, NamedTuple
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -112,6 +114,61 @@ def test_a_round_trip_lets_gradients_through_and_a_head_be_tuned(inputs: list[Te
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_a_module_that_works_in_place_changes_no_features(inplace: bool, inputs: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(12, 16), nn.ReLU(inplace=inplace), nn.Linear(16, 3))
+    cut = dtufc.split(module, after="0")
+    features = cut.features(inputs[0])
+    kept = features.clone()
+    torch.testing.assert_close(cut.output(features, inputs[0]), module(inputs[0]), rtol=0, atol=0)
+    torch.testing.assert_close(features, kept, rtol=0, atol=0)
+    torch.testing.assert_close(next(iter(cut.samples(inputs))).features, kept.numpy(), rtol=0, atol=0)
+    found = cut.gradient(inputs[0], loss=lambda output: output.sum())
+    torch.testing.assert_close(found, (kept > 0) * module.get_submodule("2").get_parameter("weight").sum(dim=0))
+
+
+class Pair(NamedTuple):
+    first: Tensor
+    second: Tensor
+
+
+class Several(nn.Module):
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.inner, self.kind = Inner(kind), kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.inner(x)
+        assert isinstance(made, self.kind)
+        return made[0] + 2 * made[1]
+
+
+class Inner(nn.Module):
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Any:
+        return Pair(x, x + 1) if self.kind is Pair else self.kind((x, x + 1))
+
+
+@pytest.mark.parametrize("kind", [tuple, list, Pair])
+def test_of_several_tensors_the_first_is_replaced_and_the_kind_stays(kind: Any) -> None:
+    x = torch.ones(2, 3)
+    cut = dtufc.split(Several(kind), after="inner")
+    torch.testing.assert_close(cut.output(torch.zeros(2, 3), x), torch.full((2, 3), 4.0))
+
+
+@pytest.mark.parametrize("part", [nn.BatchNorm1d(12), nn.Dropout(0.5)])
+def test_a_module_in_training_mode_is_an_error(part: nn.Module, inputs: list[Tensor]) -> None:
+    module = nn.Sequential(part, nn.Linear(12, 3))
+    with pytest.raises(InputError, match=r"0, a \w+, is in training mode"):
+        dtufc.split(module, after="1").features(inputs[0])
+    module.eval()
+    dtufc.split(module, after="1").features(inputs[0])
 
 
 def test_a_wrong_submodule_is_an_error_that_names_those_like_it() -> None:

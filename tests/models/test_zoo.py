@@ -292,8 +292,8 @@ def torchvision_state(state: dict[str, torch.Tensor], depths: list[int], convolu
 
 
 @pytest.mark.parametrize("cnn_folder", ["resnet"], indirect=True)
-@pytest.mark.parametrize("is_pickle", [True, False])
-def test_a_state_dict_with_the_names_of_torchvision_is_the_same_model(cnn_folder: Path, is_pickle: bool) -> None:
+@pytest.mark.parametrize("file", ["safetensors", "pickle", "old pickle"])
+def test_a_state_dict_with_the_names_of_torchvision_is_the_same_model(cnn_folder: Path, file: str) -> None:
     pixels = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
     def logits() -> torch.Tensor:
@@ -307,10 +307,11 @@ def test_a_state_dict_with_the_names_of_torchvision_is_the_same_model(cnn_folder
     renamed = torchvision_state(state, [1, 2, 1], 3)
     assert "layer2.1.bn3.running_var" in renamed
     assert state == {}
-    if is_pickle:
-        torch.save(renamed, cnn_folder / "pytorch_model.bin")
-    else:
+    if file == "safetensors":
         save_file(renamed, cnn_folder / "model.safetensors")
+    else:
+        is_new = file == "pickle"
+        torch.save(renamed, cnn_folder / "pytorch_model.bin", _use_new_zipfile_serialization=is_new)
     torch.testing.assert_close(logits(), expected, rtol=1e-6, atol=0)
 
 

@@ -134,6 +134,7 @@ class DenseHead(_VitHead):
         super().__init__(folder, profile, device, dtype, dense=True)
         self.side = int(self._config.image_size)
         self._dense = _read_dense_head(folder / "head", self._channels, device, dtype)
+        self.num_labels = self._dense.conv_seg.out_channels if isinstance(self._dense, LinearHead) else 1
 
     @torch.inference_mode()
     def logits(self, features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dtufc.coding.layout import Family
 from dtufc.models.capabilities import Draft
-from dtufc.models.cnn import can_cut, features_shape, num_stages, read_stages
+from dtufc.models.cnn import can_cut, num_stages, read_stages
 from dtufc.models.preprocess import View, cropped
 from dtufc.models.profile import LayoutSpec, Profile
 from dtufc.models.split import read_config
@@ -28,10 +28,7 @@ class CnnBackbone:
         """What a folder's configuration says of a profile, if it is that of a convolutional classifier."""
         if not (folder / "config.json").is_file() or not can_cut(read_config(folder)):
             return None
-
-        def layout(split: int) -> LayoutSpec:
-            return LayoutSpec(family=Family.cnn, channels=features_shape(folder, split)[0])
-
+        layout = LayoutSpec(family=Family.cnn)  # each stage has channels of its own
         return Draft(layout=layout, tasks=("classify",), last_split=num_stages(folder))
 
     def crop(self, image: Image.Image) -> Tensor:

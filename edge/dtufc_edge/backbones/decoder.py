@@ -40,7 +40,7 @@ class DecoderBackbone:
             return None
         last = check_split(config, 1, cls=decoder_class(config)).last_split
         return Draft(
-            layout=lambda split: LayoutSpec(family=Family.llm, channels=config.hidden_size),
+            layout=LayoutSpec(family=Family.llm, channels=config.hidden_size),
             tasks=("answer", "complete"),
             last_split=last,
         )

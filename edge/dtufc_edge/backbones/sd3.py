@@ -54,7 +54,7 @@ class Sd3Backbone:
             return None
         channels = int(AutoencoderKL.load_config(folder / "vae")["latent_channels"])
         layout = LayoutSpec(family=Family.latent, channels=channels, patch=LATENT_PATCH)
-        return Draft(layout=lambda split: layout, tasks=("generate-image",), last_split=1)
+        return Draft(layout=layout, tasks=("generate-image",), last_split=1)
 
     def check(self, generation: Generation, max_steps: int) -> None:
         """Raises InputError for what cannot be generated."""

@@ -41,7 +41,7 @@ class VitBackbone:
             problem = f"{folder} has neither a classifier of its own type nor a folder `head`"
             raise InputError(field="model", problem=problem, remedy="Give a ...ForImageClassification, or a dense head")
         return Draft(
-            layout=lambda split: layout,
+            layout=layout,
             tasks=("segment",) if (folder / "head").is_dir() else ("classify",),
             last_split=check_split(config, 1).last_split,
         )

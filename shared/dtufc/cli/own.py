@@ -125,8 +125,10 @@ def fit_command(
         report = asdict(fitted.codec.report) if fitted.codec.report else {}
         facts = {**_facts(folder, fitted.codec), "samples": fitted.num_samples, **report}
         if as_json:
-            print(json.dumps({**facts, **evaluation_facts(fitted.evaluation)}))
+            print(json.dumps({**facts, "held_out": evaluation_facts(fitted.evaluation)}))
             return
+        for warning in fitted.evaluation.warnings:
+            warn(warning)
         show(facts, as_json=False)
         print(f"\non {fitted.evaluation.num_samples} samples that it was not fitted to:\n{fitted.evaluation}")
 
@@ -161,6 +163,8 @@ def evaluate_command(
         if output:
             from dtufc.cli.plot import plot  # and with it matplotlib: whether it is there is told before the work
 
+            output.mkdir(parents=True, exist_ok=True)
+
         base = load_profile(profile, split)
         sources = read_inputs(data)
         pair = Pair(base, dtype)
@@ -171,18 +175,13 @@ def evaluate_command(
                 pair, sources, bars, limit=limit, codecs=names, qualities=sorted(qualities or QUALITIES)
             )
         facts = {"profile": base.name, "split": base.split, "digest": base.digest.hex(), **evaluation_facts(found)}
-        if output:
-            output.mkdir(parents=True, exist_ok=True)
-            (output / "evaluation.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-            plot(found, f"{base.name}, split {base.split}", output / "evaluation.png")
-        if as_json:
-            print(json.dumps(facts))
-            return
         for warning in found.warnings:
             warn(warning)
-        print(f"{base.name}, split {base.split}, {found.num_samples} samples:\n{found}")
+        title = f"{base.name}, split {base.split}"
+        print(json.dumps(facts) if as_json else f"{title}, {found.num_samples} samples:\n{found}")
         if output:
-            print(f"written: {output / 'evaluation.json'}, {output / 'evaluation.png'}")
+            (output / "evaluation.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            plot(found, title, output / "evaluation.png")
 
 
 def _known(profile: str, split: int | None) -> Profile | None:

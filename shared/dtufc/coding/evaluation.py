@@ -1,8 +1,8 @@
 """What codecs cost and what their loss does, on samples of features: bits a value beside any score of the result.
 
 A sample is coded at every setting while its features are at hand, so they are computed once and not kept. Beside the
-codecs stand three rows without one: the features in the service's own type, in float16 (the floor of noise that a
-service in 16 bits has), and in 8 bits with one scale a row.
+codecs stand three rows without one: the features in the service's own type, in float16 (what
+rounding them alone costs), and in 8 bits with one scale a row.
 """
 
 import math

@@ -23,12 +23,12 @@ class Draft:
     """What a model's own configuration says of its profile.
 
     Attributes:
-        layout: of the features at a split.
+        layout: of the features, at every split.
         tasks: that the model can do.
         last_split: the largest one; the smallest is 1.
     """
 
-    layout: Callable[[int], LayoutSpec]
+    layout: LayoutSpec
     tasks: tuple[str, ...]
     last_split: int
 
@@ -166,7 +166,13 @@ class NextTokenLogits(Protocol):
 
 @runtime_checkable
 class DenseLabels(Protocol):
-    """Features of patches -> a label for every pixel."""
+    """Features of patches -> a label for every pixel.
+
+    Attributes:
+        num_labels: how many there are; 1 where the head tells foreground alone.
+    """
+
+    num_labels: int
 
     def label_map(self, features: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> Array:
         """Labels uint8[height, width] of the image that lies at `box` of the model's input."""

@@ -33,9 +33,7 @@ def draft_profile(source: str, split: int | None = None, *, name: str) -> Profil
     if not 1 <= chosen <= draft.last_split:
         problem = f"{chosen} of {draft.last_split} places to cut"
         raise InputError(field="split", problem=problem, remedy=f"Give 1 to {draft.last_split}")
-    spec = ProfileSpec(
-        name=name, family=family, layout=draft.layout(chosen), split=chosen, source=where, tasks=draft.tasks
-    )
+    spec = ProfileSpec(name=name, family=family, layout=draft.layout, split=chosen, source=where, tasks=draft.tasks)
     return Profile(spec=spec, split=chosen, calibration={})
 
 

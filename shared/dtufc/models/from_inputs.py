@@ -1,10 +1,10 @@
 """Fit and evaluation of a profile from inputs of its model: `dtufc fit` and `dtufc evaluate`."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -24,7 +24,8 @@ from dtufc.models.measuring import Feed, Pair
 
 NUM_SAMPLES: Final = 16
 NUM_HELD_OUT: Final = 4
-_FEATURES: Final = "features"
+_SCRATCH: Final = ".fit"
+_MIN_FITTED_TOKENS: Final = 16  # of an excerpt
 _EVERY: Final = 4  # source is held out, and excerpt put as a user's turn
 T = TypeVar("T")
 
@@ -60,11 +61,12 @@ class _Kept:
 
     folder: Path
     of: str  # what they depend on beside the input
-    names: list[str] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
 
     def get(self, key: str, kind: str, compute: Callable[[], Array]) -> Array:
         name = hashlib.sha256(f"{self.of} {key} {kind}".encode()).hexdigest()[:32]
         path = self.folder / f"{name}.npy"
+        self.paths.append(path)
         try:
             return np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError):  # not there, or cut short
@@ -74,6 +76,13 @@ class _Kept:
             np.save(file, array)
         scratch.replace(path)
         return array
+
+    def remove(self) -> None:
+        """What was asked for, and the folder where nothing else is in it."""
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
 
 def fit_to_inputs(
@@ -95,8 +104,8 @@ def fit_to_inputs(
     Args:
         pair: of the model.
         sources: inputs, one list for each file.
-        output: a folder for the profile. Features and gradients are kept in its folder `features`, and removed in the
-            end: a fit that was interrupted goes on with them.
+        output: a folder for the profile. Features and gradients are kept in its folder `.fit`, and removed in the end:
+            a fit that was interrupted goes on with them.
         progress: shows it.
         num_samples: to fit to, at most.
         num_held_out: to evaluate on, at most.
@@ -106,10 +115,10 @@ def fit_to_inputs(
     Raises:
         InputError: too few inputs to fit and to evaluate, or of a kind that the model does not take.
     """
-    chosen, held_out = _chosen(pair, sources, num_samples, num_held_out)
-    scratch = output / _FEATURES
+    chosen, held_out = choose(pair, sources, num_samples, num_held_out)
+    scratch = output / _SCRATCH
     scratch.mkdir(parents=True, exist_ok=True)
-    bare = hashlib.sha256(repr((pair.profile.spec.source, pair.profile.split, pair.dtype)).encode()).hexdigest()
+    bare = hashlib.sha256(repr((pair.fingerprint, pair.profile.split, pair.dtype)).encode()).hexdigest()
     kept = _Kept(scratch, bare)
 
     def features(feed: Feed) -> Array:
@@ -133,7 +142,7 @@ def fit_to_inputs(
     of_others = (_sample(feed, torch.from_numpy(one).to(pair.dtype)) for feed, one in others)
     shown = progress.steps(of_others, len(held_out), "held-out samples")
     evaluation = evaluate(codec, shown, codecs=[codec.default_codec], qualities=qualities)
-    shutil.rmtree(scratch)
+    kept.remove()
     return Fitted(codec=codec, evaluation=evaluation, num_samples=len(samples))
 
 
@@ -181,11 +190,11 @@ def _gradient(pair: Pair, sample: Array) -> Array:
     return head.gradient(as_tensor(sample), torch.Generator().manual_seed(seed)).numpy()
 
 
-def _chosen(
+def choose(
     pair: Pair, sources: Sequence[Sequence[Item]], num_samples: int, num_held_out: int
 ) -> tuple[list[Feed], list[Feed]]:
     """(feeds to fit to, feeds held out), in turn from each source, and none twice."""
-    parts = [_feeds(pair, source, number) for number, source in enumerate(sources)]
+    parts = [_feeds(pair, source) for source in sources]
     if len(parts) >= _EVERY:
         first = [part for number, part in enumerate(parts) if number % _EVERY < _EVERY - 1]
         last = parts[_EVERY - 1 :: _EVERY]
@@ -197,22 +206,41 @@ def _chosen(
             ends = [max(1, len(one) - max(1, len(one) // _EVERY)) for one in listed]
             first = [iter(one[:end]) for one, end in zip(listed, ends, strict=True)]
             last = [iter(one[end:]) for one, end in zip(listed, ends, strict=True)]
-    chosen = list(islice(_in_turn(first), num_samples))
+    chosen = list(islice(_unique(_in_turn(first), set()), num_samples))
     seen = {feed.key for feed in chosen}
-    held_out = list(islice((feed for feed in _in_turn(last) if feed.key not in seen), num_held_out))
+    held_out = list(islice(_unique(_in_turn(last), seen), num_held_out))
     if not chosen or not held_out:
         problem = f"{len(chosen)} to fit to and {len(held_out)} to evaluate on"
         remedy = "Give about twenty: images, or texts of some thousand words"
         raise InputError(field="inputs", problem=problem, remedy=remedy)
-    return chosen, held_out
+    return _with_turns(chosen), _with_turns(held_out)
 
 
-def _feeds(pair: Pair, source: Sequence[Item], number: int) -> Iterator[Feed]:
-    for item in source:
-        for feed in pair.feeds(item, number):
+def _with_turns(feeds: Sequence[Feed]) -> list[Feed]:
+    """Every fourth as a user's turn, if it is an excerpt of a text."""
+    return [
+        feed.as_turn() if feed.as_turn and number % _EVERY == _EVERY - 1 else feed for number, feed in enumerate(feeds)
+    ]
+
+
+def _feeds(pair: Pair, source: Sequence[Item]) -> Iterator[Feed]:
+    return (feed for item in source for feed in pair.feeds(item, _MIN_FITTED_TOKENS))
+
+
+def _unique(feeds: Iterable[Feed], seen: set[str]) -> Iterator[Feed]:
+    for feed in feeds:
+        if feed.key not in seen:
+            seen.add(feed.key)
             yield feed
-            number += 1
 
 
 def _in_turn(parts: Iterable[Iterator[Feed]]) -> Iterator[Feed]:
-    return (feed for turn in zip_longest(*parts) for feed in turn if feed is not None)
+    """One of each, then the next of each; none is taken before it is its turn."""
+    left = list(parts)
+    while left:
+        for part in list(left):
+            feed = next(part, None)
+            if feed is None:
+                left.remove(part)
+            else:
+                yield feed

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from dtufc.coding.arrays import Array
 from dtufc.coding.evaluation import Sample, Scores
@@ -74,7 +76,7 @@ class Split:
             calls += 1
             own = _first_of(output, self._after)
             given = features if isinstance(features, Tensor) else as_tensor(features)
-            return _with_first(output, given.to(own.device, own.dtype).reshape(own.shape))
+            return _with_first(output, given.to(own.device, own.dtype).reshape(own.shape).clone())
 
         with self._hook(enter):
             result = _call(self._module, x)
@@ -171,6 +173,11 @@ def _signed(output: Tensor, seed: int) -> Tensor:
 
 
 def _call(module: nn.Module, x: Any) -> Any:
+    """Raises InputError where the module would change by being called, or would not give the same again."""
+    for name, part in module.named_modules():
+        if part.training and isinstance(part, _BatchNorm | _DropoutNd) and getattr(part, "p", 1.0):
+            problem = f"{name or 'it'}, a {type(part).__name__}, is in training mode"
+            raise InputError(field="module", problem=problem, remedy="Call module.eval()")
     if isinstance(x, Mapping):
         return module(**x)
     return module(*x) if isinstance(x, tuple) else module(x)
@@ -185,4 +192,7 @@ def _first_of(output: Any, of: str) -> Tensor:
 
 
 def _with_first(output: Any, first: Tensor) -> Any:
-    return (first, *output[1:]) if isinstance(output, tuple) else first
+    """The same, with another first tensor; a copy, because a module may work on it in place."""
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(first, *output[1:])
+    return type(output)((first, *output[1:])) if isinstance(output, tuple | list) else first

@@ -88,7 +88,8 @@ def read_inputs(paths: Sequence[Path]) -> list[list[Item]]:
         InputError: a path that is not there, a file of another kind, a line that says no input, or nothing at all.
     """
     read = [list(_items(path)) for path in {path.resolve(): path for path in _files(paths)}.values()]
-    told = {one.path.resolve() for items in read for one in items if isinstance(one, ImageFile) and one.is_told}
+    labelled = [one for items in read for one in items if isinstance(one, ImageFile) and one.is_told]
+    told = {path.resolve() for one in labelled for path in (one.path, one.mask) if path}
     found = [items for items in read if items and not _is_told_elsewhere(items, told)]
     if not found:
         kinds = ", ".join((*TEXTS, *IMAGES, LINES))
@@ -125,7 +126,7 @@ def _items(path: Path) -> Iterator[Item]:
     elif suffix in IMAGES:
         yield ImageFile(path=path)
     elif suffix == LINES:
-        for number, line in enumerate(_text(path).splitlines(), start=1):
+        for number, line in enumerate(_text(path).split("\n"), start=1):
             if line.strip():
                 yield _item(line, path, number)
     else:
@@ -136,8 +137,9 @@ def _items(path: Path) -> Iterator[Item]:
 def _item(line: str, path: Path, number: int) -> Item:
     try:
         entry = json.loads(line)
+        json.dumps(entry, ensure_ascii=False).encode()  # half of a surrogate pair, from an escape, is no text
         item = _parsed(entry, path.parent) if isinstance(entry, dict) else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _bad_line(path, number, f"{type(error).__name__}: {error}") from error
     if item is None:
         raise _bad_line(path, number, "no input that is known")
@@ -147,9 +149,9 @@ def _item(line: str, path: Path, number: int) -> Item:
 def _parsed(entry: dict[str, Any], folder: Path) -> Item | None:
     match entry:
         case {"question": str(text), "choices": list(choices)}:
-            right = entry["right"]
-            right = ascii_uppercase.index(right) if isinstance(right, str) else int(right)
-            if not 2 <= len(choices) <= len(ascii_uppercase) or not 0 <= right < len(choices):
+            letters = ascii_uppercase[: len(choices)]
+            right = _place(entry["right"], letters)
+            if not 2 <= len(choices) == len(letters) or right is None:
                 return None
             return Question(text=text, choices=tuple(map(str, choices)), right=right)
         case {"text": str(text)}:
@@ -158,10 +160,17 @@ def _parsed(entry: dict[str, Any], folder: Path) -> Item | None:
             return Prompt(prompt=text)
         case {"image": str(image)}:
             label, mask = entry.get("label"), entry.get("mask")
-            if not isinstance(label, int | str | None):
+            if not isinstance(label, int | str | None) or isinstance(label, bool) or "\0" in f"{image}{mask}":
                 return None
             return ImageFile(path=folder / image, label=label, mask=None if mask is None else folder / mask)
     return None
+
+
+def _place(right: Any, letters: str) -> int | None:
+    """The place that a number from 0 or a letter names."""
+    if isinstance(right, str):
+        return letters.index(right) if len(right) == 1 and right in letters else None
+    return right if isinstance(right, int) and not isinstance(right, bool) and 0 <= right < len(letters) else None
 
 
 def _bad_line(path: Path, number: int, problem: str) -> InputError:
@@ -171,7 +180,7 @@ def _bad_line(path: Path, number: int, problem: str) -> InputError:
 
 def _text(path: Path) -> str:
     try:
-        return _read(path).decode("utf-8")
+        return _read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(field=str(path), problem="is not UTF-8", remedy="Save it as UTF-8") from error
 

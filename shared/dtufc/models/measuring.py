@@ -8,14 +8,15 @@ of backbone and head.
 | text, in excerpts | agreement of the next token after every token; perplexity |
 | question | accuracy; kept: of those answered rightly without a codec, the share that still is; agreement |
 | image for a head of labels | agreement; with a label, accuracy |
-| image for a dense head | agreement: mean IoU with the label map without a codec; with a mask, mean IoU with it |
+| image for a dense head | agreement: mean IoU with the label map without a codec; with a mask, with that; by image |
 | prompt of an image | PSNR against the image without a codec, in dB |
 """
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from string import ascii_uppercase
@@ -43,14 +44,14 @@ from dtufc.models.capabilities import (
     PatchFeatures,
     TokenFeatures,
 )
+from dtufc.models.fingerprint import fingerprint
 from dtufc.models.inputs import ImageFile, Item, Prompt, Question, Text, choice_prompt
 from dtufc.models.profile import Profile
 from dtufc.models.zoo import weights_folder
 
 EXCERPT_TOKENS: Final = 256
-_MIN_EXCERPT_TOKENS: Final = 2  # one has no next token
 _CHARACTERS: Final = 1 << 16  # of a text, tokenized at a time
-_TURN_EVERY: Final = 4
+_MASK_MODES: Final = ("1", "L", "P", "I;16")
 _EXACT_DB: Final = 99.0  # what stands for no error at all
 _CPU: Final = torch.device("cpu")
 
@@ -66,12 +67,14 @@ class Feed:
         features: runs the backbone.
         judge: of the features without a codec makes what judges decoded ones.
         focus: rows that the result depends on most, as the service names them.
+        as_turn: of an excerpt of a text: the same as a user's turn of a chat.
     """
 
     key: str
     features: Callable[[], Tensor]
     judge: Callable[[Tensor], Judge]
     focus: Sequence[int] = ()
+    as_turn: "Callable[[], Feed] | None" = None
 
 
 class Pair:
@@ -79,6 +82,7 @@ class Pair:
 
     Attributes:
         profile: complete with what the model says of it.
+        fingerprint: of its weights.
         dtype: that the model runs in.
     """
 
@@ -95,6 +99,7 @@ class Pair:
         plugins.prove_cut(profile)
         self.profile = plugins.completed(profile)
         self._folder = weights_folder(profile.spec)
+        self.fingerprint = fingerprint(self._folder)
         self.dtype: torch.dtype = getattr(torch, _dtype_of(self._folder) if dtype == "auto" else dtype)
 
     @cached_property
@@ -111,21 +116,18 @@ class Pair:
         """Frees the backbone's memory."""
         self.__dict__.pop("backbone", None)
 
-    def feeds(self, item: Item, first: int | None = None) -> Iterator[Feed]:
+    def feeds(self, item: Item, shortest: int = 2) -> Iterator[Feed]:
         """What one input gives: a text its excerpts, any other one feed.
 
         Args:
             item: the input.
-            first: where every fourth excerpt shall be put as a user's turn of a chat, as a profile is fitted best: the
-                number of the first one.
+            shortest: excerpt of a text, in tokens; one token has no next one.
 
         Raises:
             InputError: a model of this family does not take such an input.
         """
         if isinstance(item, Text) and isinstance(self.backbone, TokenFeatures):
-            for number, ids in enumerate(self._excerpts(item.text), start=first or 0):
-                as_turn = first is not None and number % _TURN_EVERY == _TURN_EVERY - 1
-                yield self._excerpt(ids, as_turn=as_turn)
+            yield from (self._excerpt(ids) for ids in self._excerpts(item.text) if len(ids) >= shortest)
         elif isinstance(item, Question) and isinstance(self.backbone, TokenFeatures):
             yield self._question(item)
         elif isinstance(item, ImageFile) and isinstance(self.backbone, PatchFeatures | ImageFeatures):
@@ -138,14 +140,22 @@ class Pair:
             raise InputError(field="inputs", problem=problem, remedy="Give inputs of the kind that it takes")
 
     def _excerpts(self, text: str) -> Iterator[list[int]]:
+        """Each begins as the tokenizer begins a text."""
+        start = self.backbone.plain_ids("")
         for part in _parts(text):
             ids = self.backbone.plain_ids(part)
-            for start in range(0, len(ids) - _MIN_EXCERPT_TOKENS + 1, EXCERPT_TOKENS):
-                yield ids[start : start + EXCERPT_TOKENS]
+            begins = start if ids[: len(start)] == start else []
+            step = EXCERPT_TOKENS - len(begins)
+            yield from (begins + ids[at : at + step] for at in range(len(begins), len(ids), step))
 
-    def _excerpt(self, ids: list[int], *, as_turn: bool) -> Feed:
-        if as_turn:
-            ids = self.backbone.chat_ids(self.backbone.decode(ids))[:EXCERPT_TOKENS]
+    def _excerpt(self, ids: list[int]) -> Feed:
+        def turn() -> Feed:
+            room = EXCERPT_TOKENS - len(self.backbone.chat_ids(""))
+            return self._tokens(self.backbone.chat_ids(self.backbone.decode(ids[:room])))
+
+        return replace(self._tokens(ids), as_turn=turn)
+
+    def _tokens(self, ids: list[int]) -> Feed:
         return Feed(
             key=_key(ids),
             features=lambda: self.backbone.start().features(ids),
@@ -190,7 +200,7 @@ class Pair:
         return judge
 
     def _image(self, image: ImageFile) -> Feed:
-        key = _key(image.read().hex())
+        key = hashlib.sha256(image.read()).hexdigest()
         if not isinstance(self.head, DenseLabels):
             return Feed(
                 key=key,
@@ -205,16 +215,17 @@ class Pair:
 
     def _judge_label(self, features: Tensor, label: int | str | None) -> Judge:
         head: Labels = self.head
-        before = head.labels(features, 1)[0].index
+        every = head.labels(features, sys.maxsize)
+        before = every[0].index
+        wanted = {one.index for one in every if label in (one.index, None) or _is_name(label, one.name)}
+        if not wanted:
+            problem = f"{label!r} is none of the model's {len(every)} labels"
+            raise InputError(field="label", problem=problem, remedy="Give a number from 0, or a name of its id2label")
 
         def judge(decoded: Array) -> Scores:
-            found = head.labels(as_tensor(decoded), 1)[0]
-            scores = {"agreement": (float(found.index == before), 1.0)}
-            if label is None:
-                return scores
-            names = [name.strip().lower() for name in (found.name, *found.name.split(","))]
-            is_right = found.index == label if isinstance(label, int) else label.strip().lower() in names
-            return {"accuracy": (float(is_right), 1.0), **scores}
+            found = head.labels(as_tensor(decoded), 1)[0].index
+            scores = {"agreement": (float(found == before), 1.0)}
+            return scores if label is None else {"accuracy": (float(found in wanted), 1.0), **scores}
 
         return judge
 
@@ -229,7 +240,7 @@ class Pair:
         def judge(decoded: Array) -> Scores:
             found = head.label_map(as_tensor(decoded), *place)
             scores = {"agreement": (_mean_iou(found, before), 1.0)}
-            return scores if mask is None else {"mean IoU": (_iou_with_mask(found, mask), 1.0), **scores}
+            return scores if mask is None else {"mean IoU": _iou_with_mask(found, mask, head.num_labels), **scores}
 
         return judge
 
@@ -277,24 +288,33 @@ def _key(fed: list[int] | str) -> str:
     return hashlib.sha256(json.dumps(fed).encode()).hexdigest()
 
 
+def _is_name(label: int | str | None, name: str) -> bool:
+    """Whether a label is a class's name, or one of several between commas."""
+    names = [one.strip().lower() for one in (name, *name.split(","))]
+    return isinstance(label, str) and label.strip().lower() in names
+
+
 def _read_mask(path: Path, size: tuple[int, int]) -> Array:
+    """[H, W] integers. Raises InputError for a file of another kind or size, before it is unpacked."""
     try:
-        mask = Image.open(path)
-        values = np.asarray(mask if mask.mode in ("L", "P") else mask.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
+        with Image.open(path) as mask:
+            if mask.mode not in _MASK_MODES:
+                problem = f"a mask of mode {mask.mode}: colours are no labels"
+                raise InputError(field=str(path), problem=problem, remedy="Give a PNG of grey levels or a palette")
+            if mask.size != size:
+                problem = f"a mask of {mask.width} x {mask.height}, and its image has {size[0]} x {size[1]} pixels"
+                raise InputError(field=str(path), problem=problem, remedy="Give one of the image's size")
+            return np.asarray(mask).astype(np.int64)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(field=str(path), problem=f"is no mask: {error}", remedy="Give a PNG of labels") from error
-    if mask.size != size:
-        problem = f"a mask of {mask.width} x {mask.height}, and its image has {size[0]} x {size[1]} pixels"
-        raise InputError(field=str(path), problem=problem, remedy="Give one of the image's size")
-    return values
 
 
-def _iou_with_mask(found: Array, mask: Array) -> float:
-    """Foreground is 255 in a map of one label, and not 0 in its mask; 255 in a mask of several labels is unknown."""
-    if np.isin(found, (0, 255)).all():
-        return _mean_iou(found > 0, mask > 0)
+def _iou_with_mask(found: Array, mask: Array, num_labels: int) -> tuple[float, float]:
+    """(mean IoU, its weight). Of one label, foreground is what is not 0; of several, 255 in a mask is unknown."""
+    if num_labels == 1:
+        return _mean_iou(found > 0, mask > 0), 1.0
     known = mask != 255
-    return _mean_iou(found[known], mask[known])
+    return (_mean_iou(found[known], mask[known]), 1.0) if known.any() else (0.0, 0.0)
 
 
 def _mean_iou(first: Array, second: Array) -> float:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Final
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -79,7 +80,8 @@ def _read(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
 @lru_cache(maxsize=1)
 def _unpickled(path: Path, _: int) -> dict[str, torch.Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        is_zip = is_zipfile(path)  # the format of before torch 1.6 is none, and cannot be mapped
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except (UnpicklingError, RuntimeError, EOFError) as error:
         raise _unreadable(path, error) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
