@@ -260,8 +260,10 @@ def test_every_fourth_source_is_held_out_and_no_sample_is_in_both(images: Path, 
     assert (fitted.num_samples, fitted.evaluation.num_samples) == (6, 2)
     alone = fit_to_inputs(pair, read_inputs(files[:2]), tmp_path / "b", Silent(), gradients=False)
     assert (alone.num_samples, alone.evaluation.num_samples) == (1, 1)
+    copy = tmp_path / "copy.png"  # the same image under another name
+    copy.write_bytes(files[0].read_bytes())
     with pytest.raises(dtufc.errors.InputError, match="1 to fit to and 0 to evaluate on"):
-        fit_to_inputs(pair, read_inputs([files[0], files[0]]), tmp_path / "c", Silent(), gradients=False)
+        fit_to_inputs(pair, read_inputs([files[0], copy]), tmp_path / "c", Silent(), gradients=False)
 
 
 def test_a_file_that_is_named_twice_is_one_source(images: Path, tmp_path: Path) -> None:
