@@ -244,7 +244,7 @@ def test_bad_files_are_one_line(fitted: Path, tmp_path: Path) -> None:
 def test_a_frame_of_another_profile_is_one_line(fitted: Path, tmp_path: Path) -> None:
     frame = tmp_path / "f.dtufc"
     frame.write_bytes(load("smollm2-135m").encode(np.zeros((2, 576), np.float32), codec="raw"))
-    assert "mine" in error_of("decode", frame, "-o", tmp_path / "o.npy", "--profile", fitted / "profile")
+    assert "profile profile is" in error_of("decode", frame, "-o", tmp_path / "o.npy", "--profile", fitted / "profile")
 
 
 def test_samples_that_do_not_fit_each_other_are_one_line(fitted: Path, tmp_path: Path) -> None:
