@@ -126,8 +126,8 @@ OWN: Final = {
         commands=(
             ("init", "model.gguf", "--split", "14", "-o", "my-qwen"),
             ("fit", "my-qwen", "texts/"),
-            (*("evaluate", "my-qwen", "questions.jsonl", "--codec", "klt", "--limit", "20", "-o", "report"),),
-            (*("evaluate", "my-qwen", "others/", "--codec", "klt", "--limit", "3"),),
+            ("evaluate", "my-qwen", "questions.jsonl", "--codec", "klt", "--limit", "20", "-o", "report"),
+            ("evaluate", "my-qwen", "others/", "--codec", "klt", "--limit", "3"),
         ),
     ),
     "resnet": Own(

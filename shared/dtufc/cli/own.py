@@ -13,22 +13,15 @@ from dtufc.cli.progress import Bars
 from dtufc.coding.evaluation import QUALITIES
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.errors import InputError
-from dtufc.models.fitting import fit, gradients_of
+from dtufc.models.fitting import NUM_HELD_OUT, NUM_SAMPLES, fit, gradients_of
 from dtufc.models.plugins import completed, prove_cut
 from dtufc.models.profile import NO_MODEL, Profile, load_profile, shipped_profiles
 
 app = typer.Typer()
-_NUM_SAMPLES, _NUM_HELD_OUT = 16, 4
 
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option(help="That the model runs in. auto: bfloat16 where its weights have 16 bits."),
-]
-Named = Annotated[
-    str, typer.Argument(help="A profile's folder, or a name that `dtufc models` lists.", metavar="PROFILE")
-]
-Inputs = Annotated[
-    list[Path], typer.Argument(help="Texts, images, .jsonl files, or folders of them.", metavar="INPUTS...")
 ]
 
 
@@ -66,8 +59,8 @@ def fit_command(
     inputs: Annotated[list[Path], typer.Argument(help="Texts, images, folders of them; or .npy files of features.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: the profile's own folder.")] = None,
     split: Split = None,
-    samples: Annotated[int, typer.Option(min=1, help="To fit to, at most.")] = _NUM_SAMPLES,
-    held_out: Annotated[int, typer.Option(min=1, help="To evaluate on, at most.")] = _NUM_HELD_OUT,
+    samples: Annotated[int, typer.Option(min=1, help="To fit to, at most.")] = NUM_SAMPLES,
+    held_out: Annotated[int, typer.Option(min=1, help="To evaluate on, at most.")] = NUM_HELD_OUT,
     gradients: Annotated[
         bool, typer.Option(help="Spend bits where the result depends on them: a backward pass for each sample.")
     ] = True,
@@ -89,54 +82,19 @@ def fit_command(
         base = _known(profile, split)
         folder = _output(profile, output)
         if is_features == {True}:
-            folder.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be
-            with Bars() as bars:
-                codec = _fit_to_features(
-                    base or profile,
-                    inputs,
-                    {"layout": layout, "axes": axes, "prefix": prefix},
-                    bars,
-                    gradients=gradients,
-                    dtype=dtype,
-                )
-            codec.save(folder)
-            report = asdict(codec.report) if codec.report else {}
-            _warn_of(codec)
-            show({**_facts(folder, codec), **report}, as_json)
-            return
-        if base is None:
+            wanted = {"layout": layout, "axes": axes, "prefix": prefix}
+            _fit_to_features(base or profile, inputs, folder, wanted, gradients=gradients, dtype=dtype, as_json=as_json)
+        elif base is None:
             raise InputError(field="profile", problem=f"there is no {profile}", remedy="Write it with `dtufc init`")
-        from dtufc.models.from_inputs import fit_to_inputs
-        from dtufc.models.inputs import read_inputs
-        from dtufc.models.measuring import Pair
-
-        sources = read_inputs(inputs)
-        with Bars() as bars:
-            fitted = fit_to_inputs(
-                Pair(base, dtype),
-                sources,
-                folder,
-                bars,
-                num_samples=samples,
-                num_held_out=held_out,
-                gradients=gradients,
-            )
-        _warn_of(fitted.codec)
-        report = asdict(fitted.codec.report) if fitted.codec.report else {}
-        facts = {**_facts(folder, fitted.codec), "samples": fitted.num_samples, **report}
-        if as_json:
-            print(json.dumps({**facts, "held_out": evaluation_facts(fitted.evaluation)}))
-            return
-        for warning in fitted.evaluation.warnings:
-            warn(warning)
-        show(facts, as_json=False)
-        print(f"\non {fitted.evaluation.num_samples} samples that it was not fitted to:\n{fitted.evaluation}")
+        else:
+            sizes = samples, held_out
+            _fit_to_inputs(base, inputs, folder, sizes, gradients=gradients, dtype=dtype, as_json=as_json)
 
 
 @app.command(name="evaluate")
 def evaluate_command(
-    profile: Named,
-    data: Inputs,
+    profile: Annotated[str, typer.Argument(help="A profile's folder, or a name that `dtufc models` lists.")],
+    data: Annotated[list[Path], typer.Argument(help="Texts, images, .jsonl files, or folders of them.")],
     split: Split = None,
     codecs: Annotated[
         list[str] | None, typer.Option("--codec", help="May be repeated. Default: all with a rate.")
@@ -200,23 +158,67 @@ def _output(profile: str, output: Path | None) -> Path:
 
 
 def _fit_to_features(
-    base: Profile | str, paths: list[Path], wanted: dict[str, Any], bars: Bars, *, gradients: bool, dtype: str
-) -> FeatureCodec:
+    base: Profile | str,
+    paths: list[Path],
+    folder: Path,
+    wanted: dict[str, Any],
+    *,
+    gradients: bool,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be
     samples = [load_features(path) for path in paths]
-    if isinstance(base, str):
-        return fit(samples, name=Path(base).resolve().name, **wanted, progress=bars.share("fit"))
     slopes = None
-    if base.spec.family != NO_MODEL:
-        prove_cut(base)
-        base = completed(base)
-        if gradients:
-            chosen = "float32" if dtype == "auto" else dtype
-            slopes = list(bars.steps(gradients_of(base, samples, chosen), len(samples), "gradients"))
-    return fit(samples, profile=base, gradients=slopes, progress=bars.share("fit"))
+    with Bars() as bars:
+        if isinstance(base, str):
+            codec = fit(samples, name=Path(base).resolve().name, **wanted, progress=bars.share("fit"))
+        else:
+            if base.spec.family != NO_MODEL:
+                prove_cut(base)
+                base = completed(base)
+                if gradients:
+                    chosen = "float32" if dtype == "auto" else dtype
+                    slopes = list(bars.steps(gradients_of(base, samples, chosen), len(samples), "gradients"))
+            codec = fit(samples, profile=base, gradients=slopes, progress=bars.share("fit"))
+    codec.save(folder)
+    _warn_of(codec)
+    show(_facts(folder, codec), as_json)
+
+
+def _fit_to_inputs(
+    base: Profile,
+    paths: list[Path],
+    folder: Path,
+    sizes: tuple[int, int],
+    *,
+    gradients: bool,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    from dtufc.models.from_inputs import fit_to_inputs
+    from dtufc.models.inputs import read_inputs
+    from dtufc.models.measuring import Pair
+
+    sources = read_inputs(paths)
+    with Bars() as bars:
+        fitted = fit_to_inputs(
+            Pair(base, dtype), sources, folder, bars, num_samples=sizes[0], num_held_out=sizes[1], gradients=gradients
+        )
+    _warn_of(fitted.codec)
+    facts = {"samples": fitted.num_samples, **_facts(folder, fitted.codec)}
+    if as_json:
+        print(json.dumps({**facts, "held_out": evaluation_facts(fitted.evaluation)}))
+        return
+    for warning in fitted.evaluation.warnings:
+        warn(warning)
+    show(facts, as_json=False)
+    print(f"\non {fitted.evaluation.num_samples} samples that it was not fitted to:\n{fitted.evaluation}")
 
 
 def _facts(folder: Path, codec: FeatureCodec) -> dict[str, Any]:
-    return {"profile": str(folder), "codecs": codec.codecs, "digest": codec.profile.digest.hex()}
+    facts = {"profile": str(folder), "codecs": codec.codecs, "digest": codec.profile.digest.hex()}
+    return {**facts, **(asdict(codec.report) if codec.report else {})}
 
 
 def _warn_of(codec: FeatureCodec) -> None:

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -33,28 +32,24 @@ class Bars:
 
     def steps(self, of: Iterable[T], total: int, description: str) -> Iterator[T]:
         """The same, shown as it is taken."""
-        with self._timed(description, f"{total}"):
-            yield from self._bars.track(of, total=total, description=description)
+        self._say(f"{description}: {total}")
+        start = time.monotonic()
+        yield from self._bars.track(of, total=total, description=description)
+        self._say(f"{description}: {time.monotonic() - start:.1f} s")
 
     def share(self, description: str) -> Callable[[float], None]:
         """Is told a share of work that is done."""
         task = self._bars.add_task(description, total=100)
-        told: set[str] = set()
+        is_told = False
 
         def update(share: float) -> None:
-            if description not in told:
+            nonlocal is_told
+            if not is_told:  # not before the work has begun: what is checked first may fail
                 self._say(description)
-                told.add(description)
+            is_told = True
             self._bars.update(task, completed=round(100 * share))
 
         return update
-
-    @contextmanager
-    def _timed(self, description: str, what: str) -> Iterator[None]:
-        self._say(f"{description}: {what}")
-        start = time.monotonic()
-        yield
-        self._say(f"{description}: {time.monotonic() - start:.1f} s")
 
     def _say(self, line: str) -> None:
         if not self._is_shown:

@@ -1,8 +1,8 @@
 """What codecs cost and what their loss does, on samples of features: bits a value beside any score of the result.
 
 A sample is coded at every setting while its features are at hand, so they are computed once and not kept. Beside the
-codecs stand three rows without one: the features in the service's own type, in float16 (what
-rounding them alone costs), and in 8 bits with one scale a row.
+codecs stand three rows without one: the features in the service's own type, in float16 (what rounding them alone
+costs), and in 8 bits with one scale a row.
 """
 
 import math
@@ -131,7 +131,7 @@ def evaluate(
     """
     for wanted in qualities:
         Rate(quality=wanted)  # from 0 to 1
-    settings = [setting for name in codecs or [codec.default_codec] for setting in _settings(codec, name, qualities)]
+    settings, warnings = _settings(codec, codecs or [codec.default_codec], qualities)
     sums: dict[tuple[str, float | None], _Sums] = {}
     overflow, lengths, count = 0.0, set[int](), 0
     for sample in samples:
@@ -146,28 +146,27 @@ def evaluate(
     if overflow:
         sums.pop(("float16", None), None)
     rows = [one.row(*setting) for setting, one in sums.items()]
-    warnings = [*_unreached(codec, codecs, qualities), *_warnings(codec, overflow, lengths)]
-    return Evaluation(rows=rows, num_samples=count, warnings=warnings)
+    return Evaluation(rows=rows, num_samples=count, warnings=[*warnings, *_warnings(codec, overflow, lengths)])
 
 
-def _settings(codec: FeatureCodec, name: str, qualities: Sequence[float]) -> list[tuple[str, float | None]]:
-    codec.prepare(name)
-    if not codec.has_rate(name):
-        return [(name, None)]
-    low, high = codec.quality_ranges.get(name, (1.0, 0.0))
-    return [(name, quality) for quality in qualities if low <= quality <= high]
-
-
-def _unreached(codec: FeatureCodec, codecs: Sequence[str], qualities: Sequence[float]) -> list[str]:
-    """Which qualities have no row, and why."""
-    found = []
-    for name in codecs or [codec.default_codec]:
+def _settings(
+    codec: FeatureCodec, names: Sequence[str], qualities: Sequence[float]
+) -> tuple[list[tuple[str, float | None]], list[str]]:
+    """(codecs with the qualities that they reach, warnings of the others)."""
+    settings: list[tuple[str, float | None]] = []
+    warnings = []
+    for name in names:
+        codec.prepare(name)
+        if not codec.has_rate(name):
+            settings.append((name, None))
+            continue
         low, high = codec.quality_ranges.get(name, (1.0, 0.0))
+        settings += [(name, quality) for quality in qualities if low <= quality <= high]
         left = [f"{quality:g}" for quality in qualities if not low <= quality <= high]
-        if left and codec.has_rate(name):
+        if left:
             reached = f"{name} reaches {low:g} to {high:g} of this profile" if low <= high else f"{name} reaches none"
-            found.append(f"no row of {name} at quality {', '.join(left)}: {reached}")
-    return found
+            warnings.append(f"no row of {name} at quality {', '.join(left)}: {reached}")
+    return settings, warnings
 
 
 def _coded(

@@ -207,5 +207,8 @@ class ImageDecoder(Protocol):
 class Differentiable(Protocol):
     """A head that can say how much its result depends on each value of the features: what a fit is told."""
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """As `Head` has it."""
+
     def gradient(self, features: Tensor, generator: torch.Generator) -> Tensor:
         """g, float32, of the features' shape, at random: E[g g'] is what errors in the features cost the result."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from pydantic import ValidationError
@@ -11,14 +11,15 @@ from pydantic import ValidationError
 from dtufc.coding.arrays import Array
 from dtufc.coding.codecs.klt_fit import Progress
 from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
-from dtufc.coding.features import as_array, as_tensor
+from dtufc.coding.features import as_array
 from dtufc.coding.layout import Family, Layout
 from dtufc.coding.tuple_codec import INDEX_NAME
 from dtufc.coding.wrong_layout import check_samples
 from dtufc.errors import InputError
-from dtufc.models import plugins
 from dtufc.models.profile import LATENT_PATCH, LayoutSpec, Profile, ProfileSpec, load_profile
-from dtufc.models.zoo import weights_folder
+
+NUM_SAMPLES: Final = 16  # that a profile is fitted to, where its model's inputs are given
+NUM_HELD_OUT: Final = 4
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +111,7 @@ def gradients_of(
     Args:
         profile: of the model, at its split; its weights are fetched where they are missing.
         samples: features at the split.
-        dtype: float32 or bfloat16, of the head.
+        dtype: of the head: float32, bfloat16, float16, or auto (`dtufc.models.measuring.Pair`).
         seed: of the random tokens or signs that the head takes.
 
     Raises:
@@ -118,21 +119,11 @@ def gradients_of(
     """
     import torch
 
-    family = plugins.load(plugins.HEADS, profile.spec.family)
-    head = family(weights_folder(profile.spec), profile, torch.device("cpu"), getattr(torch, dtype))
-    if not hasattr(head, "gradient"):
-        problem = f"the head of family {profile.spec.family} tells none"
-        raise InputError(field="gradients", problem=problem, remedy="Fit without gradients")
+    from dtufc.models.measuring import Pair
+
+    pair = Pair(profile, dtype)
     generator = torch.Generator().manual_seed(seed)
-    for sample in samples:
-        array = as_array(sample).astype(np.float32)
-        profile.layout.check(array.shape)
-        single = profile.layout.single(array.shape)
-        of_each = []
-        for one in array.reshape(-1, *single):  # crops of an image
-            head.check(single)
-            of_each.append(head.gradient(as_tensor(one), generator).numpy())
-        yield np.stack(of_each).reshape(array.shape)
+    yield from (pair.gradient(as_array(sample), generator) for sample in samples)
 
 
 def _layout_for(family: str, prefix: int) -> Layout:

@@ -15,15 +15,13 @@ from torch import Tensor
 from dtufc.coding.arrays import Array
 from dtufc.coding.evaluation import QUALITIES, Evaluation, Sample, evaluate
 from dtufc.coding.feature_codec import FeatureCodec
-from dtufc.coding.features import as_array, as_tensor
+from dtufc.coding.features import as_array
 from dtufc.errors import InputError
-from dtufc.models.capabilities import Differentiable, TokenFeatures
-from dtufc.models.fitting import fit
+from dtufc.models.capabilities import TokenFeatures
+from dtufc.models.fitting import NUM_HELD_OUT, NUM_SAMPLES, fit
 from dtufc.models.inputs import Item
 from dtufc.models.measuring import Feed, Pair
 
-NUM_SAMPLES: Final = 16
-NUM_HELD_OUT: Final = 4
 _SCRATCH: Final = ".fit"
 _MIN_FITTED_TOKENS: Final = 16  # of an excerpt
 _EVERY: Final = 4  # source is held out, and excerpt put as a user's turn
@@ -31,7 +29,7 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Shows how far work is; `rich.progress.track` and its like."""
+    """Shows how far work is; `dtufc.cli.progress.Bars` does."""
 
     def steps(self, of: Iterable[T], total: int, description: str) -> Iterable[T]:
         """The same, shown as it is taken."""
@@ -98,8 +96,8 @@ def fit_to_inputs(
 ) -> Fitted:
     """Fits a profile to inputs of its model, and evaluates it on others.
 
-    Every fourth source is held out, and of fewer than four the last quarter of each. Every fourth excerpt of a text
-    that is fitted to is put as a user's turn of a chat.
+    Every fourth source is held out, and of fewer than four the last quarter of each. Of both parts every fourth
+    excerpt of a text is put as a user's turn of a chat.
 
     Args:
         pair: of the model.
@@ -182,12 +180,8 @@ def _sample(feed: Feed, features: Tensor) -> Sample:
 
 
 def _gradient(pair: Pair, sample: Array) -> Array:
-    head = pair.head
-    if not isinstance(head, Differentiable):
-        problem = f"the head of family {pair.profile.spec.family} tells none"
-        raise InputError(field="gradients", problem=problem, remedy="Fit with --no-gradients")
     seed = int.from_bytes(hashlib.sha256(sample.tobytes()).digest()[:4])  # one of its own: a fit may go on elsewhere
-    return head.gradient(as_tensor(sample), torch.Generator().manual_seed(seed)).numpy()
+    return pair.gradient(sample, torch.Generator().manual_seed(seed))
 
 
 def choose(

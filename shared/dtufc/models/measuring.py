@@ -35,6 +35,7 @@ from dtufc.errors import InputError
 from dtufc.models import plugins
 from dtufc.models.capabilities import (
     DenseLabels,
+    Differentiable,
     Generation,
     ImageDecoder,
     ImageFeatures,
@@ -111,6 +112,22 @@ class Pair:
     def head(self) -> Any:
         family = plugins.load(plugins.HEADS, self.profile.spec.family)
         return family(self._folder, self.profile, _CPU, self.dtype)
+
+    def gradient(self, sample: Array, generator: torch.Generator) -> Array:
+        """The gradient of what the head makes of a sample, or of each of its crops; of its shape, float32.
+
+        Raises:
+            InputError: the head tells none, or does not take such a sample.
+        """
+        if not isinstance(self.head, Differentiable):
+            problem = f"the head of family {self.profile.spec.family} tells none"
+            raise InputError(field="gradients", problem=problem, remedy="Fit without gradients")
+        layout = self.profile.layout
+        layout.check(sample.shape)
+        single = layout.single(sample.shape)
+        self.head.check(single)
+        crops = sample.astype(np.float32).reshape(-1, *single)
+        return np.stack([self.head.gradient(as_tensor(one), generator).numpy() for one in crops]).reshape(sample.shape)
 
     def drop_backbone(self) -> None:
         """Frees the backbone's memory."""
