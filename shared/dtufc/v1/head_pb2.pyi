@@ -82,15 +82,116 @@ class AnswerResult(_message.Message):
     probabilities: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, probabilities: _Optional[_Iterable[float]] = ...) -> None: ...
 
-class NextTokenTask(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+class GenerateRequest(_message.Message):
+    __slots__ = ("session_id", "open", "rows", "hold", "drafted", "close")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_FIELD_NUMBER: _ClassVar[int]
+    session_id: bytes
+    open: OpenSession
+    rows: _containers.RepeatedCompositeFieldContainer[Rows]
+    hold: bool
+    drafted: _containers.RepeatedScalarFieldContainer[int]
+    close: bool
+    def __init__(self, session_id: _Optional[bytes] = ..., open: _Optional[_Union[OpenSession, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Rows, _Mapping]]] = ..., hold: _Optional[bool] = ..., drafted: _Optional[_Iterable[int]] = ..., close: _Optional[bool] = ...) -> None: ...
 
-class NextTokenResult(_message.Message):
-    __slots__ = ("token_id",)
+class OpenSession(_message.Message):
+    __slots__ = ("profile", "codec", "dtype", "sampling", "max_rows", "num_prompt_rows", "prompt_ids", "new_ids")
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROMPT_ROWS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
+    NEW_IDS_FIELD_NUMBER: _ClassVar[int]
+    profile: str
+    codec: str
+    dtype: str
+    sampling: Sampling
+    max_rows: int
+    num_prompt_rows: int
+    prompt_ids: _containers.RepeatedScalarFieldContainer[int]
+    new_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, profile: _Optional[str] = ..., codec: _Optional[str] = ..., dtype: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_rows: _Optional[int] = ..., num_prompt_rows: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., new_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Rows(_message.Message):
+    __slots__ = ("frame", "step_frame", "position")
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    STEP_FRAME_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    frame: bytes
+    step_frame: bytes
+    position: int
+    def __init__(self, frame: _Optional[bytes] = ..., step_frame: _Optional[bytes] = ..., position: _Optional[int] = ...) -> None: ...
+
+class GenerateReply(_message.Message):
+    __slots__ = ("num_rows", "tokens", "can_rewind", "stages")
+    NUM_ROWS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CAN_REWIND_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    num_rows: int
+    tokens: _containers.RepeatedCompositeFieldContainer[SampledToken]
+    can_rewind: bool
+    stages: _containers.RepeatedCompositeFieldContainer[Stage]
+    def __init__(self, num_rows: _Optional[int] = ..., tokens: _Optional[_Iterable[_Union[SampledToken, _Mapping]]] = ..., can_rewind: _Optional[bool] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
+
+class SampledToken(_message.Message):
+    __slots__ = ("token_id", "log_probability", "top")
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
     token_id: int
-    def __init__(self, token_id: _Optional[int] = ...) -> None: ...
+    log_probability: float
+    top: _containers.RepeatedCompositeFieldContainer[TokenLogProbability]
+    def __init__(self, token_id: _Optional[int] = ..., log_probability: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TokenLogProbability, _Mapping]]] = ...) -> None: ...
+
+class TokenLogProbability(_message.Message):
+    __slots__ = ("token_id", "log_probability")
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    token_id: int
+    log_probability: float
+    def __init__(self, token_id: _Optional[int] = ..., log_probability: _Optional[float] = ...) -> None: ...
+
+class Sampling(_message.Message):
+    __slots__ = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "logit_bias", "log_probabilities", "top_log_probabilities", "stop_token_ids")
+    class LogitBiasEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: float
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    FREQUENCY_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int
+    logit_bias: _containers.ScalarMap[int, float]
+    log_probabilities: bool
+    top_log_probabilities: int
+    stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., log_probabilities: _Optional[bool] = ..., top_log_probabilities: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SegmentTask(_message.Message):
     __slots__ = ("left", "top", "right", "bottom", "width", "height")

@@ -44,6 +44,16 @@ class HeadServiceStub:
                 request_serializer=dtufc_dot_v1_dot_head__pb2.RunRequest.SerializeToString,
                 response_deserializer=dtufc_dot_v1_dot_head__pb2.RunReply.FromString,
                 _registered_method=True)
+        self.Generate = channel.stream_stream(
+                '/dtufc.v1.HeadService/Generate',
+                request_serializer=dtufc_dot_v1_dot_head__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=dtufc_dot_v1_dot_head__pb2.GenerateReply.FromString,
+                _registered_method=True)
+        self.Step = channel.unary_unary(
+                '/dtufc.v1.HeadService/Step',
+                request_serializer=dtufc_dot_v1_dot_head__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=dtufc_dot_v1_dot_head__pb2.GenerateReply.FromString,
+                _registered_method=True)
 
 
 class HeadServiceServicer:
@@ -63,6 +73,20 @@ class HeadServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Generate(self, request_iterator, context):
+        """One session of generation: it opens, rows of features come, tokens go. The session ends with the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Step(self, request, context):
+        """One message of a session that `session_id` names, for engines that route unary calls alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HeadServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +99,16 @@ def add_HeadServiceServicer_to_server(servicer, server):
                     servicer.Run,
                     request_deserializer=dtufc_dot_v1_dot_head__pb2.RunRequest.FromString,
                     response_serializer=dtufc_dot_v1_dot_head__pb2.RunReply.SerializeToString,
+            ),
+            'Generate': grpc.stream_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=dtufc_dot_v1_dot_head__pb2.GenerateRequest.FromString,
+                    response_serializer=dtufc_dot_v1_dot_head__pb2.GenerateReply.SerializeToString,
+            ),
+            'Step': grpc.unary_unary_rpc_method_handler(
+                    servicer.Step,
+                    request_deserializer=dtufc_dot_v1_dot_head__pb2.GenerateRequest.FromString,
+                    response_serializer=dtufc_dot_v1_dot_head__pb2.GenerateReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +165,60 @@ class HeadService:
             '/dtufc.v1.HeadService/Run',
             dtufc_dot_v1_dot_head__pb2.RunRequest.SerializeToString,
             dtufc_dot_v1_dot_head__pb2.RunReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/dtufc.v1.HeadService/Generate',
+            dtufc_dot_v1_dot_head__pb2.GenerateRequest.SerializeToString,
+            dtufc_dot_v1_dot_head__pb2.GenerateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Step(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dtufc.v1.HeadService/Step',
+            dtufc_dot_v1_dot_head__pb2.GenerateRequest.SerializeToString,
+            dtufc_dot_v1_dot_head__pb2.GenerateReply.FromString,
             options,
             channel_credentials,
             insecure,

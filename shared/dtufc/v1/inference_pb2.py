@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from dtufc.v1 import head_pb2 as dtufc_dot_v1_dot_head__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x64tufc/v1/inference.proto\x12\x08\x64tufc.v1\x1a\x13\x64tufc/v1/head.proto\"o\n\x06\x43oding\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\x11\n\x07quality\x18\x03 \x01(\x01H\x00\x12\x15\n\x0btarget_bpfp\x18\x04 \x01(\x01H\x00\x12\x13\n\tmax_bytes\x18\x05 \x01(\rH\x00\x42\x06\n\x04rate\"\xd6\x01\n\x04\x43ost\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\x12\n\nnum_frames\x18\x03 \x01(\r\x12\x12\n\nnum_values\x18\x04 \x01(\x04\x12\x11\n\traw_bytes\x18\x05 \x01(\x04\x12\x15\n\rpayload_bytes\x18\x06 \x01(\x04\x12\x12\n\nwire_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x62pfp_payload\x18\x08 \x01(\x01\x12\x11\n\tbpfp_wire\x18\t \x01(\x01\x12\x1f\n\x06stages\x18\n \x03(\x0b\x32\x0f.dtufc.v1.Stage\"\x13\n\x11ListModelsRequest\":\n\x0fListModelsReply\x12\'\n\x08profiles\x18\x01 \x03(\x0b\x32\x15.dtufc.v1.ProfileInfo\"T\n\rAnswerRequest\x12 \n\x06\x63oding\x18\x01 \x01(\x0b\x32\x10.dtufc.v1.Coding\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x0f\n\x07\x63hoices\x18\x03 \x03(\t\"b\n\x0b\x41nswerReply\x12\x0e\n\x06letter\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\x15\n\rprobabilities\x18\x03 \x03(\x01\x12\x1c\n\x04\x63ost\x18\x04 \x01(\x0b\x32\x0e.dtufc.v1.Cost\"f\n\x0f\x43ompleteRequest\x12 \n\x06\x63oding\x18\x01 \x01(\x0b\x32\x10.dtufc.v1.Coding\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12\r\n\x05plain\x18\x04 \x01(\x08\"d\n\rCompleteReply\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x1c\n\x04\x63ost\x18\x03 \x01(\x0b\x32\x0e.dtufc.v1.Cost\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\"A\n\x0eSegmentRequest\x12 \n\x06\x63oding\x18\x01 \x01(\x0b\x32\x10.dtufc.v1.Coding\x12\r\n\x05image\x18\x02 \x01(\x0c\"b\n\x0cSegmentReply\x12\x15\n\rlabel_map_png\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x1c\n\x04\x63ost\x18\x04 \x01(\x0b\x32\x0e.dtufc.v1.Cost\"Q\n\x0f\x43lassifyRequest\x12 \n\x06\x63oding\x18\x01 \x01(\x0b\x32\x10.dtufc.v1.Coding\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\r\"N\n\rClassifyReply\x12\x1f\n\x06labels\x18\x01 \x03(\x0b\x32\x0f.dtufc.v1.Label\x12\x1c\n\x04\x63ost\x18\x02 \x01(\x0b\x32\x0e.dtufc.v1.Cost\"\xa8\x01\n\x14GenerateImageRequest\x12 \n\x06\x63oding\x18\x01 \x01(\x0b\x32\x10.dtufc.v1.Coding\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\r\n\x05steps\x18\x04 \x01(\r\x12\x15\n\x08guidance\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05width\x18\x06 \x01(\r\x12\x0e\n\x06height\x18\x07 \x01(\rB\x0b\n\t_guidance\"\x85\x01\n\x12GenerateImageReply\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x11\n\tnum_steps\x18\x02 \x01(\r\x12\x11\n\timage_png\x18\x03 \x01(\x0c\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\x1c\n\x04\x63ost\x18\x06 \x01(\x0b\x32\x0e.dtufc.v1.Cost2\xa2\x03\n\x10InferenceService\x12\x44\n\nListModels\x12\x1b.dtufc.v1.ListModelsRequest\x1a\x19.dtufc.v1.ListModelsReply\x12\x38\n\x06\x41nswer\x12\x17.dtufc.v1.AnswerRequest\x1a\x15.dtufc.v1.AnswerReply\x12@\n\x08\x43omplete\x12\x19.dtufc.v1.CompleteRequest\x1a\x17.dtufc.v1.CompleteReply0\x01\x12;\n\x07Segment\x12\x18.dtufc.v1.SegmentRequest\x1a\x16.dtufc.v1.SegmentReply\x12>\n\x08\x43lassify\x12\x19.dtufc.v1.ClassifyRequest\x1a\x17.dtufc.v1.ClassifyReply\x12O\n\rGenerateImage\x12\x1e.dtufc.v1.GenerateImageRequest\x1a\x1c.dtufc.v1.GenerateImageReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x64tufc/v1/inference.proto\x12\x08\x64tufc.v1\x1a\x13\x64tufc/v1/head.proto\"o\n\x06\x43oding\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\x11\n\x07quality\x18\x03 \x01(\x01H\x00\x12\x15\n\x0btarget_bpfp\x18\x04 \x01(\x01H\x00\x12\x13\n\tmax_bytes\x18\x05 \x01(\rH\x00\x42\x06\n\x04rate\"\xd6\x01\n\x04\x43ost\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\x12\n\nnum_frames\x18\x03 \x01(\r\x12\x12\n\nnum_values\x18\x04 \x01(\x04\x12\x11\n\traw_bytes\x18\x05 \x01(\x04\x12\x15\n\rpayload_bytes\x18\x06 \x01(\x04\x12\x12\n\nwire_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x62pfp_payload\x18\x08 \x01(\x01\x12\x11\n\tbpfp_wire\x18\t \x01(\x01\x12\x1f\n\x06stages\x18\n \x03(\x0b\x32\x0f.dtufc.v1.Stage\"\x13\n\x11ListModelsRequest\":\n\x0fListModelsReply\x12\'\n\x08profiles\x18\x01 \x03(\x0b\x32\x15.dtufc.v1.ProfileInfo\"T\n\rAnswerRequest\x12 \n\x06\x63oding\x18\x01 \x01(\x0b\x32\x10.dtufc.v1.Coding\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x0f\n\x07\x63hoices\x18\x03 \x03(\t\"b\n\x0b\x41nswerReply\x12\x0e\n\x06letter\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\x15\n\rprobabilities\x18\x03 \x03(\x01\x12\x1c\n\x04\x63ost\x18\x04 \x01(\x0b\x32\x0e.dtufc.v1.Cost\"\x93\x02\n\x0f\x43ompleteRequest\x12 \n\x06\x63oding\x18\x01 \x01(\x0b\x32\x10.dtufc.v1.Coding\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12\r\n\x05plain\x18\x04 \x01(\x08\x12\'\n\x08messages\x18\x05 \x03(\x0b\x32\x15.dtufc.v1.ChatMessage\x12$\n\x08sampling\x18\x06 \x01(\x0b\x32\x12.dtufc.v1.Sampling\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x1a\n\rtoken_quality\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12 \n\x06\x64rafts\x18\t \x01(\x0e\x32\x10.dtufc.v1.DraftsB\x10\n\x0e_token_quality\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xa1\x01\n\rCompleteReply\x12\x0c\n\x04text\x18\x01 \x01(\t\x12%\n\x05token\x18\x02 \x01(\x0b\x32\x16.dtufc.v1.SampledToken\x12\x1c\n\x04\x63ost\x18\x03 \x01(\x0b\x32\x0e.dtufc.v1.Cost\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\x12&\n\tgenerated\x18\x05 \x01(\x0b\x32\x13.dtufc.v1.Generated\"\xa6\x01\n\tGenerated\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x12\n\nnew_tokens\x18\x02 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x03 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x04 \x01(\r\x12\x12\n\nrecoveries\x18\x05 \x01(\r\x12\x1b\n\x13\x66irst_token_seconds\x18\x06 \x01(\x01\x12\x0c\n\x04seed\x18\x07 \x01(\x04\"A\n\x0eSegmentRequest\x12 \n\x06\x63oding\x18\x01 \x01(\x0b\x32\x10.dtufc.v1.Coding\x12\r\n\x05image\x18\x02 \x01(\x0c\"b\n\x0cSegmentReply\x12\x15\n\rlabel_map_png\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x1c\n\x04\x63ost\x18\x04 \x01(\x0b\x32\x0e.dtufc.v1.Cost\"Q\n\x0f\x43lassifyRequest\x12 \n\x06\x63oding\x18\x01 \x01(\x0b\x32\x10.dtufc.v1.Coding\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05top_k\x18\x03 \x01(\r\"N\n\rClassifyReply\x12\x1f\n\x06labels\x18\x01 \x03(\x0b\x32\x0f.dtufc.v1.Label\x12\x1c\n\x04\x63ost\x18\x02 \x01(\x0b\x32\x0e.dtufc.v1.Cost\"\xa8\x01\n\x14GenerateImageRequest\x12 \n\x06\x63oding\x18\x01 \x01(\x0b\x32\x10.dtufc.v1.Coding\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\r\n\x05steps\x18\x04 \x01(\r\x12\x15\n\x08guidance\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05width\x18\x06 \x01(\r\x12\x0e\n\x06height\x18\x07 \x01(\rB\x0b\n\t_guidance\"\x85\x01\n\x12GenerateImageReply\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x11\n\tnum_steps\x18\x02 \x01(\r\x12\x11\n\timage_png\x18\x03 \x01(\x0c\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\x1c\n\x04\x63ost\x18\x06 \x01(\x0b\x32\x0e.dtufc.v1.Cost*8\n\x06\x44rafts\x12\x0f\n\x0b\x44RAFTS_AUTO\x10\x00\x12\x0e\n\nDRAFTS_OFF\x10\x01\x12\r\n\tDRAFTS_ON\x10\x02\x32\xa2\x03\n\x10InferenceService\x12\x44\n\nListModels\x12\x1b.dtufc.v1.ListModelsRequest\x1a\x19.dtufc.v1.ListModelsReply\x12\x38\n\x06\x41nswer\x12\x17.dtufc.v1.AnswerRequest\x1a\x15.dtufc.v1.AnswerReply\x12@\n\x08\x43omplete\x12\x19.dtufc.v1.CompleteRequest\x1a\x17.dtufc.v1.CompleteReply0\x01\x12;\n\x07Segment\x12\x18.dtufc.v1.SegmentRequest\x1a\x16.dtufc.v1.SegmentReply\x12>\n\x08\x43lassify\x12\x19.dtufc.v1.ClassifyRequest\x1a\x17.dtufc.v1.ClassifyReply\x12O\n\rGenerateImage\x12\x1e.dtufc.v1.GenerateImageRequest\x1a\x1c.dtufc.v1.GenerateImageReply0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dtufc.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_DRAFTS']._serialized_start=1950
+  _globals['_DRAFTS']._serialized_end=2006
   _globals['_CODING']._serialized_start=59
   _globals['_CODING']._serialized_end=170
   _globals['_COST']._serialized_start=173
@@ -44,22 +46,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANSWERREQUEST']._serialized_end=554
   _globals['_ANSWERREPLY']._serialized_start=556
   _globals['_ANSWERREPLY']._serialized_end=654
-  _globals['_COMPLETEREQUEST']._serialized_start=656
-  _globals['_COMPLETEREQUEST']._serialized_end=758
-  _globals['_COMPLETEREPLY']._serialized_start=760
-  _globals['_COMPLETEREPLY']._serialized_end=860
-  _globals['_SEGMENTREQUEST']._serialized_start=862
-  _globals['_SEGMENTREQUEST']._serialized_end=927
-  _globals['_SEGMENTREPLY']._serialized_start=929
-  _globals['_SEGMENTREPLY']._serialized_end=1027
-  _globals['_CLASSIFYREQUEST']._serialized_start=1029
-  _globals['_CLASSIFYREQUEST']._serialized_end=1110
-  _globals['_CLASSIFYREPLY']._serialized_start=1112
-  _globals['_CLASSIFYREPLY']._serialized_end=1190
-  _globals['_GENERATEIMAGEREQUEST']._serialized_start=1193
-  _globals['_GENERATEIMAGEREQUEST']._serialized_end=1361
-  _globals['_GENERATEIMAGEREPLY']._serialized_start=1364
-  _globals['_GENERATEIMAGEREPLY']._serialized_end=1497
-  _globals['_INFERENCESERVICE']._serialized_start=1500
-  _globals['_INFERENCESERVICE']._serialized_end=1918
+  _globals['_COMPLETEREQUEST']._serialized_start=657
+  _globals['_COMPLETEREQUEST']._serialized_end=932
+  _globals['_CHATMESSAGE']._serialized_start=934
+  _globals['_CHATMESSAGE']._serialized_end=978
+  _globals['_COMPLETEREPLY']._serialized_start=981
+  _globals['_COMPLETEREPLY']._serialized_end=1142
+  _globals['_GENERATED']._serialized_start=1145
+  _globals['_GENERATED']._serialized_end=1311
+  _globals['_SEGMENTREQUEST']._serialized_start=1313
+  _globals['_SEGMENTREQUEST']._serialized_end=1378
+  _globals['_SEGMENTREPLY']._serialized_start=1380
+  _globals['_SEGMENTREPLY']._serialized_end=1478
+  _globals['_CLASSIFYREQUEST']._serialized_start=1480
+  _globals['_CLASSIFYREQUEST']._serialized_end=1561
+  _globals['_CLASSIFYREPLY']._serialized_start=1563
+  _globals['_CLASSIFYREPLY']._serialized_end=1641
+  _globals['_GENERATEIMAGEREQUEST']._serialized_start=1644
+  _globals['_GENERATEIMAGEREQUEST']._serialized_end=1812
+  _globals['_GENERATEIMAGEREPLY']._serialized_start=1815
+  _globals['_GENERATEIMAGEREPLY']._serialized_end=1948
+  _globals['_INFERENCESERVICE']._serialized_start=2009
+  _globals['_INFERENCESERVICE']._serialized_end=2427
 # @@protoc_insertion_point(module_scope)

@@ -1,11 +1,21 @@
 from dtufc.v1 import head_pb2 as _head_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Drafts(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DRAFTS_AUTO: _ClassVar[Drafts]
+    DRAFTS_OFF: _ClassVar[Drafts]
+    DRAFTS_ON: _ClassVar[Drafts]
+DRAFTS_AUTO: Drafts
+DRAFTS_OFF: Drafts
+DRAFTS_ON: Drafts
 
 class Coding(_message.Message):
     __slots__ = ("profile", "codec", "quality", "target_bpfp", "max_bytes")
@@ -78,28 +88,66 @@ class AnswerReply(_message.Message):
     def __init__(self, letter: _Optional[str] = ..., choice: _Optional[int] = ..., probabilities: _Optional[_Iterable[float]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
 
 class CompleteRequest(_message.Message):
-    __slots__ = ("coding", "prompt", "max_tokens", "plain")
+    __slots__ = ("coding", "prompt", "max_tokens", "plain", "messages", "sampling", "stop", "token_quality", "drafts")
     CODING_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PLAIN_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_QUALITY_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_FIELD_NUMBER: _ClassVar[int]
     coding: Coding
     prompt: str
     max_tokens: int
     plain: bool
-    def __init__(self, coding: _Optional[_Union[Coding, _Mapping]] = ..., prompt: _Optional[str] = ..., max_tokens: _Optional[int] = ..., plain: _Optional[bool] = ...) -> None: ...
+    messages: _containers.RepeatedCompositeFieldContainer[ChatMessage]
+    sampling: _head_pb2.Sampling
+    stop: _containers.RepeatedScalarFieldContainer[str]
+    token_quality: float
+    drafts: Drafts
+    def __init__(self, coding: _Optional[_Union[Coding, _Mapping]] = ..., prompt: _Optional[str] = ..., max_tokens: _Optional[int] = ..., plain: _Optional[bool] = ..., messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., sampling: _Optional[_Union[_head_pb2.Sampling, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., token_quality: _Optional[float] = ..., drafts: _Optional[_Union[Drafts, str]] = ...) -> None: ...
+
+class ChatMessage(_message.Message):
+    __slots__ = ("role", "content")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    content: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
 
 class CompleteReply(_message.Message):
-    __slots__ = ("text", "token_id", "cost", "finish_reason")
+    __slots__ = ("text", "token", "cost", "finish_reason", "generated")
     TEXT_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_FIELD_NUMBER: _ClassVar[int]
     text: str
-    token_id: int
+    token: _head_pb2.SampledToken
     cost: Cost
     finish_reason: str
-    def __init__(self, text: _Optional[str] = ..., token_id: _Optional[int] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., finish_reason: _Optional[str] = ...) -> None: ...
+    generated: Generated
+    def __init__(self, text: _Optional[str] = ..., token: _Optional[_Union[_head_pb2.SampledToken, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., finish_reason: _Optional[str] = ..., generated: _Optional[_Union[Generated, _Mapping]] = ...) -> None: ...
+
+class Generated(_message.Message):
+    __slots__ = ("prompt_tokens", "new_tokens", "drafted_tokens", "accepted_tokens", "recoveries", "first_token_seconds", "seed")
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RECOVERIES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    prompt_tokens: int
+    new_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
+    recoveries: int
+    first_token_seconds: float
+    seed: int
+    def __init__(self, prompt_tokens: _Optional[int] = ..., new_tokens: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., recoveries: _Optional[int] = ..., first_token_seconds: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class SegmentRequest(_message.Message):
     __slots__ = ("coding", "image")
