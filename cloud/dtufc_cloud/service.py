@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from dtufc.errors import InputError, ProfileMismatch
 from dtufc.models import plugins
-from dtufc.serving.calls import Calls
+from dtufc.serving.calls import Calls, grpc_status
 from dtufc.serving.describe import profile_info
 from dtufc.serving.telemetry import Record, Telemetry
 from dtufc.serving.worker import Worker
@@ -56,7 +56,8 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
 
     async def Run(self, message: head_pb2.RunRequest, context: grpc.aio.ServicerContext) -> head_pb2.RunReply:
         task = self._tasks.get(message.task.TypeName())
-        async with self._calls.admit(task.name if task else "unknown", context) as admitted:
+        name, timeout_s = task.name if task else "unknown", context.time_remaining()
+        async with grpc_status(context), self._calls.admit(name, timeout_s) as admitted:
             record = admitted.record
             pipeline = self._pipeline(message.profile)
             record.model = pipeline.profile.name

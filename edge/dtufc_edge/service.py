@@ -3,16 +3,17 @@
 request --> admission, deadline --> task: backbone --> encode --cloud--> result --> reply
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import Message
 
 from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models import plugins
-from dtufc.serving.calls import Admitted, Calls
+from dtufc.serving.calls import Admitted, Calls, grpc_status
 from dtufc.serving.describe import profile_info
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.worker import Worker
@@ -91,15 +92,35 @@ class InferenceService:
     ) -> inference_pb2.ListModelsReply:
         return inference_pb2.ListModelsReply(profiles=self._infos)
 
+    async def replies(
+        self, task: Task | str, request: Message, timeout_s: float | None
+    ) -> AsyncGenerator[Message, None]:
+        """One request's replies, however it came. Read it to the end, or close it: that ends the work.
+
+        Args:
+            task: or its name.
+            request: the message of the task's method.
+            timeout_s: until the deadline. None: that of the settings.
+
+        Raises:
+            DtufcError: the request cannot be served. Closing raises DeadlineExceeded where the deadline is the cause.
+        """
+        task = plugins.load(plugins.EDGE_TASKS, task)() if isinstance(task, str) else task
+        async with self._calls.admit(task.name, timeout_s) as admitted:
+            call = self._call(task, getattr(request, "coding", inference_pb2.Coding()), admitted)
+            async with aclosing(task.run(call, request)) as replies:  # type: ignore[type-var]
+                async for reply in replies:
+                    yield reply
+
     def _handler(self, task: Task) -> grpc.RpcMethodHandler:
         async def serve(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            async with self._calls.admit(task.name, context) as admitted:
-                call = self._call(task, getattr(request, "coding", inference_pb2.Coding()), admitted)
-                async with aclosing(task.run(call, request)) as replies:  # type: ignore[type-var]
-                    async for reply in replies:
-                        if not task.method.streams:
-                            return reply
-                        await context.write(reply)
+            replies = self.replies(task, request, context.time_remaining())
+            async with grpc_status(context), aclosing(replies):
+                if not task.method.streams:
+                    (only,) = [reply async for reply in replies]
+                    return only
+                async for reply in replies:
+                    await context.write(reply)
             return None
 
         method = task.method
