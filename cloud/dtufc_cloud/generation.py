@@ -7,9 +7,10 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
+from dtufc.serving.sampling import check_sampling
 from torch import Tensor
 
 from dtufc.coding import bitstream
@@ -19,7 +20,6 @@ from dtufc.models.capabilities import SequenceLogits, SequenceState
 from dtufc.serving.cache_budget import CacheBudget
 from dtufc.serving.limits import MAX_DRAFTED, SESSION_ID_BYTES
 from dtufc.serving.passes import Passes, pieces
-from dtufc.serving.sampling import check_sampling
 from dtufc.serving.telemetry import Record
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2
@@ -27,7 +27,7 @@ from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.sampling import Sampler
 from dtufc_cloud.settings import CloudSettings
 
-TASK = "complete"  # as profiles list it
+COMPLETE: Final = "complete"  # the task, as profiles list it
 
 
 class Session:
@@ -73,9 +73,7 @@ class Session:
                     logits = await self._passes.advance(self._state, features[piece], alone)
                 if not request.hold:
                     tokens = await self._worker.run(self._sampled, logits, request.drafted)
-        return head_pb2.GenerateReply(
-            num_rows=self._state.num_tokens, tokens=tokens, can_rewind=self._state.can_rewind
-        )
+        return head_pb2.GenerateReply(num_rows=self._state.num_tokens, tokens=tokens, can_rewind=self._state.can_rewind)
 
     def _decoded(self, rows: Sequence[head_pb2.Rows], record: Record) -> tuple[int, Tensor]:
         """Where the rows start, and their features [tokens, d]."""
@@ -114,7 +112,8 @@ class Session:
             raise InputError(field="drafted", problem="the model cannot take rows back", remedy="Send none")
         first = end - num_drafted - self._num_prompt_rows
         if not request.hold and not 0 <= first <= len(self._new_ids):
-            problem = f"{end - num_drafted} rows, with {self._num_prompt_rows} of the prompt and {len(self._new_ids)} of the reply"
+            of = f"{self._num_prompt_rows} of the prompt, {len(self._new_ids)} tokens of the reply"
+            problem = f"{end - num_drafted} rows, with {of}"
             raise InputError(field="rows", problem=problem, remedy="Name the reply's tokens so far in new_ids")
 
     def _sampled(self, logits: Tensor, drafted: Sequence[int]) -> list[head_pb2.SampledToken]:
@@ -144,7 +143,7 @@ class Sessions:
 
     def __init__(self, pipelines: Mapping[str, CloudPipeline], worker: Worker, settings: CloudSettings) -> None:
         self._worker, self._settings = worker, settings
-        self._pipelines = {name: p for name, p in pipelines.items() if TASK in p.profile.spec.tasks}
+        self._pipelines = {name: p for name, p in pipelines.items() if COMPLETE in p.profile.spec.tasks}
         self._passes: dict[str, Passes[Tensor, Tensor]] = {
             name: Passes(worker, p.head.next_logits_together if p.head.shares_passes else None)
             for name, p in self._pipelines.items()
@@ -198,7 +197,7 @@ class Sessions:
     def _checked(self, opening: head_pb2.OpenSession) -> CloudPipeline:
         pipeline = self._pipelines.get(opening.profile)
         if pipeline is None:
-            raise ProfileMismatch(profile=opening.profile, expected=f"not served for {TASK}", found="asked for")
+            raise ProfileMismatch(profile=opening.profile, expected=f"not served for {COMPLETE}", found="asked for")
         if opening.codec not in pipeline.codec.codecs or opening.dtype not in Dtype.__members__:
             problem = f"codec {opening.codec}, dtype {opening.dtype}"
             remedy = f"Use one of {', '.join(pipeline.codec.codecs)}, and of {', '.join(Dtype.__members__)}"
@@ -223,9 +222,7 @@ class _Named:
         self._turn = asyncio.Lock()
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def handle(
-        self, request: head_pb2.GenerateRequest, record: Record, idle_s: float
-    ) -> head_pb2.GenerateReply:
+    async def handle(self, request: head_pb2.GenerateRequest, record: Record, idle_s: float) -> head_pb2.GenerateReply:
         async with self._turn:
             if self._expiry is not None:
                 self._expiry.cancel()

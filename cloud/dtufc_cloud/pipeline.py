@@ -39,9 +39,7 @@ class CloudPipeline:
         with record.stages.measure("cloud.parse"):
             return self._checked(bitstream.parse(data), record)
 
-    def parse_step(
-        self, data: bytes, context: bitstream.StepContext, record: Record
-    ) -> tuple[int, bitstream.Frame]:
+    def parse_step(self, data: bytes, context: bitstream.StepContext, record: Record) -> tuple[int, bitstream.Frame]:
         """`parse`, of a step frame of a session: the position of its first row, and the frame."""
         with record.stages.measure("cloud.parse"):
             position, frame = bitstream.parse_step(data, context)

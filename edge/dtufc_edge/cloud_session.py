@@ -109,7 +109,8 @@ class CloudSession:
             return [(0, await exchange.encode(features, exchange.rate, focus=[-1]))]
         rows = [features[index : index + 1] for index in range(len(features))]
         return [
-            (at, await exchange.encode(row, self._token_rate, step_at=at)) for at, row in enumerate(rows, start=position)
+            (at, await exchange.encode(row, self._token_rate, step_at=at))
+            for at, row in enumerate(rows, start=position)
         ]
 
     async def _opened(

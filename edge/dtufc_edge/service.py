@@ -3,18 +3,22 @@
 request --> admission, deadline --> task: backbone --> encode --cloud--> result --> reply
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 import grpc
 from google.protobuf.message import Message
+from torch import Tensor
 
 from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models import plugins
+from dtufc.models.capabilities import TokenFeatures
+from dtufc.serving.cache_budget import CacheBudget
 from dtufc.serving.calls import Admitted, Calls, grpc_status
 from dtufc.serving.describe import profile_info
+from dtufc.serving.passes import Passes
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.worker import Worker
 from dtufc.v1 import inference_pb2
@@ -64,6 +68,8 @@ class InferenceService:
         self._calls = Calls(
             worker, telemetry, service="the edge", address=settings.listen, timeout_s=settings.timeout_s
         )
+        self._budget = CacheBudget(settings.max_cache_bytes)
+        self._passes = {name: Passes(worker, _together(p.backbone)) for name, p in pipelines.items()}
         self._infos = [profile_info(p.profile, p.codec, p.backbone.num_layers) for p in pipelines.values()]
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
@@ -143,7 +149,13 @@ class InferenceService:
         pipeline.codec.check_rate(codec, rate)
         exchange = Exchange(pipeline, self._cloud, self._worker, self._telemetry, admitted, codec=codec, rate=rate)
         return Call(
-            pipeline=pipeline, settings=self._settings, admitted=admitted, worker=self._worker, exchange=exchange
+            pipeline=pipeline,
+            settings=self._settings,
+            admitted=admitted,
+            worker=self._worker,
+            exchange=exchange,
+            passes=self._passes[pipeline.profile.name],
+            budget=self._budget,
         )
 
     def _pipeline(self, task: Task, name: str) -> EdgePipeline:
@@ -155,3 +167,10 @@ class InferenceService:
             known = ", ".join(able) or "none is served here"
             raise InputError(field="profile", problem=f"{name or 'none'} can {task.name}", remedy=f"These can: {known}")
         return able[name] if name else next(iter(able.values()))
+
+
+def _together(backbone: Any) -> Callable[[Sequence[Any], Sequence[Sequence[int]]], Sequence[Tensor]] | None:
+    """One pass for a token of each of several sequences; None where the family has no sequences, or cannot."""
+    if not isinstance(backbone, TokenFeatures) or not backbone.shares_passes:
+        return None
+    return lambda states, parts: backbone.features_together(states, [part[0] for part in parts])

@@ -26,7 +26,8 @@ class EdgeSettings(ServiceSettings):
     cloud_tls_certificate: Path | None = Field(default=None, description="PEM file, where the cloud asks for it.")
     cloud_tls_key: Path | None = Field(default=None, description="PEM file of its key.")
     cloud_calls: Literal["stream", "unary"] = Field(
-        default="stream", description="How sessions of generation reach the cloud: unary where it routes such calls alone."
+        default="stream",
+        description="How sessions of generation reach the cloud: unary where it routes such calls alone.",
     )
     max_prompt_tokens: int = Field(default=1024, ge=1, description="Longest prompt, in tokens.")
     max_new_tokens: int = Field(default=256, ge=1, description="Longest completion, in tokens.")

@@ -60,18 +60,29 @@ class Calls:
             Overloaded: all places are taken.
             DeadlineExceeded: the deadline has passed.
         """
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         with _known_errors(), self._telemetry.request(task) as record, self._worker.admit():
-            try:
-                async with asyncio.timeout(timeout_s) as timeout:
-                    yield Admitted(record=record, deadline=time.monotonic() + timeout_s)
-            # GeneratorExit: a generator holds this call, and is closed since the deadline met its reader, not its work.
-            except (TimeoutError, GeneratorExit) as error:
-                if not timeout.expired():  # something else's: of a file, of a socket, of a reader that has enough
-                    raise
-                raise DeadlineExceeded(
-                    peer=self._service, address=self._address, timeout_s=round(timeout_s, 3)
-                ) from error
+            async with self.deadline(timeout_s) as deadline:
+                yield Admitted(record=record, deadline=deadline)
+
+    @asynccontextmanager
+    async def deadline(self, timeout_s: float | None) -> AsyncIterator[float]:
+        """Ends what is inside at a deadline, which it gives, of time.monotonic().
+
+        Args:
+            timeout_s: until then. None: the service's own.
+
+        Raises:
+            DeadlineExceeded: it has passed.
+        """
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        try:
+            async with asyncio.timeout(timeout_s) as timeout:
+                yield time.monotonic() + timeout_s
+        # GeneratorExit: a generator holds this call, and is closed since the deadline met its reader, not its work.
+        except (TimeoutError, GeneratorExit) as error:
+            if not timeout.expired():  # something else's: of a file, of a socket, of a reader that has enough
+                raise
+            raise DeadlineExceeded(peer=self._service, address=self._address, timeout_s=round(timeout_s, 3)) from error
 
 
 @asynccontextmanager
