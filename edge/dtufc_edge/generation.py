@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class Generation:
         """Whether this token ends the reply."""
         return token_id in self._stops
 
-    async def tokens(self) -> AsyncIterator[head_pb2.SampledToken]:
+    async def tokens(self) -> AsyncGenerator[head_pb2.SampledToken, None]:
         """The tokens one by one; a token that ends the reply is the last.
 
         Raises:
