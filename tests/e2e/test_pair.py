@@ -359,7 +359,7 @@ def test_the_edge_lists_what_it_serves(client: EdgeClient) -> None:
 def test_a_frame_that_the_edge_pipeline_makes_is_one_the_library_parses() -> None:
     profile = load_profile("smollm2-135m", 1)
     edge, record = EdgePipeline(profile, CPU, torch.float32), Record("answer")
-    data = edge.encode(edge.backbone.start().features([1, 2, 3]), "raw", Rate(), record)
+    data = edge.encode(edge.backbone.features(edge.backbone.start(), [1, 2, 3]), "raw", Rate(), record)
     assert parse(data) == data.frame
     assert data.frame.shape == (3, 576)
     assert (record.wire_bytes, record.num_frames) == (len(data), 1)
