@@ -7,3 +7,6 @@ MAX_CALLS: Final = 256  # at a time, the queued ones counted: a bound on the mem
 MAX_CHOICES: Final = 26  # of one question: a letter each
 MAX_LABELS: Final = 100  # of one classified image
 MAX_LATENT_POSITIONS: Final = 1 << 14  # of one generated image: 1024 x 1024 pixels of a Stable Diffusion
+MAX_TOP_LOG_PROBABILITIES: Final = 20  # beside each generated token
+MAX_LOGIT_BIASES: Final = 300  # of one request
+MAX_STOP_TOKEN_IDS: Final = 64  # of one request
