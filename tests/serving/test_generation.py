@@ -1,6 +1,7 @@
 """Generation as a session: the text is the whole model's, whatever happens to the cloud and however it is asked."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -82,7 +83,9 @@ def test_drafts_bring_several_tokens_in_one_step_and_change_none(
         plain, drafted = await edge.complete(**ask, drafts=OFF), await edge.complete(**ask, drafts=ON)
         assert drafted.ids == plain.ids
         assert len(plain.ids) == 60
-        assert 0 < drafted.generated.accepted_tokens < drafted.generated.drafted_tokens
+        assert 10 < drafted.generated.accepted_tokens <= drafted.generated.drafted_tokens
+        if sampling.temperature:
+            assert drafted.generated.accepted_tokens < drafted.generated.drafted_tokens
 
     through(llama, body, unary=unary)
 
@@ -172,13 +175,15 @@ def test_the_text_waits_for_the_only_cloud_to_come_back(llama: Pipelines) -> Non
 def test_a_cloud_that_never_comes_back_is_unavailable_before_the_deadline(llama: Pipelines) -> None:
     async def run() -> None:
         async with local_cloud(llama[1]) as cloud, local_edge(llama[0], cloud.address) as edge:
+            stream = edge.stream(timeout_s=2, prompt=words(PROMPT), max_tokens=100)
+            await anext(stream)
+            await cloud.die()
             with pytest.raises(Unavailable):
-                async for _ in edge.stream(timeout_s=2, prompt=words(PROMPT), max_tokens=200):
-                    await cloud.die()
+                await anext(stream)
 
-    start = asyncio.new_event_loop().time()
+    start = time.monotonic()
     asyncio.run(run())
-    assert 1 < asyncio.new_event_loop().time() - start < 2.5
+    assert 1 < time.monotonic() - start < 2.5
 
 
 def test_a_text_that_cannot_fit_is_rejected_at_its_opening_with_the_number(llama: Pipelines) -> None:
