@@ -133,7 +133,7 @@ async def local_edge(
 ) -> AsyncIterator[LocalEdge]:
     worker, telemetry = Worker(threads=1, queue_limit=32), Telemetry("edge")
     name = pipeline.profile.name
-    async with channel(clouds) as to_cloud:
+    async with channel(clouds, sticky=unary) as to_cloud:
         cloud = Cloud(to_cloud, clouds, {name: pipeline.profile.digest}, unary=unary)
         yield LocalEdge(
             InferenceService({name: pipeline}, cloud, worker, telemetry, EdgeSettings(cloud=clouds, **settings)),
