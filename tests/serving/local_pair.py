@@ -1,7 +1,7 @@
 """Edge and cloud in one process, over gRPC on loopback, for models that are small enough to be made by a test."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,7 +118,7 @@ class LocalEdge:
             found.replies.append(reply)
         return found
 
-    async def stream(self, timeout_s: float = 60, **fields: Any) -> AsyncIterator[inference_pb2.CompleteReply]:
+    async def stream(self, timeout_s: float = 60, **fields: Any) -> AsyncGenerator[inference_pb2.CompleteReply, None]:
         fields.setdefault("coding", inference_pb2.Coding(codec="raw"))
         request = inference_pb2.CompleteRequest(plain=True, **fields)
         async with aclosing(self.service.replies("complete", request, timeout_s)) as replies:

@@ -79,7 +79,7 @@ def test_drafts_bring_several_tokens_in_one_step_and_change_none(
     sampling.logit_bias[17] = sampling.logit_bias[60] = 6.0  # a text that repeats itself
 
     async def body(edge: LocalEdge) -> None:
-        ask = {"prompt": text_of(PROMPT), "max_tokens": 60, "sampling": sampling}
+        ask: dict[str, Any] = {"prompt": text_of(PROMPT), "max_tokens": 60, "sampling": sampling}
         plain, drafted = await edge.complete(**ask, drafts=OFF), await edge.complete(**ask, drafts=ON)
         assert drafted.ids == plain.ids
         assert len(plain.ids) == 60
@@ -100,7 +100,7 @@ def test_a_model_that_cannot_take_tokens_back_gets_no_drafts(stateful: Pipelines
 
 def test_the_same_seed_gives_the_same_text_and_another_one_another(llama: Pipelines) -> None:
     async def body(edge: LocalEdge) -> None:
-        ask = {"prompt": text_of(PROMPT), "max_tokens": 30}
+        ask: dict[str, Any] = {"prompt": text_of(PROMPT), "max_tokens": 30}
         first = await edge.complete(**ask, sampling=SAMPLED)
         assert first.generated.seed == 7
         assert (await edge.complete(**ask, sampling=SAMPLED)).ids == first.ids
@@ -116,7 +116,9 @@ def test_the_same_seed_gives_the_same_text_and_another_one_another(llama: Pipeli
 
 def test_several_texts_at_once_are_each_what_they_are_alone(llama: Pipelines) -> None:
     async def body(edge: LocalEdge) -> None:
-        asks = [{"prompt": text_of(range(5 + n, 20 + 3 * n)), "max_tokens": 12 + n} for n in range(8)]
+        asks: list[dict[str, Any]] = [
+            {"prompt": text_of(range(5 + n, 20 + 3 * n)), "max_tokens": 12 + n} for n in range(8)
+        ]
         alone = [(await edge.complete(**ask)).ids for ask in asks]
         together = await asyncio.gather(*(edge.complete(**ask) for ask in asks))
         assert [reply.ids for reply in together] == alone
@@ -137,7 +139,7 @@ def test_the_text_goes_on_where_its_cloud_dies_or_drains(
             clouds = [await stack.enter_async_context(local_cloud(cloud_pipeline)) for _ in range(2)]
             target = f"ipv4:{','.join(cloud.address for cloud in clouds)}"
             edge = await stack.enter_async_context(local_edge(edge_pipeline, target, unary=unary))
-            ask = {"prompt": text_of(PROMPT), "max_tokens": 40, "sampling": sampling}
+            ask: dict[str, Any] = {"prompt": text_of(PROMPT), "max_tokens": 40, "sampling": sampling}
             expected = (await edge.complete(**ask)).ids
             ids = []
             async for reply in edge.stream(**ask):
@@ -158,7 +160,7 @@ def test_the_text_waits_for_the_only_cloud_to_come_back(llama: Pipelines) -> Non
         async with AsyncExitStack() as stack:
             first = await stack.enter_async_context(local_cloud(llama[1]))
             edge = await stack.enter_async_context(local_edge(llama[0], first.address))
-            ask = {"prompt": text_of(PROMPT), "max_tokens": 20}
+            ask: dict[str, Any] = {"prompt": text_of(PROMPT), "max_tokens": 20}
             expected = (await edge.complete(**ask)).ids
             ids = []
             async for reply in edge.stream(**ask):
@@ -234,7 +236,7 @@ def test_a_session_that_was_idle_ends_and_its_text_goes_on(llama: Pipelines, una
             local_cloud(llama[1], session_idle_s=0.2) as cloud,
             local_edge(llama[0], cloud.address, unary=unary) as edge,
         ):
-            ask = {"prompt": text_of(PROMPT), "max_tokens": 12}
+            ask: dict[str, Any] = {"prompt": text_of(PROMPT), "max_tokens": 12}
             expected = (await edge.complete(**ask)).ids
             ids = []
             async for reply in edge.stream(**ask):

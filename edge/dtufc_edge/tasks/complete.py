@@ -4,11 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import ClassVar, Final
 
-from dtufc.serving.sampling import check_sampling
-
 from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models.capabilities import TokenFeatures
+from dtufc.serving.sampling import check_sampling
 from dtufc.v1 import inference_pb2
 from dtufc_edge.detokenizer import Detokenizer
 from dtufc_edge.generation import Generation
