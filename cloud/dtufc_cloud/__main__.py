@@ -25,6 +25,7 @@ async def start(settings: CloudSettings) -> None:
             for profile in served_profiles(settings)
         }
         service = HeadService(pipelines, worker, telemetry, settings)
+        server.on_drain.append(service.drain)
         head_pb2_grpc.add_HeadServiceServicer_to_server(service, server.grpc)
         return [head_pb2.DESCRIPTOR.services_by_name["HeadService"].full_name]
 

@@ -37,8 +37,16 @@ class CloudPipeline:
             InputError: features that the head does not take, or more tokens than this service does.
         """
         with record.stages.measure("cloud.parse"):
-            frame = bitstream.parse(data)
-            self.codec.check_frame(frame)
+            return self._checked(bitstream.parse(data), record)
+
+    def parse_step(self, data: bytes, context: bitstream.StepContext, record: Record) -> tuple[int, bitstream.Frame]:
+        """`parse`, of a step frame of a session: the position of its first row, and the frame."""
+        with record.stages.measure("cloud.parse"):
+            position, frame = bitstream.parse_step(data, context)
+            return position, self._checked(frame, record)
+
+    def _checked(self, frame: bitstream.Frame, record: Record) -> bitstream.Frame:
+        self.codec.check_frame(frame)
         layout = self.profile.layout
         num_inputs, num_tokens, _ = layout.rows_shape(frame.shape)
         if num_inputs > 1 or (not layout.is_map and num_tokens > self._max_tokens):

@@ -1,27 +1,32 @@
 """HeadService over gRPC: finds the task of each request, and wraps every task alike.
 
 request --> admission, deadline --> frame --> features --> task: head --> result
+stream  --> session --> rows --> tokens
 """
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 
-from dtufc.errors import InputError, ProfileMismatch
+from dtufc.errors import InputError, ProfileMismatch, SessionLost
 from dtufc.models import plugins
-from dtufc.serving.calls import Calls
+from dtufc.models.capabilities import SequenceLogits
+from dtufc.serving.calls import Calls, grpc_status
 from dtufc.serving.describe import profile_info
 from dtufc.serving.telemetry import Record, Telemetry
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2, head_pb2_grpc
+from dtufc_cloud.generation import COMPLETE, Sessions
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.settings import CloudSettings
 from dtufc_cloud.tasks import Task
 
 _GROUP: Final = plugins.CLOUD_TASKS
+_DRAINS: Final = "this cloud stops"
 
 
 def tasks_by_message(tasks: Iterable[Task]) -> dict[str, Task]:
@@ -49,14 +54,71 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
         )
         self._tasks = tasks_by_message(plugins.load(_GROUP, name)() for name in plugins.names(_GROUP))
         self._check_tasks()
+        self._telemetry = telemetry
+        self._sessions = Sessions(pipelines, worker, settings)
+        self._draining = asyncio.Event()
         self._infos = [profile_info(p.profile, p.codec, p.head.num_layers) for p in pipelines.values()]
 
     async def Describe(self, _: head_pb2.DescribeRequest, __: grpc.aio.ServicerContext) -> head_pb2.DescribeReply:
         return head_pb2.DescribeReply(profiles=self._infos)
 
+    async def Generate(self, _: AsyncIterator[head_pb2.GenerateRequest], context: grpc.aio.ServicerContext) -> None:
+        async with grpc_status(context):
+            message = await self._next_message(context)
+            with self._telemetry.request(COMPLETE) as record:
+                if message is None or not message.HasField("open"):
+                    problem, remedy = "it is missing", "Open the session by the first message"
+                    raise InputError(field="open", problem=problem, remedy=remedy)
+                with self._sessions.opened(message.open, record) as session:
+                    await self._load(self._pipeline(message.open.profile), message.open.codec)
+                    while message is not None:
+                        before = dict(record.stages.seconds)
+                        async with self._calls.deadline(None):
+                            reply = await session.handle(message, record)
+                        _add_stages(reply, record, before)
+                        await context.write(reply)
+                        message = await self._next_message(context)
+                        if message is not None and message.HasField("open"):
+                            raise InputError(
+                                field="open", problem="it is open", remedy="Open another by a call of its own"
+                            )
+
+    async def Step(
+        self, message: head_pb2.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> head_pb2.GenerateReply:
+        async with grpc_status(context), self._calls.admit(COMPLETE, context.time_remaining()) as admitted:
+            if self._draining.is_set():
+                raise SessionLost(problem=_DRAINS)
+            reply = await self._sessions.step(message, admitted.record)
+            _add_stages(reply, admitted.record)
+            return reply
+        raise AssertionError("a call that fails is aborted")
+
+    def drain(self) -> None:
+        """Tells every session to go on elsewhere, once the message that it works on is answered."""
+        self._draining.set()
+
+    async def _next_message(self, context: grpc.aio.ServicerContext) -> head_pb2.GenerateRequest | None:
+        """None where the caller has ended the session. Raises SessionLost where it is idle, or this service stops."""
+        reading, draining = asyncio.ensure_future(context.read()), asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait(
+                (reading, draining), timeout=self._settings.session_idle_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if draining.done():
+                raise SessionLost(problem=_DRAINS)
+            if not reading.done():
+                raise SessionLost(problem=f"no rows came for {self._settings.session_idle_s} s")
+            message = reading.result()
+            return None if message is grpc.aio.EOF else message
+        finally:
+            reading.cancel()
+            draining.cancel()
+
     async def Run(self, message: head_pb2.RunRequest, context: grpc.aio.ServicerContext) -> head_pb2.RunReply:
         task = self._tasks.get(message.task.TypeName())
-        async with self._calls.admit(task.name if task else "unknown", context) as admitted:
+        name, timeout_s = task.name if task else "unknown", context.time_remaining()
+        async with grpc_status(context), self._calls.admit(name, timeout_s) as admitted:
             record = admitted.record
             pipeline = self._pipeline(message.profile)
             record.model = pipeline.profile.name
@@ -67,9 +129,7 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
             arguments = _unpacked(message.task, task.request())
             task.check(arguments, self._settings)
             frame = await self._worker.run(pipeline.parse, message.frame, record)
-            if not pipeline.codec.is_loaded(frame.codec.name):
-                # A network takes seconds to load: not in a thread of the requests, where other calls would wait for it.
-                await self._worker.prepare(pipeline.codec.prepare, frame.codec.name)
+            await self._load(pipeline, frame.codec.name)
 
             def run() -> Any:
                 features = pipeline.decode(frame, len(message.frame), record)
@@ -81,6 +141,11 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
             return reply
         raise AssertionError("a call that fails is aborted")
 
+    async def _load(self, pipeline: CloudPipeline, codec: str) -> None:
+        """A network takes seconds to load: not in a thread of the requests, where other calls would wait for it."""
+        if not pipeline.codec.is_loaded(codec):
+            await self._worker.prepare(pipeline.codec.prepare, codec)
+
     def _pipeline(self, name: str) -> CloudPipeline:
         if name not in self._pipelines:
             raise ProfileMismatch(profile=name, expected="not served", found="asked for")
@@ -88,13 +153,13 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
 
     def _check_tasks(self) -> None:
         """Raises InputError where a profile lists a task that is not installed, or that its head cannot do."""
-        by_name = {task.name: task for task in self._tasks.values()}
+        needs: dict[str, type] = {task.name: task.needs for task in self._tasks.values()} | {COMPLETE: SequenceLogits}
         for pipeline in self._pipelines.values():
             for name in pipeline.profile.spec.tasks:
-                task = by_name.get(name) or plugins.load(_GROUP, name)()
-                if not isinstance(pipeline.head, task.needs):
+                needed = needs.get(name) or plugins.load(_GROUP, name)().needs
+                if not isinstance(pipeline.head, needed):
                     family = pipeline.profile.spec.family
-                    problem = f"{pipeline.profile.name} lists {name}, and family {family} has no {task.needs.__name__}"
+                    problem = f"{pipeline.profile.name} lists {name}, and family {family} has no {needed.__name__}"
                     raise InputError(field="tasks", problem=problem, remedy="List tasks that the family can do")
 
 
@@ -108,6 +173,9 @@ def _unpacked(given: AnyMessage, arguments: Message) -> Message:
     raise InputError(field="task", problem=problem, remedy="Pack the message as google.protobuf.Any")
 
 
-def _add_stages(reply: head_pb2.RunReply, record: Record) -> None:
+def _add_stages(
+    reply: head_pb2.RunReply | head_pb2.GenerateReply, record: Record, before: Mapping[str, float] | None = None
+) -> None:
+    """The stages of a record, less the seconds that they had before."""
     for stage, seconds in record.stages.seconds.items():
-        reply.stages.add(name=stage, seconds=seconds)
+        reply.stages.add(name=stage, seconds=seconds - (before or {}).get(stage, 0.0))

@@ -27,7 +27,8 @@ async def start(settings: EdgeSettings) -> None:
             }
             for name, pipeline in pipelines.items():
                 telemetry.expect(name, pipeline.codec.codecs)
-            cloud = Cloud(to_cloud, settings.cloud, {name: p.profile.digest for name, p in pipelines.items()})
+            digests = {name: p.profile.digest for name, p in pipelines.items()}
+            cloud = Cloud(to_cloud, settings.cloud, digests, unary=settings.cloud_calls == "unary")
             service = InferenceService(pipelines, cloud, worker, telemetry, settings)
             return service.add_to(server.grpc)
 

@@ -1,23 +1,39 @@
 """The edge's way to the cloud: compares profiles when the two meet, and turns a failed call into our own error."""
 
+import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Mapping
+from typing import Final, Protocol
 
 import grpc
 
-from dtufc.errors import BitstreamError, DtufcError, Internal, ProfileMismatch, Unavailable
+from dtufc.errors import BitstreamError, DeadlineExceeded, DtufcError, Internal, ProfileMismatch, Unavailable
+from dtufc.serving.limits import SESSION_ID_BYTES
 from dtufc.serving.status import error_of
 from dtufc.v1 import head_pb2, head_pb2_grpc
 
-_PEER = "the cloud"
+_PEER: Final = "the cloud"
+_CLOSE_S: Final = 5.0  # to end a session by a call of its own
+_closing: set[grpc.aio.Call] = set()  # calls that nobody waits for: one that is forgotten is cancelled
 _log = logging.getLogger(__name__)
 
 
 class Cloud:
     """One cloud at one address."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str, digests: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, address: str, digests: Mapping[str, bytes], *, unary: bool = False
+    ) -> None:
+        """
+        Args:
+            channel: to the cloud.
+            address: as errors name it.
+            digests: of the profiles that this edge serves.
+            unary: whether sessions are calls of `Step`, instead of a stream.
+        """
+        self._unary = unary
         self._stub = head_pb2_grpc.HeadServiceStub(channel)
         self.address = address
         self._digests = digests
@@ -36,7 +52,19 @@ class Cloud:
             await self._meet(request.profile, timeout_s)
             return await self._stub.Run(request, timeout=max(0.0, deadline - time.monotonic()))
         except grpc.aio.AioRpcError as error:
-            raise self._translated(error, timeout_s) from error
+            raise self.translated(error, timeout_s) from error
+
+    async def open(self, profile: str, timeout_s: float) -> "Link":
+        """The way of one session to a cloud, before its first message.
+
+        Raises:
+            DtufcError: as `run` does.
+        """
+        try:
+            await self._meet(profile, timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self.translated(error, timeout_s) from error
+        return StepCalls(self, self._stub) if self._unary else Stream(self, self._stub)
 
     async def _meet(self, profile: str, timeout_s: float) -> None:
         if self._theirs is None:
@@ -48,7 +76,8 @@ class Cloud:
             found = "not served" if theirs is None else theirs.hex()[:16]
             raise ProfileMismatch(profile=profile, expected=self._digests[profile].hex()[:16], found=found)
 
-    def _translated(self, error: grpc.aio.AioRpcError, timeout_s: float) -> DtufcError:
+    def translated(self, error: grpc.aio.AioRpcError, timeout_s: float) -> DtufcError:
+        """The error of ours that a failed call amounts to."""
         translated = error_of(error, _PEER, self.address, round(timeout_s, 3))
         if isinstance(translated, Unavailable | ProfileMismatch):
             self._theirs = None  # it may come back as another: compare before the next frame is sent
@@ -57,3 +86,64 @@ class Cloud:
             _log.error("the cloud at %s rejected a frame: %s", self.address, translated)
             return Internal()
         return translated
+
+
+class Link(Protocol):
+    """The way of one session: a message goes, a reply comes back."""
+
+    async def exchange(self, request: head_pb2.GenerateRequest, timeout_s: float) -> head_pb2.GenerateReply:
+        """Raises DtufcError where the cloud does, or is lost."""
+
+    def close(self) -> None:
+        """Ends the session; what the cloud holds of it is free at once."""
+
+
+class Stream:
+    """A session that is one call of `Generate`."""
+
+    def __init__(self, cloud: Cloud, stub: head_pb2_grpc.HeadServiceStub) -> None:
+        self._cloud = cloud
+        self._call = stub.Generate()
+
+    async def exchange(self, request: head_pb2.GenerateRequest, timeout_s: float) -> head_pb2.GenerateReply:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._call.write(request)
+                reply = await self._call.read()
+                if reply is not grpc.aio.EOF:
+                    return reply
+        except TimeoutError as error:
+            raise DeadlineExceeded(peer=_PEER, address=self._cloud.address, timeout_s=round(timeout_s, 3)) from error
+        except grpc.aio.AioRpcError as error:
+            raise self._cloud.translated(error, timeout_s) from error
+        except asyncio.InvalidStateError:  # it ended before this message
+            pass
+        call = self._call
+        code, details = await call.code(), await call.details()
+        if code == grpc.StatusCode.OK:
+            raise Unavailable(peer=_PEER, address=self._cloud.address, problem="it ended the session")
+        error = grpc.aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details)
+        raise self._cloud.translated(error, timeout_s)
+
+    def close(self) -> None:
+        self._call.cancel()
+
+
+class StepCalls:
+    """A session that is a call of `Step` for each message."""
+
+    def __init__(self, cloud: Cloud, stub: head_pb2_grpc.HeadServiceStub) -> None:
+        self._cloud, self._stub = cloud, stub
+        self._id = secrets.token_bytes(SESSION_ID_BYTES)
+
+    async def exchange(self, request: head_pb2.GenerateRequest, timeout_s: float) -> head_pb2.GenerateReply:
+        request.session_id = self._id
+        try:
+            return await self._stub.Step(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._cloud.translated(error, timeout_s) from error
+
+    def close(self) -> None:
+        call = self._stub.Step(head_pb2.GenerateRequest(session_id=self._id, close=True), timeout=_CLOSE_S)
+        _closing.add(call)
+        call.add_done_callback(_closing.discard)

@@ -7,10 +7,11 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 from torch import Tensor
 
+from dtufc.coding.feature_codec import EncodedFrame
 from dtufc.coding.rate import Rate
 from dtufc.errors import Desync, InputError, Rejected
 from dtufc.serving.calls import Admitted
-from dtufc.serving.telemetry import Telemetry
+from dtufc.serving.telemetry import Record, Telemetry
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2
 from dtufc_edge.cloud import Cloud
@@ -37,12 +38,12 @@ class Exchange:
         codec: str,
         rate: Rate,
     ) -> None:
-        self._pipeline = pipeline
-        self._cloud = cloud
+        self.pipeline = pipeline
+        self.cloud = cloud
         self._worker = worker
         self._telemetry = telemetry
-        self._admitted = admitted
-        self._codec, self._rate = codec, rate
+        self.admitted = admitted
+        self.codec, self.rate = codec, rate
 
     async def send(self, features: Tensor, task: Message, result: type[M], focus: Sequence[int] = ()) -> M:
         """Features [...] and a task of the cloud, to that task's result.
@@ -56,31 +57,42 @@ class Exchange:
         Raises:
             DtufcError: whatever encoding, the way or the cloud raised.
         """
-        record = self._admitted.record
-        if not self._pipeline.codec.is_loaded(self._codec):
-            # A network takes seconds to load: not in a thread of the requests, where other calls would wait for it.
-            await self._worker.prepare(self._pipeline.codec.prepare, self._codec)
-        request = head_pb2.RunRequest(profile=self._pipeline.profile.name)
+        record = self.record
+        request = head_pb2.RunRequest(profile=self.pipeline.profile.name)
         request.task.Pack(task)
-        request.frame = await self._encode(features, focus)
+        request.frame = await self.encode(features, self.rate, focus)
         with record.stages.measure("round_trip"):
             try:
-                reply = await self._cloud.run(request, self._admitted.remaining_s)
+                reply = await self.cloud.run(request, self.admitted.remaining_s)
             except Desync as desync:
-                self._telemetry.desyncs.labels(record.model, self._codec).inc()
-                self._codec = record.codec = "raw"
+                self.desynced()
                 try:
-                    request.frame = await self._encode(features, focus)
+                    request.frame = await self.encode(features, self.rate, focus)
                 except InputError:  # more bytes than the call's rate allows
                     raise desync from None
-                reply = await self._cloud.run(request, self._admitted.remaining_s)
+                reply = await self.cloud.run(request, self.admitted.remaining_s)
         for stage in reply.stages:
             record.stages.add(stage.name, stage.seconds)
         return self._unpacked(reply.result, result)
 
-    async def _encode(self, features: Tensor, focus: Sequence[int]) -> bytes:
-        record = self._admitted.record
-        return bytes(await self._worker.run(self._pipeline.encode, features, self._codec, self._rate, record, focus))
+    @property
+    def record(self) -> Record:
+        """What is known of the call so far."""
+        return self.admitted.record
+
+    async def encode(
+        self, features: Tensor, rate: Rate, focus: Sequence[int] = (), step_at: int | None = None
+    ) -> EncodedFrame:
+        """Features to a frame; see `EdgePipeline.encode`."""
+        if not self.pipeline.codec.is_loaded(self.codec):
+            # A network takes seconds to load: not in a thread of the requests, where other calls would wait for it.
+            await self._worker.prepare(self.pipeline.codec.prepare, self.codec)
+        return await self._worker.run(self.pipeline.encode, features, self.codec, rate, self.record, focus, step_at)
+
+    def desynced(self) -> None:
+        """Counts features that the cloud decoded to others; those that follow go in `raw`."""
+        self._telemetry.desyncs.labels(self.record.model, self.codec).inc()
+        self.codec = self.record.codec = "raw"
 
     def _unpacked(self, given: AnyMessage, result: Any) -> Any:
         message = result()
@@ -90,4 +102,4 @@ class Exchange:
             problem = f"it answered with {given.TypeName()}, not {result.DESCRIPTOR.full_name}"
         except DecodeError as error:
             problem = f"its answer cannot be read: {error}"
-        raise Rejected(peer="the cloud", address=self._cloud.address, problem=problem)
+        raise Rejected(peer="the cloud", address=self.cloud.address, problem=problem)

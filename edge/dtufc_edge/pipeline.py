@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dtufc.coding import bitstream
 from dtufc.coding.feature_codec import EncodedFrame, FeatureCodec
 from dtufc.coding.rate import Rate
 from dtufc.models import plugins
@@ -28,9 +29,24 @@ class EdgePipeline:
         self.codec.prepare(self.codec.default_codec)  # before the first request; a damaged one ends the start
 
     def encode(
-        self, features: Tensor, codec: str, rate: Rate, record: Record, focus: Sequence[int] = ()
+        self,
+        features: Tensor,
+        codec: str,
+        rate: Rate,
+        record: Record,
+        focus: Sequence[int] = (),
+        step_at: int | None = None,
     ) -> EncodedFrame:
-        """Features to one frame."""
+        """Features to one frame.
+
+        Args:
+            features: of a shape that the profile's layout knows.
+            codec: one of the profile's.
+            rate: of the frame.
+            record: that counts it.
+            focus: rows that the result depends on most.
+            step_at: the position of a step frame, as which it will be sent; None for a whole one.
+        """
         record.quality = rate.label if self.codec.has_rate(codec) else "none"
         with record.stages.measure("edge.encode"):
             data = self.codec.encode(
@@ -44,7 +60,7 @@ class EdgePipeline:
         record.add_frame(
             raw_bytes=features.nbytes,
             payload_bytes=len(data.frame.payload),
-            wire_bytes=len(data),
+            wire_bytes=len(data) if step_at is None else len(bitstream.pack_step(data.frame, step_at)),
             num_values=features.numel(),
         )
         return data

@@ -3,17 +3,22 @@
 request --> admission, deadline --> task: backbone --> encode --cloud--> result --> reply
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import Message
+from torch import Tensor
 
 from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models import plugins
-from dtufc.serving.calls import Admitted, Calls
+from dtufc.models.capabilities import TokenFeatures
+from dtufc.serving.cache_budget import CacheBudget
+from dtufc.serving.calls import Admitted, Calls, grpc_status
 from dtufc.serving.describe import profile_info
+from dtufc.serving.passes import Passes
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.worker import Worker
 from dtufc.v1 import inference_pb2
@@ -63,6 +68,8 @@ class InferenceService:
         self._calls = Calls(
             worker, telemetry, service="the edge", address=settings.listen, timeout_s=settings.timeout_s
         )
+        self._budget = CacheBudget(settings.max_cache_bytes)
+        self._passes = {name: Passes(worker, _together(p.backbone)) for name, p in pipelines.items()}
         self._infos = [profile_info(p.profile, p.codec, p.backbone.num_layers) for p in pipelines.values()]
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
@@ -91,15 +98,35 @@ class InferenceService:
     ) -> inference_pb2.ListModelsReply:
         return inference_pb2.ListModelsReply(profiles=self._infos)
 
+    async def replies(
+        self, task: Task | str, request: Message, timeout_s: float | None
+    ) -> AsyncGenerator[Message, None]:
+        """One request's replies, however it came. Read it to the end, or close it: that ends the work.
+
+        Args:
+            task: or its name.
+            request: the message of the task's method.
+            timeout_s: until the deadline. None: that of the settings.
+
+        Raises:
+            DtufcError: the request cannot be served. Closing raises DeadlineExceeded where the deadline is the cause.
+        """
+        task = plugins.load(plugins.EDGE_TASKS, task)() if isinstance(task, str) else task
+        async with self._calls.admit(task.name, timeout_s) as admitted:
+            call = self._call(task, getattr(request, "coding", inference_pb2.Coding()), admitted)
+            async with aclosing(task.run(call, request)) as replies:  # type: ignore[type-var]
+                async for reply in replies:
+                    yield reply
+
     def _handler(self, task: Task) -> grpc.RpcMethodHandler:
         async def serve(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            async with self._calls.admit(task.name, context) as admitted:
-                call = self._call(task, getattr(request, "coding", inference_pb2.Coding()), admitted)
-                async with aclosing(task.run(call, request)) as replies:  # type: ignore[type-var]
-                    async for reply in replies:
-                        if not task.method.streams:
-                            return reply
-                        await context.write(reply)
+            replies = self.replies(task, request, context.time_remaining())
+            async with grpc_status(context), aclosing(replies):
+                if not task.method.streams:
+                    (only,) = [reply async for reply in replies]
+                    return only
+                async for reply in replies:
+                    await context.write(reply)
             return None
 
         method = task.method
@@ -122,7 +149,13 @@ class InferenceService:
         pipeline.codec.check_rate(codec, rate)
         exchange = Exchange(pipeline, self._cloud, self._worker, self._telemetry, admitted, codec=codec, rate=rate)
         return Call(
-            pipeline=pipeline, settings=self._settings, admitted=admitted, worker=self._worker, exchange=exchange
+            pipeline=pipeline,
+            settings=self._settings,
+            admitted=admitted,
+            worker=self._worker,
+            exchange=exchange,
+            passes=self._passes[pipeline.profile.name],
+            budget=self._budget,
         )
 
     def _pipeline(self, task: Task, name: str) -> EdgePipeline:
@@ -134,3 +167,10 @@ class InferenceService:
             known = ", ".join(able) or "none is served here"
             raise InputError(field="profile", problem=f"{name or 'none'} can {task.name}", remedy=f"These can: {known}")
         return able[name] if name else next(iter(able.values()))
+
+
+def _together(backbone: Any) -> Callable[[Sequence[Any], Sequence[Sequence[int]]], Sequence[Tensor]] | None:
+    """One pass for a token of each of several sequences; None where the family has no sequences, or cannot."""
+    if not isinstance(backbone, TokenFeatures) or not backbone.shares_passes:
+        return None
+    return lambda states, parts: backbone.features_together(states, [part[0] for part in parts])

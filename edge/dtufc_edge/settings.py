@@ -1,7 +1,7 @@
 """Settings of the edge."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -25,8 +25,13 @@ class EdgeSettings(ServiceSettings):
     )
     cloud_tls_certificate: Path | None = Field(default=None, description="PEM file, where the cloud asks for it.")
     cloud_tls_key: Path | None = Field(default=None, description="PEM file of its key.")
+    cloud_calls: Literal["stream", "unary"] = Field(
+        default="stream",
+        description="How sessions of generation reach the cloud: unary where it routes such calls alone.",
+    )
     max_prompt_tokens: int = Field(default=1024, ge=1, description="Longest prompt, in tokens.")
     max_new_tokens: int = Field(default=256, ge=1, description="Longest completion, in tokens.")
+    max_cache_bytes: int = Field(default=2 << 30, ge=1, description="Keys and values of all texts together.")
     max_steps: int = Field(default=100, ge=1, description="Most steps of a denoiser for one image.")
     max_image_bytes: int = Field(default=16 << 20, ge=1, description="Largest image file.")
     max_image_pixels: int = Field(default=40_000_000, ge=1, description="Largest image, unpacked.")

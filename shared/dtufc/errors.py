@@ -12,6 +12,8 @@
         Desync              the frame decoded to other symbols than were encoded
       ServiceError        what the service lacks
         Overloaded          the queue is full
+        CacheFull           a session's keys and values do not fit beside those of the others
+        SessionLost         the session is not known any more: it can be opened again
         Unavailable         the other side cannot be reached
         Rejected            the other side does not take such calls; trying again does not help
         DeadlineExceeded    the time given has passed
@@ -99,6 +101,19 @@ class ServiceError(DtufcError):
 class Overloaded(ServiceError):
     code = "OVERLOADED"
     template = "all {limit} places for requests are taken. Try again later."
+
+
+class CacheFull(ServiceError):
+    code = "CACHE_FULL"
+    template = (
+        "a sequence of {tokens} tokens needs {needed} bytes of cache, and {free} of {limit} are free. "
+        "Try again later, or ask for fewer tokens."
+    )
+
+
+class SessionLost(ServiceError):
+    code = "SESSION_LOST"
+    template = "the session is lost: {problem}. Open it again, and send its rows."
 
 
 class Unavailable(ServiceError):

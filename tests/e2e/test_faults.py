@@ -32,7 +32,7 @@ from tests.e2e.services import (
 STUBBORN = """
 import asyncio, os, sys, time
 import grpc
-from dtufc.serving.calls import Calls
+from dtufc.serving.calls import Calls, grpc_status
 from dtufc.serving.lifecycle import run, serve
 from dtufc.serving.telemetry import Telemetry
 from dtufc_edge.settings import EdgeSettings
@@ -41,7 +41,7 @@ async def register(server, worker, telemetry):
     calls = Calls(worker, telemetry, service="the edge", address="", timeout_s=60)
 
     async def work(request, context):
-        async with calls.admit("work", context):
+        async with grpc_status(context), calls.admit("work", context.time_remaining()):
             print('"message": "working"', file=sys.stderr, flush=True)
             await worker.run(time.sleep, 120)
 

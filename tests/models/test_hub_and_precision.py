@@ -32,7 +32,7 @@ try:
     pipeline = EdgePipeline(load_profile(sys.argv[1]), torch.device("cpu"), torch.float32)
 except InputError as error:
     sys.exit(f"error: {error}")
-print(pipeline.backbone.start().features([3, 4, 5]).double().sum().item())
+print(pipeline.backbone.features(pipeline.backbone.start(), [3, 4, 5]).double().sum().item())
 """
 
 
@@ -58,7 +58,7 @@ def test_a_model_named_by_its_hub_id_is_that_of_the_folder(llama_folder: Path, t
     done = run(hub_profile(tmp_path / "by-hub", "someone/tiny"), tmp_path / "home")
     assert done.returncode == 0, done.stderr
     local = EdgePipeline(profile_of("decoder", llama_folder, 2), CPU, torch.float32)
-    expected = float(local.backbone.start().features([3, 4, 5]).double().sum())
+    expected = float(local.backbone.features(local.backbone.start(), [3, 4, 5]).double().sum())
     assert float(done.stdout) == pytest.approx(expected, abs=1e-4)
 
 
@@ -77,7 +77,7 @@ def test_a_pair_in_sixteen_bits_sends_its_features_as_they_are(
 ) -> None:
     profile = profile_of("decoder", llama_folder, split)
     edge, cloud = EdgePipeline(profile, CPU, dtype), CloudPipeline(profile, CPU, dtype)
-    features = edge.backbone.start().features([3, 5, 7, 9])
+    features = edge.backbone.features(edge.backbone.start(), [3, 5, 7, 9])
     assert features.dtype == dtype
     frame = edge.encode(features, "raw", Rate(), Record("answer"))
     assert torch.equal(decoded(cloud, frame), features)

@@ -4,14 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 import grpc
 import pytest
 
 from dtufc.errors import DeadlineExceeded, DtufcError, Internal, Overloaded
-from dtufc.serving.calls import Admitted, Calls
+from dtufc.serving.calls import Admitted, Calls, grpc_status
 from dtufc.serving.status import error_of
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server, channel
@@ -45,7 +45,7 @@ async def served(body: Body) -> AsyncIterator[Scene]:
     calls = Calls(worker, telemetry, service="the edge", address=address, timeout_s=TIMEOUT_S)
 
     async def handle(_: bytes, context: grpc.aio.ServicerContext) -> bytes | None:
-        async with calls.admit("test", context) as admitted:
+        async with grpc_status(context), calls.admit("test", context.time_remaining()) as admitted:
             return await body(admitted, worker, context)
         raise AssertionError("a call that fails is aborted")
 
@@ -234,3 +234,33 @@ def test_an_unknown_fault_is_internal_its_trace_logged_and_nothing_of_it_told(
 
     asyncio.run(scene())
     assert [record.getMessage() for record in caplog.records] == ["unexpected"]
+
+
+@pytest.mark.parametrize("end", ["deadline", "closed", "read to the end"])
+def test_an_iterator_that_holds_a_call_ends_it_as_its_reader_does(end: str) -> None:
+    async def replies(calls: Calls) -> AsyncGenerator[int, None]:
+        async with calls.admit("test", None):
+            for number in range(3):
+                yield number
+
+    async def read(calls: Calls) -> None:
+        async with aclosing(replies(calls)) as numbers:
+            async for _ in numbers:
+                if end == "closed":
+                    return
+                await asyncio.sleep(10 if end == "deadline" else 0)  # a client that does not read on
+
+    async def scene() -> None:
+        worker, telemetry = Worker(threads=1, queue_limit=0), Telemetry("edge")
+        calls = Calls(worker, telemetry, service="the edge", address="", timeout_s=0.1)
+        with pytest.raises(DeadlineExceeded) if end == "deadline" else nullcontext():
+            await read(calls)
+        assert worker.admitted == 0
+        labels = {"task": "test", "model": "unknown", "codec": "unknown"}
+        counted = [
+            telemetry.registry.get_sample_value("dtufc_edge_errors_total", {**labels, "reason": reason})
+            for reason in ("DEADLINE_EXCEEDED", "CANCELLED")
+        ]
+        assert counted == [1.0 if end == "deadline" else None, 1.0 if end == "closed" else None]
+
+    asyncio.run(scene())

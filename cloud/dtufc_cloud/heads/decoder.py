@@ -4,6 +4,7 @@ Of any class whose layers are one list.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from dtufc.errors import InputError
 from dtufc.models.decoder import max_tokens_of, read_decoder
 from dtufc.models.profile import Profile
-from dtufc.models.split import Back
+from dtufc.models.split import Back, SequenceCache
 from dtufc_cloud.heads import check_finite
 
 
@@ -24,12 +25,13 @@ class DecoderHead:
         self._back = Back(folder, config, profile.split, device, dtype, cls=cls)
         self.num_layers = self._back.num_layers
         self._channels = int(config.hidden_size)
-        self._max_tokens = max_tokens_of(config)
+        self.max_tokens = max_tokens_of(config)
+        self.vocabulary = int(config.get_text_config().vocab_size)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """[tokens, d], no more tokens than the model's context."""
-        if len(shape) != 2 or shape[1] != self._channels or shape[0] > (self._max_tokens or shape[0]):
-            most = f", at most {self._max_tokens} tokens" if self._max_tokens else ""
+        if len(shape) != 2 or shape[1] != self._channels or shape[0] > (self.max_tokens or shape[0]):
+            most = f", at most {self.max_tokens} tokens" if self.max_tokens else ""
             remedy = f"Send [tokens, {self._channels}]{most}"
             raise InputError(field="frame", problem=f"features of shape {shape}", remedy=remedy)
 
@@ -66,6 +68,30 @@ class DecoderHead:
         chosen = logits[list(token_ids)].double()
         return [float(p) for p in torch.softmax(chosen, dim=0)]
 
-    def next_token(self, features: Tensor) -> int:
-        """The most probable next token."""
-        return int(self.logits(features, last=1)[0].argmax())
+    @cached_property
+    @torch.inference_mode()
+    def shares_passes(self) -> bool:
+        """Whether one pass may advance several sequences by a token each."""
+        return self._back.can_share()
+
+    def start(self) -> SequenceCache:
+        """A new sequence."""
+        return self._back.new_cache()
+
+    @torch.inference_mode()
+    def cache_bytes(self, num_tokens: int) -> int:
+        """Bytes of keys and values of a sequence of so many tokens, at most."""
+        return self._back.cache_bytes(num_tokens)
+
+    @torch.inference_mode()
+    def next_logits(self, state: SequenceCache, features: Tensor, last: int) -> Tensor:
+        """Features [tokens, d] that follow those of the state -> logits [last, vocabulary], float32."""
+        blank = torch.zeros(1, len(features), dtype=torch.long)
+        logits = self._back.output(features, state, input_ids=blank, logits_to_keep=last).logits
+        return check_finite(logits[0, -last:].float().cpu())
+
+    @torch.inference_mode()
+    def next_logits_together(self, states: Sequence[SequenceCache], features: Sequence[Tensor]) -> list[Tensor]:
+        """One more row [1, d] of each of several sequences -> logits [1, vocabulary] of each, float32."""
+        logits = self._back.output_together(features, states).logits
+        return list(check_finite(logits[:, -1:].float().cpu()))

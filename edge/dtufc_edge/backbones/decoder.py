@@ -4,6 +4,8 @@ Of any class whose layers are one list.
 """
 
 import math
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from dtufc.errors import InputError
 from dtufc.models.capabilities import Draft
 from dtufc.models.decoder import decoder_class, max_tokens_of, read_decoder
 from dtufc.models.profile import LayoutSpec, Profile
-from dtufc.models.split import Front, check_split, read_config
+from dtufc.models.split import Front, SequenceCache, check_split, read_config
 
 
 class DecoderBackbone:
@@ -28,7 +30,7 @@ class DecoderBackbone:
         self.num_layers = self._front.num_layers
         self.max_tokens = max_tokens_of(config)
         self.tokenizer = _read_tokenizer(folder)
-        self._ends = _ends(folder, config, self.tokenizer)
+        self.ends = frozenset(_ends(folder, config, self.tokenizer))
 
     @staticmethod
     def draft(folder: Path) -> Draft | None:
@@ -69,30 +71,25 @@ class DecoderBackbone:
         """The token that `text` starts with."""
         return int(self.tokenizer(text, add_special_tokens=False)["input_ids"][0])
 
-    def is_end(self, token_id: int) -> bool:
-        """Whether this token ends a reply."""
-        return token_id in self._ends
-
     def decode(self, token_ids: list[int]) -> str:
         """The text of tokens."""
         return str(self.tokenizer.decode(token_ids))
 
-    def start(self) -> "DecoderSession":
+    @cached_property
+    def shares_passes(self) -> bool:
+        """Whether one pass may advance several sequences by a token each."""
+        return self._front.can_share()
+
+    def start(self) -> SequenceCache:
         """A new sequence: its features of earlier tokens are kept, not computed again."""
-        return DecoderSession(self._front, self.max_tokens)
+        return self._front.new_cache()
 
+    def cache_bytes(self, num_tokens: int) -> int:
+        """Bytes of keys and values of a sequence of so many tokens, at most."""
+        return self._front.cache_bytes(num_tokens)
 
-class DecoderSession:
-    """One sequence on its way through the edge's layers."""
-
-    def __init__(self, front: Front, max_tokens: int | None) -> None:
-        self._front = front
-        self._max_tokens = max_tokens
-        self._cache = front.new_cache()
-        self.num_tokens = 0
-
-    def features(self, token_ids: list[int]) -> Tensor:
-        """Features of these tokens, which follow those given before.
+    def features(self, state: SequenceCache, token_ids: Sequence[int]) -> Tensor:
+        """Features of these tokens, which follow those of the state.
 
         Returns:
             [tokens, d] on the CPU.
@@ -100,14 +97,15 @@ class DecoderSession:
         Raises:
             InputError: the sequence would be longer than the model's context.
         """
-        self.num_tokens += len(token_ids)
-        if self._max_tokens is not None and self.num_tokens > self._max_tokens:
-            raise InputError(
-                field="prompt",
-                problem=f"{self.num_tokens} tokens, prompt and reply together",
-                remedy=f"Stay within the model's {self._max_tokens}",
-            )
-        return self._front.features(self._cache, input_ids=torch.tensor([token_ids])).cpu()
+        num_tokens = state.num_tokens + len(token_ids)
+        if self.max_tokens is not None and num_tokens > self.max_tokens:
+            problem = f"{num_tokens} tokens, prompt and reply together"
+            raise InputError(field="prompt", problem=problem, remedy=f"Stay within the model's {self.max_tokens}")
+        return self._front.features(state, input_ids=torch.tensor([list(token_ids)])).cpu()
+
+    def features_together(self, states: Sequence[SequenceCache], token_ids: Sequence[int]) -> list[Tensor]:
+        """One more token of each of several sequences -> [1, d] of each, on the CPU, in one pass."""
+        return list(self._front.features_together(states, torch.tensor(token_ids)[:, None]).cpu())
 
 
 def _read_tokenizer(folder: Path) -> Any:

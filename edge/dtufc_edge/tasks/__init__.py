@@ -11,7 +11,9 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from google.protobuf.message import Message
 from torch import Tensor
 
+from dtufc.serving.cache_budget import CacheBudget
 from dtufc.serving.calls import Admitted
+from dtufc.serving.passes import Passes
 from dtufc.serving.telemetry import Record
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2, inference_pb2
@@ -52,6 +54,8 @@ class Call:
         admitted: its record and its deadline.
         worker: where model and codec work runs.
         exchange: its way to the cloud.
+        passes: of the model through token ids, for several sequences in turn.
+        budget: for what sequences keep.
     """
 
     pipeline: EdgePipeline
@@ -59,6 +63,8 @@ class Call:
     admitted: Admitted
     worker: Worker
     exchange: Exchange
+    passes: Passes[Sequence[int], Tensor]
+    budget: CacheBudget
 
     @property
     def backbone(self) -> Any:

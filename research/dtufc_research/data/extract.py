@@ -52,7 +52,7 @@ class Decoder:
 
     def features(self, token_ids: list[int]) -> Tensor:
         """[tokens, d]"""
-        return self.backbone.start().features(token_ids)
+        return self.backbone.features(self.backbone.start(), token_ids)
 
 
 @dataclass(frozen=True, slots=True)

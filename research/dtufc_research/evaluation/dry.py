@@ -348,7 +348,7 @@ def _features(backbone: Any, num_tokens: int, rng: np.random.Generator) -> Tenso
         image = Image.fromarray(rng.integers(256, size=(64, 64, 3), dtype=np.uint8))
         return backbone.features(backbone.fit(image)[0])
     text = " ".join(f"w{index}" for index in rng.integers(len(backbone.tokenizer), size=num_tokens))
-    return backbone.start().features(backbone.plain_ids(text))
+    return backbone.features(backbone.start(), backbone.plain_ids(text))
 
 
 def _synthetic(samples: Sequence[Tensor], num_tokens: int, rng: np.random.Generator) -> list[Array]:

@@ -41,22 +41,54 @@ class Backbone(Protocol):
         """Layers of the whole model: the largest split."""
 
 
-class Session(Protocol):
-    """One sequence on its way through the edge's layers."""
+class SequenceState(Protocol):
+    """What one side keeps of a sequence: keys and values of its layers.
 
-    def features(self, token_ids: list[int]) -> Tensor:
-        """Tokens that follow those given before -> [tokens, d]. Raises InputError beyond the model's context."""
+    Attributes:
+        num_tokens: that it holds.
+    """
+
+    num_tokens: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all that it keeps."""
+
+    @property
+    def can_rewind(self) -> bool:
+        """Whether tokens can be taken back; known once it holds some."""
+
+    def rewind(self, num_tokens: int) -> bool:
+        """Takes back all but the first `num_tokens`. Returns whether it could; if not, nothing has changed."""
 
 
-@runtime_checkable
-class TokenFeatures(Protocol):
-    """Text -> features of its tokens.
+class Sequences(Protocol):
+    """What both sides of a family have that goes through a sequence part by part.
 
     Attributes:
         max_tokens: the longest sequence that the model takes; None where its configuration names none.
     """
 
     max_tokens: int | None
+
+    @property
+    def shares_passes(self) -> bool:
+        """Whether one pass may advance several sequences by a token each."""
+
+    def start(self) -> SequenceState:
+        """A new sequence."""
+
+    def cache_bytes(self, num_tokens: int) -> int:
+        """Bytes that the state of a sequence of so many tokens takes at most."""
+
+
+@runtime_checkable
+class TokenFeatures(Sequences, Protocol):
+    """Text -> features of its tokens."""
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a reply."""
 
     def chat_ids(self, prompt: str) -> list[int]:
         """Token ids of one user turn, up to where the reply starts."""
@@ -67,14 +99,14 @@ class TokenFeatures(Protocol):
     def token_id(self, text: str) -> int:
         """The token that `text` starts with."""
 
-    def is_end(self, token_id: int) -> bool:
-        """Whether this token ends a reply."""
-
     def decode(self, token_ids: list[int]) -> str:
         """The text of tokens."""
 
-    def start(self) -> Session:
-        """A new sequence."""
+    def features(self, state: SequenceState, token_ids: Sequence[int]) -> Tensor:
+        """Tokens that follow those of the state -> [tokens, d]. Raises InputError beyond the model's context."""
+
+    def features_together(self, states: Sequence[SequenceState], token_ids: Sequence[int]) -> list[Tensor]:
+        """One more token of each of several sequences -> [1, d] of each, in one pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +192,22 @@ class NextTokenLogits(Protocol):
     def answer(self, features: Tensor, token_ids: Sequence[int]) -> list[float]:
         """The probability of each of these tokens to come next, among them alone."""
 
-    def next_token(self, features: Tensor) -> int:
-        """The most probable next token."""
+
+@runtime_checkable
+class SequenceLogits(Sequences, Protocol):
+    """Features of a sequence, part by part -> what comes next.
+
+    Attributes:
+        vocabulary: tokens that the model knows.
+    """
+
+    vocabulary: int
+
+    def next_logits(self, state: SequenceState, features: Tensor, last: int) -> Tensor:
+        """Features [tokens, d] that follow those of the state -> logits [last, vocabulary], float32, on the CPU."""
+
+    def next_logits_together(self, states: Sequence[SequenceState], features: Sequence[Tensor]) -> list[Tensor]:
+        """One more row [1, d] of each of several sequences -> logits [1, vocabulary] of each, in one pass."""
 
 
 @runtime_checkable

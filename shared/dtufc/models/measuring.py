@@ -175,7 +175,7 @@ class Pair:
     def _tokens(self, ids: list[int]) -> Feed:
         return Feed(
             key=_key(ids),
-            features=lambda: self.backbone.start().features(ids),
+            features=lambda: self.backbone.features(self.backbone.start(), ids),
             judge=lambda features: self._judge_tokens(features, torch.tensor(ids)),
         )
 
@@ -196,7 +196,7 @@ class Pair:
         letters = [self.backbone.token_id(letter) for letter in ascii_uppercase[: len(question.choices)]]
         return Feed(
             key=_key(ids),
-            features=lambda: self.backbone.start().features(ids),
+            features=lambda: self.backbone.features(self.backbone.start(), ids),
             judge=lambda features: self._judge_answer(features, letters, question.right),
             focus=(-1,),
         )

@@ -14,17 +14,21 @@ finds is proven, not trusted: `dtufc.models.proof` compares split with whole.
 """
 
 import copy
+import inspect
+import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
@@ -34,6 +38,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
 from dtufc.errors import InputError
@@ -53,6 +58,11 @@ _FOLLOWING: Final = (
     "project_out",
 )
 _POOLING: Final = ("pooler", "head")  # what makes one vector of all tokens
+_MEASURED_TOKENS: Final = (2, 4)
+_SHARED_TOKENS: Final = (3, 5)  # of two sequences that share a pass on trial,
+_SHARED_ERROR: Final = 0.05  # and how far results may differ, in units of their spread: bfloat16 rounds to 0.02
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
 _HEAD_MAPPINGS: Final = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING)
 
 
@@ -203,6 +213,70 @@ def _rope_types(config: Any) -> set[str]:
     return {str(entry["rope_type"]) for entry in nested if "rope_type" in entry}
 
 
+class SequenceCache:
+    """Keys and values of one sequence in a part's layers, of which the last tokens can be taken back.
+
+    Attributes:
+        layers: what models take as `past_key_values`.
+        num_tokens: that it holds.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.layers = DynamicCache(config=config)
+        self.num_tokens = 0
+        self._last = 0  # tokens of the last pass, which a sliding window has not dropped yet
+        self._records = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all keys, values and states."""
+        return sum(tensor.nbytes for layer in self.layers.layers for tensor in _tensors(layer))
+
+    @property
+    def can_rewind(self) -> bool:
+        """Whether tokens can be taken back; known once it holds some. A state that was overwritten cannot."""
+        return self.num_tokens > 0 and self.layers.is_croppable
+
+    def before(self) -> DynamicCache:
+        """The layers, for a pass. Sliding windows drop what they kept for `rewind`."""
+        if self._records:
+            self.layers.crop(0)
+        elif self.can_rewind:
+            self.layers.activate_past_recording()
+            self._records = True
+        return self.layers
+
+    def after(self, num_tokens: int) -> None:
+        """Counts the tokens of a pass."""
+        self.num_tokens += num_tokens
+        self._last = num_tokens
+
+    def rewind(self, num_tokens: int) -> bool:
+        """Takes back all but the first `num_tokens`. Returns whether it could; if not, nothing has changed."""
+        back = self.num_tokens - num_tokens
+        if back > 0:
+            windows = [layer for layer in self.layers.layers if getattr(layer, "is_sliding", False)]
+            slid = any(layer.get_seq_length() >= layer.sliding_window for layer in windows)
+            if not self.can_rewind or (slid and (not self._records or back > self._last)):
+                return False
+            self.layers.crop(-back)
+            self.num_tokens -= back
+            self._last -= min(back, self._last)
+        return True
+
+
+def _padded(states: Tensor, length: int) -> Tensor:
+    """Keys or values [1, heads, tokens, d] to [1, heads, length, d], with zeros in front."""
+    return F.pad(states, (0, 0, length - states.shape[2], 0))
+
+
+def _tensors(layer: Any) -> Iterator[Tensor]:
+    """The tensors of one layer of a cache, of any kind."""
+    for value in vars(layer).values():
+        parts = value.values() if isinstance(value, dict) else (value,)
+        yield from (part for part in parts if isinstance(part, Tensor))
+
+
 class _Part:
     """A model of which some modules are muted.
 
@@ -231,8 +305,11 @@ class _Part:
         cls = cls or model_class(config)
         self.anatomy = check_split(config, split, cls=cls)
         self.split, self.device, self.dtype = split, device, dtype
+        self._own = self._own_layers()
         # A longrope model writes its frequencies into itself at each call; others run in several threads at a time.
         self._turn = threading.Lock() if "longrope" in _rope_types(config) else nullcontext()
+        self._measuring = threading.Lock()
+        self._cache_bytes: tuple[int, int] | None = None  # of any sequence, and of each token
         self.model: Any = _load(folder, config, cls, self._mute_others, dtype).to(device)
         self.config: Any = self.model.config
 
@@ -246,12 +323,99 @@ class _Part:
         """Bytes of the weights that this part holds, and has read; what is tied counts once."""
         return sum(tensor.nbytes for tensor in self.model.parameters())
 
-    def new_cache(self) -> DynamicCache:
+    def new_cache(self) -> "SequenceCache":
         """A key-value cache for one sequence, of as many layers as the whole model has."""
-        return DynamicCache(config=self.config)
+        return SequenceCache(self.config)
+
+    def cache_bytes(self, num_tokens: int) -> int:
+        """Bytes of keys and values that a sequence of so many tokens has at most; measured once, on few tokens."""
+        with self._measuring:
+            if self._cache_bytes is None:
+                few, more = (self._measure_cache(count) for count in _MEASURED_TOKENS)
+                slope = math.ceil((more - few) / (_MEASURED_TOKENS[1] - _MEASURED_TOKENS[0]))
+                self._cache_bytes = (few - slope * _MEASURED_TOKENS[0], slope)
+        constant, slope = self._cache_bytes
+        return max(0, constant) + slope * num_tokens
+
+    @torch.inference_mode()
+    def can_share(self) -> bool:
+        """Whether one pass may advance several sequences by a token each: tried, on random inputs.
+
+        Layers with a window or a state are never shared: they are not padded as others are.
+        """
+        if any(type(layer) is not DynamicLayer for layer in self.new_cache().layers.layers):
+            return False
+        generator = torch.Generator().manual_seed(0)
+        first = [self._trial(count, generator) for count in _SHARED_TOKENS]
+        then = [self._trial(1, generator) for _ in first]
+        alone, shared = ([self.new_cache() for _ in first] for _ in range(2))
+        for caches in (alone, shared):
+            for trial, cache in zip(first, caches, strict=True):
+                self._alone(trial, cache)
+        expected = torch.cat([self._alone(trial, cache) for trial, cache in zip(then, alone, strict=True)])
+        try:
+            found = self._shared(then, shared)
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:  # a class that takes no mask, or no padding
+            _log.info("%s advances one sequence at a time: %s", type(self.model).__name__, error)
+            return False
+        return bool((found - expected).abs().max() <= _SHARED_ERROR * expected.std())
+
+    def _measure_cache(self, num_tokens: int) -> int:
+        cache = self.new_cache()
+        self._alone(self._trial(num_tokens, torch.Generator()), cache)
+        return cache.num_bytes
+
+    def _trial(self, num_tokens: int, generator: torch.Generator) -> Tensor:
+        """Random inputs of so many tokens."""
+        raise NotImplementedError
+
+    def _alone(self, trial: Tensor, cache: SequenceCache) -> Tensor:
+        """[1, n]: what this part makes of the last one of these inputs."""
+        raise NotImplementedError
+
+    def _shared(self, trials: Sequence[Tensor], caches: Sequence[SequenceCache]) -> Tensor:
+        """[sequences, n]: `_alone` of one input of each sequence, in one pass."""
+        raise NotImplementedError
+
+    def _together(self, caches: Sequence[SequenceCache], run: Callable[[dict[str, Any]], T]) -> T:
+        """Runs one more token of each of several sequences in one pass.
+
+        Keys and values are copied together, those of shorter sequences behind padding that the mask leaves out.
+
+        Args:
+            caches: of the sequences; they take the token in.
+            run: the pass, with what the model's forward takes beside the tokens.
+        """
+        lengths = [cache.num_tokens for cache in caches]
+        longest = max(lengths)
+        batch = DynamicCache(config=self.config)
+        for index in self._own:
+            layers = [cache.before().layers[index] for cache in caches]
+            keys, values = ([_padded(getattr(layer, name), longest) for layer in layers] for name in ("keys", "values"))
+            batch.update(torch.cat(keys), torch.cat(values), index)
+        self._lengthen(batch, (len(caches), longest))
+        mask = torch.zeros(len(caches), longest + 1, dtype=torch.long)
+        for row, length in zip(mask, lengths, strict=True):
+            row[longest - length :] = 1
+        inputs: dict[str, Any] = {"attention_mask": mask, "past_key_values": batch, "use_cache": True}
+        if "position_ids" in inspect.signature(self.model.forward).parameters:
+            inputs["position_ids"] = torch.tensor(lengths)[:, None]
+        result = run(inputs)
+        for index in self._own:
+            added = [states[:, :, -1:] for states in (batch.layers[index].keys, batch.layers[index].values)]
+            for row, cache in enumerate(caches):
+                cache.layers.update(*(states[row : row + 1] for states in added), index)
+        for cache in caches:
+            self._lengthen(cache.layers, (1, 1))
+            cache.after(1)
+        return result
 
     def _mute_others(self, model: Any) -> None:
         """Mutes what belongs to the other part."""
+        raise NotImplementedError
+
+    def _own_layers(self) -> range:
+        """Numbers of the layers that are not muted."""
         raise NotImplementedError
 
     def _stages(self, model: Any) -> list[nn.Module]:
@@ -259,13 +423,13 @@ class _Part:
         layers = list(model.get_submodule(self.anatomy.layers))
         return [*layers, model.get_submodule(self.anatomy.following)] if self.anatomy.following else layers
 
-    def _lengthen(self, cache: DynamicCache, muted: range, num_tokens: int) -> None:
-        """Gives a cache's muted layers the length of the others: models ask any layer for it.
+    def _lengthen(self, cache: DynamicCache, shape: tuple[int, int]) -> None:
+        """Gives a cache's muted layers the length of the others, [sequences, tokens]: models ask any layer for it.
 
         Keys and values of one number a token do; of none, the cache would count no token.
         """
-        nothing = torch.zeros(1, 1, num_tokens, 1, device=self.device, dtype=self.dtype)
-        for layer in muted:
+        nothing = torch.zeros(shape[0], 1, shape[1], 1, device=self.device, dtype=self.dtype)
+        for layer in set(range(self.num_layers)) - set(self._own):
             if hasattr(cache.layers[layer], "get_seq_length"):  # a linear attention keeps a state, and no length
                 cache.update(nothing, nothing, layer)
 
@@ -281,7 +445,7 @@ class Front(_Part):
         super().__init__(folder, config, split, device, dtype, cls=cls)
 
     @torch.inference_mode()
-    def features(self, cache: DynamicCache | None = None, **inputs: Tensor) -> Tensor:
+    def features(self, cache: SequenceCache | None = None, **inputs: Tensor) -> Tensor:
         """Features at the cut.
 
         Args:
@@ -291,17 +455,48 @@ class Front(_Part):
         Returns:
             [tokens, d], on the part's device.
         """
-        arguments: dict[str, Any] = {name: value.to(self.device) for name, value in inputs.items()}
-        if cache is not None:
-            arguments |= {"past_key_values": cache, "use_cache": True}
+        if cache is None:
+            return self._run(inputs)[0]
+        features = self._run({**inputs, "past_key_values": cache.before(), "use_cache": True})[0]
+        self._lengthen(cache.layers, (1, len(features)))
+        cache.after(len(features))
+        return features
+
+    @torch.inference_mode()
+    def features_together(self, caches: Sequence[SequenceCache], token_ids: Tensor) -> Tensor:
+        """`features` of one more token of each of several sequences, in one pass; of a part that `can_share`.
+
+        Args:
+            caches: of the sequences; they take the tokens in.
+            token_ids: int64[sequences, 1].
+
+        Returns:
+            [sequences, 1, d], on the part's device.
+        """
+        return self._together(caches, lambda inputs: self._run({**inputs, "input_ids": token_ids}))
+
+    def _run(self, inputs: dict[str, Any]) -> Tensor:
+        arguments = {
+            name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in inputs.items()
+        }
         try:
             with self._turn:
                 self.model(**arguments)
         except _Leave as leaving:
-            features: Tensor = leaving.features[0]
-        if cache is not None:
-            self._lengthen(cache, range(self.split, self.num_layers), len(features))
-        return features
+            return leaving.features
+        raise AssertionError("a front's model always leaves")
+
+    def _trial(self, num_tokens: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(int(self.config.get_text_config().vocab_size), (num_tokens,), generator=generator)
+
+    def _alone(self, trial: Tensor, cache: SequenceCache) -> Tensor:
+        return self.features(cache, input_ids=trial[None])[-1:]
+
+    def _shared(self, trials: Sequence[Tensor], caches: Sequence[SequenceCache]) -> Tensor:
+        return self.features_together(caches, torch.stack(list(trials)))[:, -1]
+
+    def _own_layers(self) -> range:
+        return range(self.split)
 
     def _mute_others(self, model: Any) -> None:
         before = _in_front(model, self.anatomy)
@@ -320,7 +515,7 @@ class Back(_Part):
         self._given = threading.local()
         self._stages(self.model)[split].register_forward_pre_hook(self._enter, with_kwargs=True)
 
-    def output(self, features: Tensor, cache: DynamicCache | None = None, **inputs: Any) -> Any:
+    def output(self, features: Tensor, cache: SequenceCache | None = None, **inputs: Any) -> Any:
         """What the whole model's forward would return.
 
         Args:
@@ -328,20 +523,53 @@ class Back(_Part):
             cache: of the sequence that the features continue; it takes them in.
             inputs: as the model's forward takes them; of the model's own inputs only the shape matters.
         """
+        if cache is None:
+            return self._run(features[None], inputs)
+        output = self._run(features[None], {**inputs, "past_key_values": cache.before(), "use_cache": True})
+        self._lengthen(cache.layers, (1, len(features)))
+        cache.after(len(features))
+        return output
+
+    def output_together(self, features: Sequence[Tensor], caches: Sequence[SequenceCache]) -> Any:
+        """`output` of one more token of each of several sequences, in one pass; of a part that `can_share`.
+
+        Args:
+            features: [1, d] of each sequence.
+            caches: of the sequences; they take the tokens in.
+
+        Returns:
+            The model's own output, of a batch of sequences.
+        """
+        blank = torch.zeros(len(caches), 1, dtype=torch.long)
+        rows = torch.stack([row.to(self.device, self.dtype) for row in features])
+        return self._together(caches, lambda inputs: self._run(rows, {**inputs, "input_ids": blank}))
+
+    def _run(self, features: Tensor, inputs: dict[str, Any]) -> Any:
+        """Features [sequences, tokens, d] to the model's own output."""
         arguments = {
             name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in inputs.items()
         }
-        if cache is not None:
-            arguments |= {"past_key_values": cache, "use_cache": True}
-        self._given.features = features.to(self.device, self.dtype)[None]
+        self._given.features = features.to(self.device, self.dtype)
         try:
             with self._turn:
-                output = self.model(**arguments)
+                return self.model(**arguments)
         finally:
             del self._given.features
-        if cache is not None:
-            self._lengthen(cache, range(self.split), len(features))
-        return output
+
+    def _trial(self, num_tokens: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num_tokens, self.config.hidden_size, generator=generator)
+
+    def _alone(self, trial: Tensor, cache: SequenceCache) -> Tensor:
+        blank = torch.zeros(1, len(trial), dtype=torch.long)
+        logits: Tensor = self.output(trial, cache, input_ids=blank).logits[0, -1:]
+        return logits
+
+    def _shared(self, trials: Sequence[Tensor], caches: Sequence[SequenceCache]) -> Tensor:
+        logits: Tensor = self.output_together(trials, caches).logits[:, -1]
+        return logits
+
+    def _own_layers(self) -> range:
+        return range(self.split, self.num_layers)
 
     def _mute_others(self, model: Any) -> None:
         layers, in_front = self._stages(model)[: self.split], _in_front(model, self.anatomy)

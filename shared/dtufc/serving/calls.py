@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -45,33 +45,63 @@ class Calls:
         self._timeout_s = timeout_s
 
     @asynccontextmanager
-    async def admit(self, task: str, context: grpc.aio.ServicerContext) -> AsyncIterator[Admitted]:
-        """Wraps the whole of one call. What is raised inside ends it with the status of that error.
+    async def admit(self, task: str, timeout_s: float | None) -> AsyncIterator[Admitted]:
+        """Wraps the whole of one call.
 
-        Its deadline is the caller's, or `timeout_s` from now where the caller set none. It holds for waiting and for
-        work alike; work that a thread has begun runs to its end, and its result is dropped.
+        Its deadline holds for waiting and for work alike; work that a thread has begun runs to its end, and its result
+        is dropped.
 
         Args:
             task: the name that metrics and logs have for it.
-            context: of the call.
+            timeout_s: until the deadline. None: the service's own.
+
+        Raises:
+            DtufcError: what was raised inside. A fault of another kind is logged, and becomes Internal.
+            Overloaded: all places are taken.
+            DeadlineExceeded: the deadline has passed.
         """
-        remaining = context.time_remaining()
-        timeout_s = self._timeout_s if remaining is None else float(remaining)
+        with _known_errors(), self._telemetry.request(task) as record, self._worker.admit():
+            async with self.deadline(timeout_s) as deadline:
+                yield Admitted(record=record, deadline=deadline)
+
+    @asynccontextmanager
+    async def deadline(self, timeout_s: float | None) -> AsyncIterator[float]:
+        """Ends what is inside at a deadline, which it gives, of time.monotonic().
+
+        Args:
+            timeout_s: until then. None: the service's own.
+
+        Raises:
+            DeadlineExceeded: it has passed.
+        """
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            with self._telemetry.request(task) as record, self._worker.admit():
-                try:
-                    async with asyncio.timeout(timeout_s) as timeout:
-                        yield Admitted(record=record, deadline=time.monotonic() + timeout_s)
-                except TimeoutError as error:
-                    if not timeout.expired():  # something else's: of a file, of a socket
-                        raise
-                    raise DeadlineExceeded(
-                        peer=self._service, address=self._address, timeout_s=round(timeout_s, 3)
-                    ) from error
-        except DtufcError as error:
-            await abort(context, error)
-        except grpc.aio.AbortError:
-            raise
-        except Exception:  # the border: nothing of an unknown fault may reach the caller
-            _log.exception("unexpected")
-            await abort(context, Internal())
+            async with asyncio.timeout(timeout_s) as timeout:
+                yield time.monotonic() + timeout_s
+        # GeneratorExit: a generator holds this call, and is closed since the deadline met its reader, not its work.
+        except (TimeoutError, GeneratorExit) as error:
+            if not timeout.expired():  # something else's: of a file, of a socket, of a reader that has enough
+                raise
+            raise DeadlineExceeded(peer=self._service, address=self._address, timeout_s=round(timeout_s, 3)) from error
+
+
+@asynccontextmanager
+async def grpc_status(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    """Wraps a gRPC method: what is raised inside ends the call with the status of that error."""
+    try:
+        with _known_errors():
+            yield
+    except DtufcError as error:
+        await abort(context, error)
+
+
+@contextmanager
+def _known_errors() -> Iterator[None]:
+    """The border: nothing of an unknown fault may reach the caller."""
+    try:
+        yield
+    except DtufcError:
+        raise
+    except Exception as fault:
+        _log.exception("unexpected")
+        raise Internal from fault

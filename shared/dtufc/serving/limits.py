@@ -7,3 +7,7 @@ MAX_CALLS: Final = 256  # at a time, the queued ones counted: a bound on the mem
 MAX_CHOICES: Final = 26  # of one question: a letter each
 MAX_LABELS: Final = 100  # of one classified image
 MAX_LATENT_POSITIONS: Final = 1 << 14  # of one generated image: 1024 x 1024 pixels of a Stable Diffusion
+MAX_PASS_ROWS: Final = 256  # of a sequence in one pass: steps of other sequences go between them
+MAX_SHARING: Final = 16  # sequences that share a pass
+MAX_DRAFTED: Final = 16  # tokens that are guessed ahead for one step
+SESSION_ID_BYTES: Final = 16

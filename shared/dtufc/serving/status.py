@@ -21,6 +21,8 @@ _STATUS: dict[type[errors.DtufcError], grpc.StatusCode] = {
     errors.ProfileMismatch: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Desync: grpc.StatusCode.DATA_LOSS,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.CacheFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.SessionLost: grpc.StatusCode.ABORTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Rejected: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -6,7 +6,7 @@ Hides channel options, TLS, health and reflection.
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -116,6 +116,9 @@ class Server:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         self._services: list[str] = []
+        self.on_drain: list[
+            Callable[[], None]
+        ] = []  # called once a stop is asked for, before running calls are waited for
         self._address = address
         self._tls = tls
 
@@ -159,6 +162,8 @@ class Server:
 
     async def stop(self, drain_s: float) -> None:
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        for drain in self.on_drain:
+            drain()
         await self.grpc.stop(drain_s)
 
     def _bind(self) -> int:

@@ -99,10 +99,11 @@ class GenerateRequest(_message.Message):
     def __init__(self, session_id: _Optional[bytes] = ..., open: _Optional[_Union[OpenSession, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Rows, _Mapping]]] = ..., hold: _Optional[bool] = ..., drafted: _Optional[_Iterable[int]] = ..., close: _Optional[bool] = ...) -> None: ...
 
 class OpenSession(_message.Message):
-    __slots__ = ("profile", "codec", "dtype", "sampling", "max_rows", "num_prompt_rows", "prompt_ids", "new_ids")
+    __slots__ = ("profile", "codec", "dtype", "channels", "sampling", "max_rows", "num_prompt_rows", "prompt_ids", "new_ids")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
     NUM_PROMPT_ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -111,12 +112,13 @@ class OpenSession(_message.Message):
     profile: str
     codec: str
     dtype: str
+    channels: int
     sampling: Sampling
     max_rows: int
     num_prompt_rows: int
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
     new_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, profile: _Optional[str] = ..., codec: _Optional[str] = ..., dtype: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_rows: _Optional[int] = ..., num_prompt_rows: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., new_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, profile: _Optional[str] = ..., codec: _Optional[str] = ..., dtype: _Optional[str] = ..., channels: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_rows: _Optional[int] = ..., num_prompt_rows: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., new_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Rows(_message.Message):
     __slots__ = ("frame", "step_frame", "position")

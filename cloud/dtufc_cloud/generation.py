@@ -1,0 +1,237 @@
+"""Sessions of generation: what the cloud keeps of a text between its tokens.
+
+rows --frame--> features --passes--> logits --sampler--> tokens
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
+
+import torch
+from dtufc.serving.sampling import check_sampling
+from torch import Tensor
+
+from dtufc.coding import bitstream
+from dtufc.coding.bitstream import CodecId, Dtype
+from dtufc.errors import InputError, Overloaded, ProfileMismatch, SessionLost
+from dtufc.models.capabilities import SequenceLogits, SequenceState
+from dtufc.serving.cache_budget import CacheBudget
+from dtufc.serving.limits import MAX_DRAFTED, SESSION_ID_BYTES
+from dtufc.serving.passes import Passes, pieces
+from dtufc.serving.telemetry import Record
+from dtufc.serving.worker import Worker
+from dtufc.v1 import head_pb2
+from dtufc_cloud.pipeline import CloudPipeline
+from dtufc_cloud.sampling import Sampler
+from dtufc_cloud.settings import CloudSettings
+
+COMPLETE: Final = "complete"  # the task, as profiles list it
+
+
+class Session:
+    """One text: its keys and values, and its tokens."""
+
+    def __init__(
+        self, opening: head_pb2.OpenSession, pipeline: CloudPipeline, passes: Passes[Tensor, Tensor], worker: Worker
+    ) -> None:
+        """Raises InputError for what the profile, its head or the sampler cannot do."""
+        head: SequenceLogits = pipeline.head
+        self._head, self._pipeline, self._passes, self._worker = head, pipeline, passes, worker
+        self._sampler = Sampler(opening.sampling, opening.prompt_ids, head.vocabulary)
+        self._stops = frozenset(opening.sampling.stop_token_ids)
+        self._num_prompt_rows, self._max_rows = opening.num_prompt_rows, opening.max_rows
+        self._new_ids = list(opening.new_ids)
+        self._state = head.start()
+        self._context = bitstream.StepContext(
+            profile_digest=pipeline.profile.short_digest,
+            codec=CodecId[opening.codec],
+            dtype=Dtype[opening.dtype],
+            channels=opening.channels,
+        )
+
+    async def handle(self, request: head_pb2.GenerateRequest, record: Record) -> head_pb2.GenerateReply:
+        """One message's rows to the tokens behind them.
+
+        Raises:
+            InputError: rows that do not follow one another or those held, or more than the opening said.
+            BitstreamError, ProfileMismatch, Desync: a frame that cannot be decoded.
+            SessionLost: rows are sent again that the model cannot take back.
+        """
+        tokens: list[head_pb2.SampledToken] = []
+        if request.rows:
+            start, features = await self._worker.run(self._decoded, request.rows, record)
+            self._check(request, start, start + len(features))
+            if not self._state.rewind(start):
+                raise SessionLost(problem=f"rows from {start} on cannot be taken back")
+            num_drafted = len(request.drafted)
+            with record.stages.measure("cloud.head"):
+                for piece in pieces(len(features)):
+                    last = min(num_drafted + 1, piece.stop - piece.start)
+                    alone = partial(_advanced, self._head.next_logits, last)
+                    logits = await self._passes.advance(self._state, features[piece], alone)
+                if not request.hold:
+                    tokens = await self._worker.run(self._sampled, logits, request.drafted)
+        return head_pb2.GenerateReply(num_rows=self._state.num_tokens, tokens=tokens, can_rewind=self._state.can_rewind)
+
+    def _decoded(self, rows: Sequence[head_pb2.Rows], record: Record) -> tuple[int, Tensor]:
+        """Where the rows start, and their features [tokens, d]."""
+        features = torch.empty(0)
+        start = 0
+        for index, part in enumerate(rows):
+            if part.WhichOneof("kind") == "step_frame":
+                data = part.step_frame
+                position, frame = self._pipeline.parse_step(data, self._context, record)
+            else:
+                data, position = part.frame, part.position
+                frame = self._pipeline.parse(data, record)
+            decoded = self._pipeline.decode(frame, len(data), record)
+            if index == 0:
+                start, features = position, decoded
+                continue
+            if not start <= position <= start + len(features):
+                problem = f"rows from {position} on after those from {start} to {start + len(features)}"
+                raise InputError(field="rows", problem=problem, remedy="Send rows that follow one another")
+            features = torch.cat([features[: position - start], decoded])
+        return start, features
+
+    def _check(self, request: head_pb2.GenerateRequest, start: int, end: int) -> None:
+        if start > self._state.num_tokens:
+            problem = f"rows from {start} on, and the session holds {self._state.num_tokens}"
+            raise InputError(field="rows", problem=problem, remedy="Send rows that follow those held")
+        if end > self._max_rows:
+            remedy = "Name as many in max_rows as there will be"
+            raise InputError(field="rows", problem=f"{end} of {self._max_rows}", remedy=remedy)
+        num_drafted = len(request.drafted)
+        if num_drafted and (request.hold or num_drafted > min(MAX_DRAFTED, end - start - 1)):
+            problem = f"{num_drafted} for {end - start} rows"
+            remedy = f"Send a row for each, behind that of a token that is known; at most {MAX_DRAFTED}"
+            raise InputError(field="drafted", problem=problem, remedy=remedy)
+        if num_drafted and not self._state.can_rewind:
+            raise InputError(field="drafted", problem="the model cannot take rows back", remedy="Send none")
+        first = end - num_drafted - self._num_prompt_rows
+        if not request.hold and not 0 <= first <= len(self._new_ids):
+            of = f"{self._num_prompt_rows} of the prompt, {len(self._new_ids)} tokens of the reply"
+            problem = f"{end - num_drafted} rows, with {of}"
+            raise InputError(field="rows", problem=problem, remedy="Name the reply's tokens so far in new_ids")
+
+    def _sampled(self, logits: Tensor, drafted: Sequence[int]) -> list[head_pb2.SampledToken]:
+        """The tokens behind the last rows [1 + drafted, vocabulary]; rows of drafts that do not hold are taken back."""
+        num_rows = self._state.num_tokens - len(drafted)
+        del self._new_ids[num_rows - self._num_prompt_rows :]
+        tokens = []
+        for row, draft in zip(logits, (*drafted, None), strict=True):
+            tokens.append(self._sampler.sample(row, self._new_ids))
+            token_id = tokens[-1].token_id
+            self._new_ids.append(token_id)
+            if token_id != draft or token_id in self._stops:
+                break
+        if not self._state.rewind(num_rows + len(tokens) - 1):
+            raise SessionLost(problem="rows of drafts cannot be taken back")
+        return tokens
+
+
+def _advanced(
+    next_logits: Callable[[Any, Tensor, int], Tensor], last: int, state: SequenceState, features: Tensor
+) -> Tensor:
+    return next_logits(state, features, last)
+
+
+class Sessions:
+    """The sessions of a cloud, within its memory for keys and values."""
+
+    def __init__(self, pipelines: Mapping[str, CloudPipeline], worker: Worker, settings: CloudSettings) -> None:
+        self._worker, self._settings = worker, settings
+        self._pipelines = {name: p for name, p in pipelines.items() if COMPLETE in p.profile.spec.tasks}
+        self._passes: dict[str, Passes[Tensor, Tensor]] = {
+            name: Passes(worker, p.head.next_logits_together if p.head.shares_passes else None)
+            for name, p in self._pipelines.items()
+        }
+        self.budget = CacheBudget(settings.max_cache_bytes)
+        self._named: dict[bytes, _Named] = {}
+
+    @contextmanager
+    def opened(self, opening: head_pb2.OpenSession, record: Record) -> Iterator[Session]:
+        """A session, whose memory is held until the context ends.
+
+        Raises:
+            InputError: the opening cannot be served.
+            ProfileMismatch: its profile is not here.
+            Overloaded, CacheFull: there are too many sessions, or too little memory is left for its keys and values.
+        """
+        pipeline = self._checked(opening)
+        if self.budget.sequences >= self._settings.max_sessions:
+            raise Overloaded(limit=self._settings.max_sessions)
+        record.model, record.codec = opening.profile, opening.codec
+        with self.budget.reserve(pipeline.head.cache_bytes(opening.max_rows), opening.max_rows):
+            yield Session(opening, pipeline, self._passes[opening.profile], self._worker)
+
+    async def step(self, request: head_pb2.GenerateRequest, record: Record) -> head_pb2.GenerateReply:
+        """One message of a session that is named by its id.
+
+        Raises:
+            SessionLost: no session of this id is here, or it fails, which ends it.
+            DtufcError: as `opened` and `Session.handle` do.
+        """
+        key = request.session_id
+        if len(key) != SESSION_ID_BYTES:
+            problem, remedy = f"{len(key)} bytes", f"Give {SESSION_ID_BYTES} random ones"
+            raise InputError(field="session_id", problem=problem, remedy=remedy)
+        if request.HasField("open"):
+            if key in self._named:
+                self._named[key].close()
+            self._named[key] = _Named(self.opened(request.open, record), partial(self._named.pop, key))
+        named = self._named.get(key)
+        if named is None:
+            raise SessionLost(problem="no session of this id is here")
+        try:
+            reply = await named.handle(request, record, self._settings.session_idle_s)
+        except BaseException:
+            named.close()
+            raise
+        if request.close:
+            named.close()
+        return reply
+
+    def _checked(self, opening: head_pb2.OpenSession) -> CloudPipeline:
+        pipeline = self._pipelines.get(opening.profile)
+        if pipeline is None:
+            raise ProfileMismatch(profile=opening.profile, expected=f"not served for {COMPLETE}", found="asked for")
+        if opening.codec not in pipeline.codec.codecs or opening.dtype not in Dtype.__members__:
+            problem = f"codec {opening.codec}, dtype {opening.dtype}"
+            remedy = f"Use one of {', '.join(pipeline.codec.codecs)}, and of {', '.join(Dtype.__members__)}"
+            raise InputError(field="open", problem=problem, remedy=remedy)
+        pipeline.head.check((1, opening.channels))
+        most = min(self._settings.max_tokens, pipeline.head.max_tokens or self._settings.max_tokens)
+        if not 0 < opening.num_prompt_rows <= opening.max_rows <= most:
+            problem = f"{opening.num_prompt_rows} rows of a prompt, and {opening.max_rows} in all"
+            raise InputError(field="max_rows", problem=problem, remedy=f"Ask for at most {most}")
+        if len(opening.new_ids) > opening.max_rows or len(opening.prompt_ids) > opening.max_rows:
+            raise InputError(field="open", problem="more tokens than rows", remedy="Name those of the prompt and reply")
+        check_sampling(opening.sampling)
+        return pipeline
+
+
+class _Named:
+    """A session between its calls, one at a time; it ends once it is idle for too long."""
+
+    def __init__(self, opened: Any, forget: Callable[[], object]) -> None:
+        self._opened, self._forget = opened, forget
+        self._session: Session = opened.__enter__()
+        self._turn = asyncio.Lock()
+        self._expiry: asyncio.TimerHandle | None = None
+
+    async def handle(self, request: head_pb2.GenerateRequest, record: Record, idle_s: float) -> head_pb2.GenerateReply:
+        async with self._turn:
+            if self._expiry is not None:
+                self._expiry.cancel()
+            reply = await self._session.handle(request, record)
+            self._expiry = asyncio.get_running_loop().call_later(idle_s, self.close)
+            return reply
+
+    def close(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._opened.__exit__(None, None, None)
+        self._forget()
