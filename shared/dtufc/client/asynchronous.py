@@ -36,6 +36,7 @@ class AsyncEdgeClient:
         await self.close()
 
     async def close(self) -> None:
+        """Ends what runs; whoever waits for a reply gets a CancelledError."""
         await self._channel.close()
 
     async def models(self) -> Sequence[head_pb2.ProfileInfo]:
