@@ -91,7 +91,7 @@ profiles: $(VENV)/.research ## Fits the shipped profiles anew
 	$(BIN)/python -m dtufc_research.training.fit_profiles
 
 golden: $(VENV)/.research ## Writes the golden frames that are missing; none is written anew
-	$(BIN)/python -m pytest tests/coding/test_golden.py --write-golden
+	$(BIN)/python -m pytest tests/coding/test_golden*.py --write-golden
 
 lock: ## Resolves every dependency anew and writes requirements.lock
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock

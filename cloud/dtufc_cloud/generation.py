@@ -6,11 +6,11 @@ rows --frame--> features --passes--> logits --sampler--> tokens
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import torch
-from dtufc.serving.sampling import check_sampling
 from torch import Tensor
 
 from dtufc.coding import bitstream
@@ -20,11 +20,12 @@ from dtufc.models.capabilities import SequenceLogits, SequenceState
 from dtufc.serving.cache_budget import CacheBudget
 from dtufc.serving.limits import MAX_DRAFTED, SESSION_ID_BYTES
 from dtufc.serving.passes import Passes, pieces
+from dtufc.serving.sampling import check_sampling
 from dtufc.serving.telemetry import Record
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2
 from dtufc_cloud.pipeline import CloudPipeline
-from dtufc_cloud.sampling import Sampler
+from dtufc_cloud.sampling import Sampler, check_token_ids
 from dtufc_cloud.settings import CloudSettings
 
 COMPLETE: Final = "complete"  # the task, as profiles list it
@@ -40,7 +41,8 @@ class Session:
         head: SequenceLogits = pipeline.head
         self._head, self._pipeline, self._passes, self._worker = head, pipeline, passes, worker
         self._sampler = Sampler(opening.sampling, opening.prompt_ids, head.vocabulary)
-        self._stops = frozenset(opening.sampling.stop_token_ids)
+        check_token_ids("open", (*opening.new_ids, *opening.end_ids), head.vocabulary)
+        self._stops = frozenset((*opening.sampling.stop_token_ids, *opening.end_ids))
         self._num_prompt_rows, self._max_rows = opening.num_prompt_rows, opening.max_rows
         self._new_ids = list(opening.new_ids)
         self._state = head.start()
@@ -61,46 +63,43 @@ class Session:
         """
         tokens: list[head_pb2.SampledToken] = []
         if request.rows:
-            start, features = await self._worker.run(self._decoded, request.rows, record)
-            self._check(request, start, start + len(features))
+            parts = await self._worker.run(self._parsed, request.rows, record)
+            self._check(request, parts)
+            features = await self._worker.run(self._decoded, parts, record)
+            start = parts[0].position
             if not self._state.rewind(start):
                 raise SessionLost(problem=f"rows from {start} on cannot be taken back")
-            num_drafted = len(request.drafted)
             with record.stages.measure("cloud.head"):
                 for piece in pieces(len(features)):
-                    last = min(num_drafted + 1, piece.stop - piece.start)
+                    last = min(len(request.drafted) + 1, piece.stop - piece.start)
                     alone = partial(_advanced, self._head.next_logits, last)
                     logits = await self._passes.advance(self._state, features[piece], alone)
                 if not request.hold:
                     tokens = await self._worker.run(self._sampled, logits, request.drafted)
         return head_pb2.GenerateReply(num_rows=self._state.num_tokens, tokens=tokens, can_rewind=self._state.can_rewind)
 
-    def _decoded(self, rows: Sequence[head_pb2.Rows], record: Record) -> tuple[int, Tensor]:
-        """Where the rows start, and their features [tokens, d]."""
-        features = torch.empty(0)
-        start = 0
-        for index, part in enumerate(rows):
-            if part.WhichOneof("kind") == "step_frame":
-                data = part.step_frame
-                position, frame = self._pipeline.parse_step(data, self._context, record)
+    def _parsed(self, rows: Sequence[head_pb2.Rows], record: Record) -> list["_Part"]:
+        parts = []
+        for each in rows:
+            if each.WhichOneof("kind") == "step_frame":
+                position, frame = self._pipeline.parse_step(each.step_frame, self._context, record)
+                parts.append(_Part(position, frame, len(each.step_frame)))
             else:
-                data, position = part.frame, part.position
-                frame = self._pipeline.parse(data, record)
-            decoded = self._pipeline.decode(frame, len(data), record)
-            if index == 0:
-                start, features = position, decoded
-                continue
-            if not start <= position <= start + len(features):
-                problem = f"rows from {position} on after those from {start} to {start + len(features)}"
-                raise InputError(field="rows", problem=problem, remedy="Send rows that follow one another")
-            features = torch.cat([features[: position - start], decoded])
-        return start, features
+                parts.append(_Part(each.position, self._pipeline.parse(each.frame, record), len(each.frame)))
+        return parts
 
-    def _check(self, request: head_pb2.GenerateRequest, start: int, end: int) -> None:
+    def _check(self, request: head_pb2.GenerateRequest, parts: Sequence["_Part"]) -> None:
+        """Raises InputError unless the rows follow those held, before anything is decoded."""
+        start, end = parts[0].position, parts[0].end
+        for part in parts[1:]:
+            if not start <= part.position <= end:
+                problem = f"rows from {part.position} on after those from {start} to {end}"
+                raise InputError(field="rows", problem=problem, remedy="Send rows that follow one another")
+            end = part.end
         if start > self._state.num_tokens:
             problem = f"rows from {start} on, and the session holds {self._state.num_tokens}"
             raise InputError(field="rows", problem=problem, remedy="Send rows that follow those held")
-        if end > self._max_rows:
+        if max(part.end for part in parts) > self._max_rows:
             remedy = "Name as many in max_rows as there will be"
             raise InputError(field="rows", problem=f"{end} of {self._max_rows}", remedy=remedy)
         num_drafted = len(request.drafted)
@@ -116,6 +115,15 @@ class Session:
             problem = f"{end - num_drafted} rows, with {of}"
             raise InputError(field="rows", problem=problem, remedy="Name the reply's tokens so far in new_ids")
 
+    def _decoded(self, parts: Sequence["_Part"], record: Record) -> Tensor:
+        """[tokens, d], of which later parts replace what earlier ones have at their positions."""
+        features = torch.empty(0)
+        for part in parts:
+            decoded = self._pipeline.decode(part.frame, part.num_bytes, record)
+            kept = features[: part.position - parts[0].position]
+            features = torch.cat([kept, decoded]) if len(kept) else decoded
+        return features
+
     def _sampled(self, logits: Tensor, drafted: Sequence[int]) -> list[head_pb2.SampledToken]:
         """The tokens behind the last rows [1 + drafted, vocabulary]; rows of drafts that do not hold are taken back."""
         num_rows = self._state.num_tokens - len(drafted)
@@ -130,6 +138,20 @@ class Session:
         if not self._state.rewind(num_rows + len(tokens) - 1):
             raise SessionLost(problem="rows of drafts cannot be taken back")
         return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A frame, where it starts, and its size on the wire."""
+
+    position: int
+    frame: bitstream.Frame
+    num_bytes: int
+
+    @property
+    def end(self) -> int:
+        """The position behind its last row."""
+        return self.position + self.frame.num_values // self.frame.shape[-1]
 
 
 def _advanced(

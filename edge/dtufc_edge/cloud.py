@@ -122,8 +122,8 @@ class Stream:
         code, details = await call.code(), await call.details()
         if code == grpc.StatusCode.OK:
             raise Unavailable(peer=_PEER, address=self._cloud.address, problem="it ended the session")
-        error = grpc.aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details)
-        raise self._cloud.translated(error, timeout_s)
+        metadata = await call.initial_metadata(), await call.trailing_metadata()
+        raise self._cloud.translated(grpc.aio.AioRpcError(code, *metadata, details), timeout_s)
 
     def close(self) -> None:
         self._call.cancel()

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dtufc.coding import bitstream
 from dtufc.coding.feature_codec import EncodedFrame
-from dtufc.coding.features import dtype_of
 from dtufc.coding.rate import Rate
 from dtufc.errors import CacheFull, Desync, InputError, Overloaded, SessionLost, Unavailable
 from dtufc.v1 import head_pb2
@@ -105,7 +104,7 @@ class CloudSession:
         exchange = self._exchange
         if position == 0:
             self._opening.channels = features.shape[-1]
-            self._opening.dtype = dtype_of(features).name
+            self._opening.dtype = str(features.dtype).removeprefix("torch.")
             return [(0, await exchange.encode(features, exchange.rate, focus=[-1]))]
         rows = [features[index : index + 1] for index in range(len(features))]
         return [

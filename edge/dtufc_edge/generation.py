@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import torch
 from torch import Tensor
@@ -47,13 +47,13 @@ class Generation:
         sampling = head_pb2.Sampling.FromString(sampling.SerializeToString())
         if not sampling.HasField("seed"):
             sampling.seed = secrets.randbits(63)
-        sampling.stop_token_ids.extend(sorted(backbone.ends))
-        self._stops = frozenset(sampling.stop_token_ids)
+        self._stops = backbone.ends.union(sampling.stop_token_ids)
         opening = head_pb2.OpenSession(
             profile=call.pipeline.profile.name,
             sampling=sampling,
             max_rows=len(prompt_ids) + max_tokens - 1,  # the last token is not sent
             num_prompt_rows=len(prompt_ids),
+            end_ids=sorted(backbone.ends),
             prompt_ids=prompt_ids if sampling.HasField("repetition_penalty") else (),
         )
         self._session = CloudSession(call.exchange, opening, token_rate)
@@ -67,7 +67,7 @@ class Generation:
         """Whether this token ends the reply."""
         return token_id in self._stops
 
-    async def tokens(self) -> AsyncIterator[head_pb2.SampledToken]:
+    async def tokens(self) -> AsyncGenerator[head_pb2.SampledToken, None]:
         """The tokens one by one; a token that ends the reply is the last.
 
         Raises:

@@ -185,7 +185,7 @@ def features() -> NDArray[np.float32]:
     return np.random.default_rng(7).normal(size=(5, 576)).astype(np.float32)
 
 
-NEXT = head_pb2.NextTokenTask()
+NEXT = head_pb2.AnswerTask(token_ids=[1])
 
 
 def rejection(channel: grpc.Channel, profile: str, frame: bytes, task: Message | None = None) -> grpc.RpcError:

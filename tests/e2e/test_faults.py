@@ -143,8 +143,8 @@ TASKS = {
     "of an unknown type": AnyMessage(type_url=f"{PREFIX}NoSuchTask"),
     "whose bytes do not parse": AnyMessage(type_url=f"{PREFIX}AnswerTask", value=b"\xff\xff\xff"),
     "whose bytes are cut": AnyMessage(type_url=f"{PREFIX}AnswerTask", value=b"\x0a\x05\x01"),
-    "whose type is no URL": AnyMessage(type_url="dtufc.v1.NextTokenTask"),
-    "whose type is a result's": AnyMessage(type_url=f"{PREFIX}NextTokenResult"),
+    "whose type is no URL": AnyMessage(type_url="dtufc.v1.AnswerTask"),
+    "whose type is a result's": AnyMessage(type_url=f"{PREFIX}AnswerResult"),
     "whose type is very long": AnyMessage(type_url="x" * 100_000),
 }
 

@@ -75,7 +75,7 @@ def test_a_completion_through_the_pair_is_the_whole_models_greedy_one(
 ) -> None:
     replies = list(client.complete(PROMPT, max_tokens=8, plain=True, codec="raw"))
     new_ids, reason = greedy(whole_llama, list(tokenizer(PROMPT)["input_ids"]), 8, tokenizer.eos_token_id)
-    assert [reply.token_id for reply in replies[:-1]] == new_ids
+    assert [reply.token.token_id for reply in replies[:-1]] == new_ids
     assert "".join(reply.text for reply in replies) == tokenizer.decode(new_ids)
     assert replies[-1].finish_reason == reason == "length"
     assert replies[-1].cost.num_frames == 8
@@ -88,13 +88,13 @@ def test_a_completion_ends_where_the_whole_model_ends_its_turn(
     replies = list(client.complete(prompt, max_tokens=24, codec="raw"))
     new_ids, reason = greedy(whole_llama, chat_ids(tokenizer, prompt), 24, tokenizer.eos_token_id)
     assert reason == "end", "choose a prompt with a short reply"
-    assert [reply.token_id for reply in replies[:-1]] == new_ids
+    assert [reply.token.token_id for reply in replies[:-1]] == new_ids
     assert replies[-1].finish_reason == "end"
 
 
 def test_characters_of_several_tokens_are_streamed_whole(client: EdgeClient, tokenizer: AutoTokenizer) -> None:
     replies = list(client.complete("Emoji: 😀 😃 😄 😁 😆 😅 😂 😀 😃 😄 😁", max_tokens=8, plain=True, codec="raw"))
-    ids = [reply.token_id for reply in replies[:-1]]
+    ids = [reply.token.token_id for reply in replies[:-1]]
     assert "".join(reply.text for reply in replies) == tokenizer.decode(ids)
     assert all("\N{REPLACEMENT CHARACTER}" not in reply.text for reply in replies[:-1])
 
@@ -180,15 +180,17 @@ def test_a_llama_split_anywhere_has_the_whole_models_logits(
     profile = load_profile("smollm2-135m", split)
     edge, cloud = EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
     token_ids = list(tokenizer("Rivers run to the sea because")["input_ids"])
-    session = edge.backbone.start()
-    parts = [session.features(part) for part in (token_ids[:3], token_ids[3:4], token_ids[4:])]
-    frame = edge.encode(torch.cat(parts), "raw", Rate(), Record("complete"))
+    at_edge, at_cloud = edge.backbone.start(), cloud.head.start()
+    parts = [edge.backbone.features(at_edge, part) for part in (token_ids[:3], token_ids[3:4], token_ids[4:])]
+    for part in parts:
+        last = cloud.head.next_logits(at_cloud, part, 1)
+    frame = edge.encode(torch.cat(parts), "raw", Rate(), Record("answer"))
     features = decoded(cloud, frame)
     with torch.inference_mode():
         expected = whole_llama(torch.tensor([token_ids])).logits[0]
     torch.testing.assert_close(cloud.head.logits(features), expected, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(cloud.head.logits(features, last=1), expected[-1:], atol=1e-4, rtol=1e-5)
-    assert result(cloud, frame, "complete", head_pb2.NextTokenTask()).token_id == int(expected[-1].argmax())
+    torch.testing.assert_close(last, expected[-1:], atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("split", [1, 6, 12])
@@ -357,7 +359,7 @@ def test_the_edge_lists_what_it_serves(client: EdgeClient) -> None:
 def test_a_frame_that_the_edge_pipeline_makes_is_one_the_library_parses() -> None:
     profile = load_profile("smollm2-135m", 1)
     edge, record = EdgePipeline(profile, CPU, torch.float32), Record("answer")
-    data = edge.encode(edge.backbone.start().features([1, 2, 3]), "raw", Rate(), record)
+    data = edge.encode(edge.backbone.features(edge.backbone.start(), [1, 2, 3]), "raw", Rate(), record)
     assert parse(data) == data.frame
     assert data.frame.shape == (3, 576)
     assert (record.wire_bytes, record.num_frames) == (len(data), 1)

@@ -17,7 +17,10 @@ WINDOWS = {
     *("Mistral", "Gemma2", "Gemma3Text", "Phi3", "Mixtral", "Olmo3", "Cohere2", "Starcoder2", "Phimoe", "GptOss"),
     *("Exaone4", "VaultGemma", "Ministral3"),
 }
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(params=DECODERS)
@@ -64,9 +67,9 @@ def test_tokens_that_are_taken_back_leave_no_trace(named: tuple[str, Front, Back
         return
     assert rewound.rewind(24) == [True, True]
     expected = straight.logits(ids[:, 24:30])
-    torch.testing.assert_close(rewound.logits(ids[:, 24:30]), expected, **CLOSE)
+    assert_close(rewound.logits(ids[:, 24:30]), expected)
     assert rewound.rewind(26) == [True, True]
-    torch.testing.assert_close(rewound.logits(ids[:, 26:30]), expected[2:], **CLOSE)
+    assert_close(rewound.logits(ids[:, 26:30]), expected[2:])
 
 
 def test_a_window_that_has_moved_on_says_that_it_cannot_go_back(named: tuple[str, Front, Back]) -> None:
@@ -81,7 +84,7 @@ def test_a_window_that_has_moved_on_says_that_it_cannot_go_back(named: tuple[str
     assert all(could) == (name not in WINDOWS)
     if all(could):
         expected = Whole(front, back).logits(ids)[5:]
-        torch.testing.assert_close(one.logits(ids[:, 5:]), expected, **CLOSE)
+        assert_close(one.logits(ids[:, 5:]), expected)
 
 
 def test_sequences_of_other_lengths_share_a_pass(named: tuple[str, Front, Back]) -> None:
@@ -99,7 +102,7 @@ def test_sequences_of_other_lengths_share_a_pass(named: tuple[str, Front, Back])
             expected = torch.cat([whole.logits(ids[index : index + 1]) for index, whole in enumerate(alone)])
             features = front.features_together([whole.caches[0] for whole in shared], ids)
             output = back.output_together(list(features), [whole.caches[1] for whole in shared])
-            torch.testing.assert_close(output.logits[:, 0], expected, **CLOSE)
+            assert_close(output.logits[:, 0], expected)
     assert [whole.caches[1].num_tokens for whole in shared] == [8, 13, 18]
 
 

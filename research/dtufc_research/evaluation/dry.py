@@ -360,7 +360,7 @@ def _synthetic(samples: Sequence[Tensor], num_tokens: int, rng: np.random.Genera
 
 def _answer(pipeline: CloudPipeline, features: Tensor, config: Any) -> str:
     if not _is_vision(config):
-        return f"the next token is {pipeline.head.next_token(features)} of {config.vocab_size}"
+        return f"the next token is {int(pipeline.head.logits(features, last=1).argmax())} of {config.vocab_size}"
     side = int(config.image_size)
     labels = pipeline.head.label_map(features, (0, 0, side, side), (side, side))
     return f"labels of {side} x {side} pixels, {len(np.unique(labels))} of {_LABELS} different ones"

@@ -1,7 +1,7 @@
 """Frames: the bytes that cross the wire. `docs/bitstream.md` is the specification.
 
-Pure and self-contained: standard library only, no I/O, no arrays. `parse` returns a Frame or raises
-BitstreamError, for every input; it checks every size against a cap before anything is allocated.
+Pure and self-contained: standard library only, no I/O, no arrays. `parse` and `parse_step` return a Frame or raise
+BitstreamError, for every input; they check every size against a cap before anything is allocated.
 """
 
 import struct
@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
-from typing import Final
+from typing import Final, Self
 
 from dtufc.errors import BadMagic, Corrupt, InputError, Truncated, UnsupportedVersion
 
@@ -18,10 +18,12 @@ VERSION: Final = 1
 MAX_RANK: Final = 4
 MAX_VALUES: Final = 1 << 24  # values in one feature: 64 MiB as float32
 MAX_PAYLOAD_BYTES: Final = 1 << 27
+MAX_SESSION_ROWS: Final = 1 << 24  # position and rows of a step frame together
 DIGEST_BYTES: Final = 8
 
 _HEAD = struct.Struct("<3sBBBBB")  # magic, version, codec, dtype, rank, reserved
 _SUMS = struct.Struct("<II")  # symbol CRC, frame CRC
+_CHECK = struct.Struct("<I")  # of a step frame
 _MAX_VARINT_BYTES: Final = 5
 
 
@@ -73,6 +75,33 @@ class Frame:
         return prod(self.shape)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepContext:
+    """What the opening of a session fixed: its step frames leave it out.
+
+    Attributes:
+        profile_digest: as of a Frame.
+        codec: as of a Frame.
+        dtype: as of a Frame.
+        channels: of a row, at least 1.
+    """
+
+    profile_digest: bytes
+    codec: CodecId
+    dtype: Dtype
+    channels: int
+
+    @classmethod
+    def of(cls, frame: Frame) -> Self:
+        """The context in which `frame`, of shape [..., channels], can go as a step frame."""
+        return cls(profile_digest=frame.profile_digest, codec=frame.codec, dtype=frame.dtype, channels=frame.shape[-1])
+
+    @property
+    def crc(self) -> int:
+        """Of all this; the CRC of every step frame goes on from here."""
+        return zlib.crc32(self.profile_digest + bytes((self.codec, self.dtype)) + write_varint(self.channels))
+
+
 def check_shape(shape: tuple[int, ...]) -> None:
     """Raises InputError unless a frame can carry this shape."""
     if not 1 <= len(shape) <= MAX_RANK:
@@ -93,11 +122,7 @@ def pack(frame: Frame) -> bytes:
     Raises:
         InputError: the shape or the payload is beyond what a frame can carry.
     """
-    check_shape(frame.shape)
-    if len(frame.payload) > MAX_PAYLOAD_BYTES:
-        raise InputError(
-            field="payload", problem=f"{len(frame.payload)} bytes", remedy=f"At most {MAX_PAYLOAD_BYTES} fit in a frame"
-        )
+    _check_sizes(frame)
     head = _HEAD.pack(MAGIC, VERSION, frame.codec, frame.dtype, len(frame.shape), 0)
     sizes = b"".join(write_varint(size) for size in (*frame.shape, len(frame.payload)))
     body = head + frame.profile_digest + sizes + frame.payload
@@ -143,6 +168,61 @@ def parse(data: bytes) -> Frame:
     )
 
 
+def pack_step(frame: Frame, position: int) -> bytes:
+    """Frame to a step frame: position, rows, payload and one checksum. `docs/bitstream.md`, "Step frame".
+
+    Args:
+        frame: of shape [rows, channels] or [1, rows, channels].
+        position: the number of the session's rows before the first one of this frame.
+
+    Raises:
+        InputError: the shape, the payload or the position is beyond what a step frame can carry.
+    """
+    _check_sizes(frame)
+    match frame.shape:
+        case (rows, _) | (1, rows, _):
+            pass
+        case _:
+            remedy = "Give an array [rows, channels] or [1, rows, channels]"
+            raise InputError(field="features", problem=f"shape {frame.shape} is not one of rows", remedy=remedy)
+    if not 0 <= position <= MAX_SESSION_ROWS - rows:
+        problem = f"{position}, with {rows} rows to come"
+        remedy = f"Start at 0 or later, and end at row {MAX_SESSION_ROWS} or earlier"
+        raise InputError(field="position", problem=problem, remedy=remedy)
+    body = write_varint(position) + write_varint(rows) + frame.payload
+    return body + _CHECK.pack(zlib.crc32(body, StepContext.of(frame).crc) ^ _reversed(frame.symbol_crc))
+
+
+def parse_step(data: bytes, context: StepContext) -> tuple[int, Frame]:
+    """A step frame to its position and a Frame of shape (rows, channels).
+
+    Damaged bytes, and those of another context, give the Frame another symbol CRC than its payload has, so that
+    decoding it ends in an error. `raw` has no symbols: here it is rejected at once.
+
+    Raises:
+        BitstreamError: the bytes are no step frame; for `raw`, every input that `pack_step` did not make.
+    """
+    position, offset = read_varint(data, 0)
+    rows, offset = read_varint(data, offset)
+    _need(data, offset + _CHECK.size)
+    if rows < 1 or position + rows > MAX_SESSION_ROWS or rows * context.channels > MAX_VALUES:
+        raise Corrupt(problem=f"{rows} rows of {context.channels} values at position {position}")
+    end = len(data) - _CHECK.size
+    if end - offset > MAX_PAYLOAD_BYTES:
+        raise Corrupt(problem=f"a payload of {end - offset} bytes")
+    symbol_crc = _reversed(_CHECK.unpack_from(data, end)[0] ^ zlib.crc32(memoryview(data)[:end], context.crc))
+    if symbol_crc and context.codec == CodecId.raw:
+        raise Corrupt(problem="checksum differs")
+    return position, Frame(
+        codec=context.codec,
+        dtype=context.dtype,
+        shape=(rows, context.channels),
+        profile_digest=context.profile_digest,
+        symbol_crc=symbol_crc,
+        payload=data[offset:end],
+    )
+
+
 def write_varint(value: int) -> bytes:
     """An integer in [0, 2^35) as LEB128: seven bits a byte, low bits first, the top bit set on all but the last."""
     out = bytearray()
@@ -170,6 +250,19 @@ def read_varint(data: bytes, offset: int) -> tuple[int, int]:
                 raise Corrupt(problem="an overlong integer")
             return value, offset + index + 1
     raise Corrupt(problem="an integer of more than five bytes")
+
+
+def _reversed(symbol_crc: int) -> int:
+    """The four bytes in reverse order: a change that payload and symbols have in common does not cancel out."""
+    return int.from_bytes(symbol_crc.to_bytes(4, "little"), "big")
+
+
+def _check_sizes(frame: Frame) -> None:
+    check_shape(frame.shape)
+    if len(frame.payload) > MAX_PAYLOAD_BYTES:
+        raise InputError(
+            field="payload", problem=f"{len(frame.payload)} bytes", remedy=f"At most {MAX_PAYLOAD_BYTES} fit in a frame"
+        )
 
 
 def _read_shape(data: bytes, offset: int, rank: int) -> tuple[tuple[int, ...], int]:

@@ -11,3 +11,6 @@ MAX_PASS_ROWS: Final = 256  # of a sequence in one pass: steps of other sequence
 MAX_SHARING: Final = 16  # sequences that share a pass
 MAX_DRAFTED: Final = 16  # tokens that are guessed ahead for one step
 SESSION_ID_BYTES: Final = 16
+MAX_TOP_LOG_PROBABILITIES: Final = 20  # beside each generated token
+MAX_LOGIT_BIASES: Final = 300  # of one request
+MAX_STOP_TOKEN_IDS: Final = 64  # of one request
