@@ -16,7 +16,7 @@ from dtufc.models.profile import load_profile
 from tests.e2e.services import SAMPLES, Service, environment, free_port
 
 OF_FILES = ["models", "fetch", "prove", "init", "fit", "evaluate", "encode", "decode", "inspect"]
-OF_SERVICES = ["answer", "complete", "segment", "classify", "generate-image", "health"]
+OF_SERVICES = ["answer", "complete", "chat", "segment", "classify", "generate-image", "health"]
 COMMANDS = [*OF_FILES, *OF_SERVICES]
 DTUFC = Path(sys.executable).with_name("dtufc")
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dtufc.cli import coding, own, profiles, requests
+from dtufc.cli import coding, generation, own, profiles, requests
 from dtufc.cli.environment import environment_report
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -26,5 +26,5 @@ def main(
     """Split inference with small features: profiles, frames, and requests to an edge."""
 
 
-for group in (profiles, own, coding, requests):
+for group in (profiles, own, coding, generation, requests):
     app.add_typer(group.app)

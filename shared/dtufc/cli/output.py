@@ -69,6 +69,19 @@ def cost_facts(cost: "inference_pb2.Cost") -> dict[str, Any]:
     }
 
 
+def generated_facts(generated: "inference_pb2.Generated") -> dict[str, Any]:
+    """What a reply's text took."""
+    return {
+        "prompt_tokens": generated.prompt_tokens,
+        "new_tokens": generated.new_tokens,
+        "drafted_tokens": generated.drafted_tokens,
+        "accepted_tokens": generated.accepted_tokens,
+        "recoveries": generated.recoveries,
+        "first_token_ms": round(1000 * generated.first_token_seconds, 3),
+        "seed": generated.seed,
+    }
+
+
 def load_features(path: Path) -> Array:
     """A .npy file of one array. Raises InputError for anything else."""
     try:

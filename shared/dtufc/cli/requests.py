@@ -1,4 +1,4 @@
-"""Requests to an edge: answer, complete, segment, classify, generate-image, health."""
+"""Requests to an edge: answer, segment, classify, generate-image, health."""
 
 import json
 import sys
@@ -22,11 +22,13 @@ from dtufc.cli.options import (
     TlsCa,
     TlsCertificate,
     TlsKey,
+    client_of,
+    tls_of,
 )
 from dtufc.cli.output import cost_facts, errors, show
-from dtufc.client import DEFAULT_ADDRESS, EdgeClient
+from dtufc.client import DEFAULT_ADDRESS
 from dtufc.coding.rate import Rate
-from dtufc.serving.transport import Tls, check_health
+from dtufc.serving.transport import check_health
 
 app = typer.Typer()
 
@@ -48,7 +50,7 @@ def answer(
     as_json: Json = False,
 ) -> None:
     """Asks the edge a question with choices."""
-    with errors(), _client(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
+    with errors(), client_of(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
         rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
         reply = client.answer(question, choices, profile=profile, codec=codec, rate=rate)
         facts: dict[str, Any] = {"letter": reply.letter, "choice": choices[reply.choice]}
@@ -57,42 +59,6 @@ def answer(
             return
         odds = {f"p({letter})": p for letter, p in zip(ascii_uppercase, reply.probabilities, strict=False)}
         show({**facts, **odds, **cost_facts(reply.cost)}, as_json)
-
-
-@app.command()
-def complete(
-    prompt: str,
-    max_tokens: Annotated[int, typer.Option(help="At most so many.")] = 32,
-    plain: Annotated[bool, typer.Option("--plain", help="Without the model's chat template.")] = False,
-    edge: Edge = DEFAULT_ADDRESS,
-    timeout_s: Timeout = 60.0,
-    tls_ca: TlsCa = None,
-    tls_certificate: TlsCertificate = None,
-    tls_key: TlsKey = None,
-    profile: Served = "",
-    codec: Codec = "",
-    quality: Quality = None,
-    target_bpfp: TargetBpfp = None,
-    max_bytes: MaxBytes = None,
-    as_json: Json = False,
-) -> None:
-    """Lets the edge and its cloud continue a prompt."""
-    with errors(), _client(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
-        rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
-        replies = []
-        for reply in client.complete(
-            prompt, max_tokens=max_tokens, plain=plain, profile=profile, codec=codec, rate=rate
-        ):
-            replies.append(reply)
-            if not as_json:
-                print(reply.text, end="", flush=True)
-        last = replies[-1]
-        if as_json:
-            text = "".join(reply.text for reply in replies)
-            print(json.dumps({"text": text, "finish_reason": last.finish_reason, "cost": cost_facts(last.cost)}))
-            return
-        print()
-        show({"finish_reason": last.finish_reason, **cost_facts(last.cost)}, as_json)
 
 
 @app.command()
@@ -112,7 +78,7 @@ def segment(
     as_json: Json = False,
 ) -> None:
     """Lets the edge and its cloud segment an image."""
-    with errors(), _client(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
+    with errors(), client_of(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
         rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
         reply = client.segment(image, profile=profile, codec=codec, rate=rate)
         output.write_bytes(reply.label_map_png)
@@ -140,7 +106,7 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Lets the edge and its cloud say what an image shows."""
-    with errors(), _client(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
+    with errors(), client_of(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
         rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
         reply = client.classify(image, top_k=top_k, profile=profile, codec=codec, rate=rate)
         if as_json:
@@ -172,7 +138,7 @@ def generate_image(
     as_json: Json = False,
 ) -> None:
     """Lets the edge and its cloud generate an image of a prompt."""
-    with errors(), _client(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
+    with errors(), client_of(edge, timeout_s, tls_ca, tls_certificate, tls_key) as client:
         rate = Rate(quality=quality, target_bpfp=target_bpfp, max_bytes=max_bytes)
         replies = client.generate_image(
             prompt,
@@ -208,14 +174,5 @@ def health(
 ) -> None:
     """Asks a service whether it serves, by grpc.health.v1; exit status 0 where it does."""
     with errors():
-        check_health(address, _tls(tls_ca, tls_certificate, tls_key), timeout_s=timeout_s)
+        check_health(address, tls_of(tls_ca, tls_certificate, tls_key), timeout_s=timeout_s)
         show({"status": "SERVING"}, as_json)
-
-
-def _client(address: str, timeout_s: float, ca: Path | None, certificate: Path | None, key: Path | None) -> EdgeClient:
-    return EdgeClient(address, timeout_s=timeout_s, tls=_tls(ca, certificate, key))
-
-
-def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> Tls | None:
-    wants_tls = ca is not None or certificate is not None or key is not None
-    return Tls(ca=ca, certificate=certificate, key=key) if wants_tls else None
