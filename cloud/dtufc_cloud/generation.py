@@ -25,7 +25,7 @@ from dtufc.serving.telemetry import Record
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2
 from dtufc_cloud.pipeline import CloudPipeline
-from dtufc_cloud.sampling import Sampler
+from dtufc_cloud.sampling import Sampler, check_token_ids
 from dtufc_cloud.settings import CloudSettings
 
 COMPLETE: Final = "complete"  # the task, as profiles list it
@@ -41,7 +41,8 @@ class Session:
         head: SequenceLogits = pipeline.head
         self._head, self._pipeline, self._passes, self._worker = head, pipeline, passes, worker
         self._sampler = Sampler(opening.sampling, opening.prompt_ids, head.vocabulary)
-        self._stops = frozenset(opening.sampling.stop_token_ids)
+        check_token_ids("open", (*opening.new_ids, *opening.end_ids), head.vocabulary)
+        self._stops = frozenset((*opening.sampling.stop_token_ids, *opening.end_ids))
         self._num_prompt_rows, self._max_rows = opening.num_prompt_rows, opening.max_rows
         self._new_ids = list(opening.new_ids)
         self._state = head.start()

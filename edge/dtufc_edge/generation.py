@@ -47,13 +47,13 @@ class Generation:
         sampling = head_pb2.Sampling.FromString(sampling.SerializeToString())
         if not sampling.HasField("seed"):
             sampling.seed = secrets.randbits(63)
-        sampling.stop_token_ids.extend(sorted(backbone.ends))
-        self._stops = frozenset(sampling.stop_token_ids)
+        self._stops = backbone.ends.union(sampling.stop_token_ids)
         opening = head_pb2.OpenSession(
             profile=call.pipeline.profile.name,
             sampling=sampling,
             max_rows=len(prompt_ids) + max_tokens - 1,  # the last token is not sent
             num_prompt_rows=len(prompt_ids),
+            end_ids=sorted(backbone.ends),
             prompt_ids=prompt_ids if sampling.HasField("repetition_penalty") else (),
         )
         self._session = CloudSession(call.exchange, opening, token_rate)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x64tufc/v1/head.proto\x12\x08\x64tufc.v1\x1a\x19google/protobuf/any.proto\"\x11\n\x0f\x44\x65scribeRequest\"8\n\rDescribeReply\x12\'\n\x08profiles\x18\x01 \x03(\x0b\x32\x15.dtufc.v1.ProfileInfo\"\x80\x02\n\x0bProfileInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\r\x12\x12\n\nnum_layers\x18\x04 \x01(\r\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x0e\n\x06\x63odecs\x18\x06 \x03(\t\x12\r\n\x05tasks\x18\x07 \x03(\t\x12\x37\n\tqualities\x18\x08 \x03(\x0b\x32$.dtufc.v1.ProfileInfo.QualitiesEntry\x1aH\n\x0eQualitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.dtufc.v1.QualityRange:\x02\x38\x01\"/\n\x0cQualityRange\x12\x0e\n\x06lowest\x18\x01 \x01(\x01\x12\x0f\n\x07highest\x18\x02 \x01(\x01\"P\n\nRunRequest\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05\x66rame\x18\x02 \x01(\x0c\x12\"\n\x04task\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"Q\n\x08RunReply\x12$\n\x06result\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x1f\n\x06stages\x18\x02 \x03(\x0b\x32\x0f.dtufc.v1.Stage\"\x1f\n\nAnswerTask\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"%\n\x0c\x41nswerResult\x12\x15\n\rprobabilities\x18\x01 \x03(\x01\"\x96\x01\n\x0fGenerateRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12#\n\x04open\x18\x02 \x01(\x0b\x32\x15.dtufc.v1.OpenSession\x12\x1c\n\x04rows\x18\x03 \x03(\x0b\x32\x0e.dtufc.v1.Rows\x12\x0c\n\x04hold\x18\x04 \x01(\x08\x12\x0f\n\x07\x64rafted\x18\x05 \x03(\r\x12\r\n\x05\x63lose\x18\x06 \x01(\x08\"\xc4\x01\n\x0bOpenSession\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x10\n\x08\x63hannels\x18\x04 \x01(\r\x12$\n\x08sampling\x18\x05 \x01(\x0b\x32\x12.dtufc.v1.Sampling\x12\x10\n\x08max_rows\x18\x06 \x01(\r\x12\x17\n\x0fnum_prompt_rows\x18\x07 \x01(\r\x12\x12\n\nprompt_ids\x18\x08 \x03(\r\x12\x0f\n\x07new_ids\x18\t \x03(\r\"G\n\x04Rows\x12\x0f\n\x05\x66rame\x18\x01 \x01(\x0cH\x00\x12\x14\n\nstep_frame\x18\x02 \x01(\x0cH\x00\x12\x10\n\x08position\x18\x03 \x01(\rB\x06\n\x04kind\"~\n\rGenerateReply\x12\x10\n\x08num_rows\x18\x01 \x01(\r\x12&\n\x06tokens\x18\x02 \x03(\x0b\x32\x16.dtufc.v1.SampledToken\x12\x12\n\ncan_rewind\x18\x03 \x01(\x08\x12\x1f\n\x06stages\x18\x04 \x03(\x0b\x32\x0f.dtufc.v1.Stage\"~\n\x0cSampledToken\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x1c\n\x0flog_probability\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12*\n\x03top\x18\x03 \x03(\x0b\x32\x1d.dtufc.v1.TokenLogProbabilityB\x12\n\x10_log_probability\"@\n\x13TokenLogProbability\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x17\n\x0flog_probability\x18\x02 \x01(\x01\"\x9f\x03\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x02\x88\x01\x01\x12\x35\n\nlogit_bias\x18\t \x03(\x0b\x32!.dtufc.v1.Sampling.LogitBiasEntry\x12\x19\n\x11log_probabilities\x18\n \x01(\x08\x12\x1d\n\x15top_log_probabilities\x18\x0b \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"f\n\x0bSegmentTask\x12\x0c\n\x04left\x18\x01 \x01(\r\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\r\n\x05right\x18\x03 \x01(\r\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\"&\n\rSegmentResult\x12\x15\n\rlabel_map_png\x18\x01 \x01(\x0c\"\x1d\n\x0c\x43lassifyTask\x12\r\n\x05top_k\x18\x01 \x01(\r\"1\n\x0e\x43lassifyResult\x12\x1f\n\x06labels\x18\x01 \x03(\x0b\x32\x0f.dtufc.v1.Label\"9\n\x05Label\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\"\x11\n\x0f\x44\x65\x63odeImageTask\"&\n\x11\x44\x65\x63odeImageResult\x12\x11\n\timage_png\x18\x01 \x01(\x0c\"&\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x32\xfe\x01\n\x0bHeadService\x12>\n\x08\x44\x65scribe\x12\x19.dtufc.v1.DescribeRequest\x1a\x17.dtufc.v1.DescribeReply\x12/\n\x03Run\x12\x14.dtufc.v1.RunRequest\x1a\x12.dtufc.v1.RunReply\x12\x42\n\x08Generate\x12\x19.dtufc.v1.GenerateRequest\x1a\x17.dtufc.v1.GenerateReply(\x01\x30\x01\x12:\n\x04Step\x12\x19.dtufc.v1.GenerateRequest\x1a\x17.dtufc.v1.GenerateReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x64tufc/v1/head.proto\x12\x08\x64tufc.v1\x1a\x19google/protobuf/any.proto\"\x11\n\x0f\x44\x65scribeRequest\"8\n\rDescribeReply\x12\'\n\x08profiles\x18\x01 \x03(\x0b\x32\x15.dtufc.v1.ProfileInfo\"\x80\x02\n\x0bProfileInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\r\x12\x12\n\nnum_layers\x18\x04 \x01(\r\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x0e\n\x06\x63odecs\x18\x06 \x03(\t\x12\r\n\x05tasks\x18\x07 \x03(\t\x12\x37\n\tqualities\x18\x08 \x03(\x0b\x32$.dtufc.v1.ProfileInfo.QualitiesEntry\x1aH\n\x0eQualitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.dtufc.v1.QualityRange:\x02\x38\x01\"/\n\x0cQualityRange\x12\x0e\n\x06lowest\x18\x01 \x01(\x01\x12\x0f\n\x07highest\x18\x02 \x01(\x01\"P\n\nRunRequest\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05\x66rame\x18\x02 \x01(\x0c\x12\"\n\x04task\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"Q\n\x08RunReply\x12$\n\x06result\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x1f\n\x06stages\x18\x02 \x03(\x0b\x32\x0f.dtufc.v1.Stage\"\x1f\n\nAnswerTask\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"%\n\x0c\x41nswerResult\x12\x15\n\rprobabilities\x18\x01 \x03(\x01\"\x96\x01\n\x0fGenerateRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12#\n\x04open\x18\x02 \x01(\x0b\x32\x15.dtufc.v1.OpenSession\x12\x1c\n\x04rows\x18\x03 \x03(\x0b\x32\x0e.dtufc.v1.Rows\x12\x0c\n\x04hold\x18\x04 \x01(\x08\x12\x0f\n\x07\x64rafted\x18\x05 \x03(\r\x12\r\n\x05\x63lose\x18\x06 \x01(\x08\"\xd5\x01\n\x0bOpenSession\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x10\n\x08\x63hannels\x18\x04 \x01(\r\x12$\n\x08sampling\x18\x05 \x01(\x0b\x32\x12.dtufc.v1.Sampling\x12\x10\n\x08max_rows\x18\x06 \x01(\r\x12\x17\n\x0fnum_prompt_rows\x18\x07 \x01(\r\x12\x12\n\nprompt_ids\x18\x08 \x03(\r\x12\x0f\n\x07new_ids\x18\t \x03(\r\x12\x0f\n\x07\x65nd_ids\x18\n \x03(\r\"G\n\x04Rows\x12\x0f\n\x05\x66rame\x18\x01 \x01(\x0cH\x00\x12\x14\n\nstep_frame\x18\x02 \x01(\x0cH\x00\x12\x10\n\x08position\x18\x03 \x01(\rB\x06\n\x04kind\"~\n\rGenerateReply\x12\x10\n\x08num_rows\x18\x01 \x01(\r\x12&\n\x06tokens\x18\x02 \x03(\x0b\x32\x16.dtufc.v1.SampledToken\x12\x12\n\ncan_rewind\x18\x03 \x01(\x08\x12\x1f\n\x06stages\x18\x04 \x03(\x0b\x32\x0f.dtufc.v1.Stage\"~\n\x0cSampledToken\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x1c\n\x0flog_probability\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12*\n\x03top\x18\x03 \x03(\x0b\x32\x1d.dtufc.v1.TokenLogProbabilityB\x12\n\x10_log_probability\"@\n\x13TokenLogProbability\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x17\n\x0flog_probability\x18\x02 \x01(\x01\"\x9f\x03\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x02\x88\x01\x01\x12\x35\n\nlogit_bias\x18\t \x03(\x0b\x32!.dtufc.v1.Sampling.LogitBiasEntry\x12\x19\n\x11log_probabilities\x18\n \x01(\x08\x12\x1d\n\x15top_log_probabilities\x18\x0b \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x08\n\x06_top_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"f\n\x0bSegmentTask\x12\x0c\n\x04left\x18\x01 \x01(\r\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\r\n\x05right\x18\x03 \x01(\r\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\r\x12\r\n\x05width\x18\x05 \x01(\r\x12\x0e\n\x06height\x18\x06 \x01(\r\"&\n\rSegmentResult\x12\x15\n\rlabel_map_png\x18\x01 \x01(\x0c\"\x1d\n\x0c\x43lassifyTask\x12\r\n\x05top_k\x18\x01 \x01(\r\"1\n\x0e\x43lassifyResult\x12\x1f\n\x06labels\x18\x01 \x03(\x0b\x32\x0f.dtufc.v1.Label\"9\n\x05Label\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\"\x11\n\x0f\x44\x65\x63odeImageTask\"&\n\x11\x44\x65\x63odeImageResult\x12\x11\n\timage_png\x18\x01 \x01(\x0c\"&\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x32\xfe\x01\n\x0bHeadService\x12>\n\x08\x44\x65scribe\x12\x19.dtufc.v1.DescribeRequest\x1a\x17.dtufc.v1.DescribeReply\x12/\n\x03Run\x12\x14.dtufc.v1.RunRequest\x1a\x12.dtufc.v1.RunReply\x12\x42\n\x08Generate\x12\x19.dtufc.v1.GenerateRequest\x1a\x17.dtufc.v1.GenerateReply(\x01\x30\x01\x12:\n\x04Step\x12\x19.dtufc.v1.GenerateRequest\x1a\x17.dtufc.v1.GenerateReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,35 +57,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST']._serialized_start=683
   _globals['_GENERATEREQUEST']._serialized_end=833
   _globals['_OPENSESSION']._serialized_start=836
-  _globals['_OPENSESSION']._serialized_end=1032
-  _globals['_ROWS']._serialized_start=1034
-  _globals['_ROWS']._serialized_end=1105
-  _globals['_GENERATEREPLY']._serialized_start=1107
-  _globals['_GENERATEREPLY']._serialized_end=1233
-  _globals['_SAMPLEDTOKEN']._serialized_start=1235
-  _globals['_SAMPLEDTOKEN']._serialized_end=1361
-  _globals['_TOKENLOGPROBABILITY']._serialized_start=1363
-  _globals['_TOKENLOGPROBABILITY']._serialized_end=1427
-  _globals['_SAMPLING']._serialized_start=1430
-  _globals['_SAMPLING']._serialized_end=1845
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1755
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1803
-  _globals['_SEGMENTTASK']._serialized_start=1847
-  _globals['_SEGMENTTASK']._serialized_end=1949
-  _globals['_SEGMENTRESULT']._serialized_start=1951
-  _globals['_SEGMENTRESULT']._serialized_end=1989
-  _globals['_CLASSIFYTASK']._serialized_start=1991
-  _globals['_CLASSIFYTASK']._serialized_end=2020
-  _globals['_CLASSIFYRESULT']._serialized_start=2022
-  _globals['_CLASSIFYRESULT']._serialized_end=2071
-  _globals['_LABEL']._serialized_start=2073
-  _globals['_LABEL']._serialized_end=2130
-  _globals['_DECODEIMAGETASK']._serialized_start=2132
-  _globals['_DECODEIMAGETASK']._serialized_end=2149
-  _globals['_DECODEIMAGERESULT']._serialized_start=2151
-  _globals['_DECODEIMAGERESULT']._serialized_end=2189
-  _globals['_STAGE']._serialized_start=2191
-  _globals['_STAGE']._serialized_end=2229
-  _globals['_HEADSERVICE']._serialized_start=2232
-  _globals['_HEADSERVICE']._serialized_end=2486
+  _globals['_OPENSESSION']._serialized_end=1049
+  _globals['_ROWS']._serialized_start=1051
+  _globals['_ROWS']._serialized_end=1122
+  _globals['_GENERATEREPLY']._serialized_start=1124
+  _globals['_GENERATEREPLY']._serialized_end=1250
+  _globals['_SAMPLEDTOKEN']._serialized_start=1252
+  _globals['_SAMPLEDTOKEN']._serialized_end=1378
+  _globals['_TOKENLOGPROBABILITY']._serialized_start=1380
+  _globals['_TOKENLOGPROBABILITY']._serialized_end=1444
+  _globals['_SAMPLING']._serialized_start=1447
+  _globals['_SAMPLING']._serialized_end=1862
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1772
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1820
+  _globals['_SEGMENTTASK']._serialized_start=1864
+  _globals['_SEGMENTTASK']._serialized_end=1966
+  _globals['_SEGMENTRESULT']._serialized_start=1968
+  _globals['_SEGMENTRESULT']._serialized_end=2006
+  _globals['_CLASSIFYTASK']._serialized_start=2008
+  _globals['_CLASSIFYTASK']._serialized_end=2037
+  _globals['_CLASSIFYRESULT']._serialized_start=2039
+  _globals['_CLASSIFYRESULT']._serialized_end=2088
+  _globals['_LABEL']._serialized_start=2090
+  _globals['_LABEL']._serialized_end=2147
+  _globals['_DECODEIMAGETASK']._serialized_start=2149
+  _globals['_DECODEIMAGETASK']._serialized_end=2166
+  _globals['_DECODEIMAGERESULT']._serialized_start=2168
+  _globals['_DECODEIMAGERESULT']._serialized_end=2206
+  _globals['_STAGE']._serialized_start=2208
+  _globals['_STAGE']._serialized_end=2246
+  _globals['_HEADSERVICE']._serialized_start=2249
+  _globals['_HEADSERVICE']._serialized_end=2503
 # @@protoc_insertion_point(module_scope)

@@ -99,7 +99,7 @@ class GenerateRequest(_message.Message):
     def __init__(self, session_id: _Optional[bytes] = ..., open: _Optional[_Union[OpenSession, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Rows, _Mapping]]] = ..., hold: _Optional[bool] = ..., drafted: _Optional[_Iterable[int]] = ..., close: _Optional[bool] = ...) -> None: ...
 
 class OpenSession(_message.Message):
-    __slots__ = ("profile", "codec", "dtype", "channels", "sampling", "max_rows", "num_prompt_rows", "prompt_ids", "new_ids")
+    __slots__ = ("profile", "codec", "dtype", "channels", "sampling", "max_rows", "num_prompt_rows", "prompt_ids", "new_ids", "end_ids")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +109,7 @@ class OpenSession(_message.Message):
     NUM_PROMPT_ROWS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     NEW_IDS_FIELD_NUMBER: _ClassVar[int]
+    END_IDS_FIELD_NUMBER: _ClassVar[int]
     profile: str
     codec: str
     dtype: str
@@ -118,7 +119,8 @@ class OpenSession(_message.Message):
     num_prompt_rows: int
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
     new_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, profile: _Optional[str] = ..., codec: _Optional[str] = ..., dtype: _Optional[str] = ..., channels: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_rows: _Optional[int] = ..., num_prompt_rows: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., new_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    end_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, profile: _Optional[str] = ..., codec: _Optional[str] = ..., dtype: _Optional[str] = ..., channels: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_rows: _Optional[int] = ..., num_prompt_rows: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., new_ids: _Optional[_Iterable[int]] = ..., end_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Rows(_message.Message):
     __slots__ = ("frame", "step_frame", "position")
