@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, Final
 
 import torch
-from dtufc.serving.sampling import check_sampling
 from torch import Tensor
 
 from dtufc.coding import bitstream
@@ -21,6 +20,7 @@ from dtufc.models.capabilities import SequenceLogits, SequenceState
 from dtufc.serving.cache_budget import CacheBudget
 from dtufc.serving.limits import MAX_DRAFTED, SESSION_ID_BYTES
 from dtufc.serving.passes import Passes, pieces
+from dtufc.serving.sampling import check_sampling
 from dtufc.serving.telemetry import Record
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2

@@ -55,7 +55,7 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
         self._tasks = tasks_by_message(plugins.load(_GROUP, name)() for name in plugins.names(_GROUP))
         self._check_tasks()
         self._telemetry = telemetry
-        self._sessions = Sessions(pipelines, worker, settings)
+        self.sessions = Sessions(pipelines, worker, settings)
         self._draining = asyncio.Event()
         self._infos = [profile_info(p.profile, p.codec, p.head.num_layers) for p in pipelines.values()]
 
@@ -69,7 +69,7 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
                 if message is None or not message.HasField("open"):
                     problem, remedy = "it is missing", "Open the session by the first message"
                     raise InputError(field="open", problem=problem, remedy=remedy)
-                with self._sessions.opened(message.open, record) as session:
+                with self.sessions.opened(message.open, record) as session:
                     await self._load(self._pipeline(message.open.profile), message.open.codec)
                     while message is not None:
                         before = dict(record.stages.seconds)
@@ -89,7 +89,7 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
         async with grpc_status(context), self._calls.admit(COMPLETE, context.time_remaining()) as admitted:
             if self._draining.is_set():
                 raise SessionLost(problem=_DRAINS)
-            reply = await self._sessions.step(message, admitted.record)
+            reply = await self.sessions.step(message, admitted.record)
             _add_stages(reply, admitted.record)
             return reply
         raise AssertionError("a call that fails is aborted")

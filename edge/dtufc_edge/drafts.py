@@ -40,7 +40,8 @@ class Drafts:
         for length in range(_LONGEST, _SHORTEST - 1, -1):
             start = self._behind.get(tuple(self._ids[-length:]))
             if start is not None:
-                return self._ids[start : start + min(most, self._size)]
+                period = len(self._ids) - start  # what is longer is guessed to repeat itself
+                return [self._ids[start + index % period] for index in range(min(most, self._size))]
         return []
 
     def saw(self, new_ids: Sequence[int], drafted: int, *, step_s: float, way_s: float, can_rewind: bool) -> None:

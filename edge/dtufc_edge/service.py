@@ -72,7 +72,7 @@ class InferenceService:
         self._calls = Calls(
             worker, telemetry, service="the edge", address=settings.listen, timeout_s=settings.timeout_s
         )
-        self._budget = CacheBudget(settings.max_cache_bytes)
+        self.budget = CacheBudget(settings.max_cache_bytes)
         self._passes = {name: Passes(worker, _together(p.backbone)) for name, p in pipelines.items()}
         self.infos = [profile_info(p.profile, p.codec, p.backbone.num_layers) for p in pipelines.values()]
 
@@ -163,7 +163,7 @@ class InferenceService:
             worker=self._worker,
             exchange=exchange,
             passes=self._passes[pipeline.profile.name],
-            budget=self._budget,
+            budget=self.budget,
         )
 
     def _pipeline(self, task: Task, name: str) -> EdgePipeline:

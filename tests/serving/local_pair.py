@@ -1,0 +1,153 @@
+"""Edge and cloud in one process, over gRPC on loopback, for models that are small enough to be made by a test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from dtufc.models.profile import Profile, load_profile
+from dtufc.serving.telemetry import Telemetry
+from dtufc.serving.transport import Server, channel
+from dtufc.serving.worker import Worker
+from dtufc.v1 import head_pb2_grpc, inference_pb2
+from dtufc_cloud.pipeline import CloudPipeline
+from dtufc_cloud.service import HeadService
+from dtufc_cloud.settings import CloudSettings
+from dtufc_edge.cloud import Cloud
+from dtufc_edge.pipeline import EdgePipeline
+from dtufc_edge.service import InferenceService
+from dtufc_edge.settings import EdgeSettings
+from dtufc_research.evaluation.cuts import NUM_LAYERS, save_decoder
+
+CPU = torch.device("cpu")
+VOCABULARY = 97
+
+
+def tiny_decoder(name: str, folder: Path, split: int = NUM_LAYERS // 2) -> Profile:
+    """A random language model of this class, whose tokens are the words w0 to w96, and its profile."""
+    save_decoder(name, folder / "model")
+    words = {f"w{index}": index for index in range(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(folder / "model")
+    spec = {
+        "name": "tiny",
+        "family": "decoder",
+        "layout": {"family": "llm"},
+        "split": split,
+        "tasks": ["answer", "complete"],
+        "source": {"folder": str(folder / "model")},
+    }
+    (folder / "profile").mkdir()
+    (folder / "profile" / "profile.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    return load_profile(folder / "profile")
+
+
+def words(ids: Sequence[int]) -> str:
+    """The text of these tokens."""
+    return " ".join(f"w{index}" for index in ids)
+
+
+@dataclass
+class LocalCloud:
+    """A cloud that can be stopped as if it died, or drained."""
+
+    server: Server
+    service: HeadService
+    address: str
+    telemetry: Telemetry
+
+    async def die(self) -> None:
+        await self.server.grpc.stop(None)
+
+
+@asynccontextmanager
+async def local_cloud(
+    pipeline: CloudPipeline, address: str = "127.0.0.1:0", **settings: Any
+) -> AsyncIterator[LocalCloud]:
+    worker, telemetry = Worker(threads=1, queue_limit=32), Telemetry("cloud")
+    server = Server(address)
+    address = server.bind()
+    pipelines = {pipeline.profile.name: pipeline}
+    service = HeadService(pipelines, worker, telemetry, CloudSettings(listen=address, **settings))
+    server.on_drain.append(service.drain)
+    head_pb2_grpc.add_HeadServiceServicer_to_server(service, server.grpc)  # type: ignore[no-untyped-call]
+    await server.start([])
+    try:
+        yield LocalCloud(server, service, address, telemetry)
+    finally:
+        await server.stop(0)
+        await worker.close(5)
+
+
+@dataclass
+class Reply:
+    """What one completion came to."""
+
+    replies: list[inference_pb2.CompleteReply] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[int]:
+        return [reply.token.token_id for reply in self.replies if reply.HasField("token")]
+
+    @property
+    def text(self) -> str:
+        return "".join(reply.text for reply in self.replies)
+
+    @property
+    def generated(self) -> inference_pb2.Generated:
+        return self.replies[-1].generated
+
+
+@dataclass
+class LocalEdge:
+    service: InferenceService
+    telemetry: Telemetry
+
+    async def complete(self, timeout_s: float = 60, **fields: Any) -> Reply:
+        """A completion without the chat template, in `raw` where no codec is named."""
+        found = Reply()
+        async for reply in self.stream(timeout_s, **fields):
+            found.replies.append(reply)
+        return found
+
+    async def stream(self, timeout_s: float = 60, **fields: Any) -> AsyncIterator[inference_pb2.CompleteReply]:
+        fields.setdefault("coding", inference_pb2.Coding(codec="raw"))
+        request = inference_pb2.CompleteRequest(plain=True, **fields)
+        async with aclosing(self.service.replies("complete", request, timeout_s)) as replies:
+            async for reply in replies:
+                assert isinstance(reply, inference_pb2.CompleteReply)
+                yield reply
+
+
+@asynccontextmanager
+async def local_edge(
+    pipeline: EdgePipeline, clouds: str, *, unary: bool = False, **settings: Any
+) -> AsyncIterator[LocalEdge]:
+    worker, telemetry = Worker(threads=1, queue_limit=32), Telemetry("edge")
+    name = pipeline.profile.name
+    async with channel(clouds) as to_cloud:
+        cloud = Cloud(to_cloud, clouds, {name: pipeline.profile.digest}, unary=unary)
+        yield LocalEdge(
+            InferenceService({name: pipeline}, cloud, worker, telemetry, EdgeSettings(cloud=clouds, **settings)),
+            telemetry,
+        )
+        await worker.close(5)
+
+
+def pipelines(profile: Profile) -> tuple[EdgePipeline, CloudPipeline]:
+    return EdgePipeline(profile, CPU, torch.float32), CloudPipeline(profile, CPU, torch.float32)
+
+
+async def eventually(condition: Any, timeout_s: float = 5) -> None:
+    end = asyncio.get_running_loop().time() + timeout_s
+    while not condition():
+        assert asyncio.get_running_loop().time() < end, "it never came true"
+        await asyncio.sleep(0.02)
