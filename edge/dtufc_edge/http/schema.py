@@ -101,7 +101,7 @@ class Asked(_Strict):
     model: str
     n: int = Field(default=1, ge=1, le=MAX_REPLIES)
     temperature: float = 1.0
-    top_p: float = 1.0
+    top_p: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: dict[Annotated[Uint32, BeforeValidator(_from_digits)], float] = {}
@@ -112,7 +112,7 @@ class Asked(_Strict):
     user: str = ""
     top_k: Uint32 = 0
     min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     stop_token_ids: list[Uint32] = []
     dtufc: Dtufc = Dtufc()
 
