@@ -18,6 +18,7 @@ SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE_TEXT)["services"]
 LEFT_OUT = {
     "listen",
     "metrics_listen",
+    "http_listen",
     *(f"{whose}tls_{what}" for whose in ("", "cloud_") for what in ("ca", "key", "certificate")),
 }
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+import trustme
 
 from dtufc.client import EdgeClient
 from tests.e2e.services import Service, free_port, run_to_end, start, stop_all
@@ -20,6 +22,7 @@ MODEL = "smollm2-135m"
 ONLY = ("--profiles", MODEL)
 TURN: Any = [{"role": "user", "content": "Name three colours of the rainbow."}]
 PROMPT = "The capital of France is"
+ENDLESS = {"max_tokens": 1000, "logit_bias": {"0": -100, "2": -100}}  # without the tokens that end a reply
 BODY = {"model": MODEL, "messages": TURN, "max_tokens": 4, "temperature": 0}
 
 
@@ -232,7 +235,10 @@ def test_the_usage_says_what_the_reply_cost_and_a_request_chooses_the_coding(cli
     [
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages.0"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0]",
+        ),
         ({"messages": [{"role": "assistant", "content": "Hello"}]}, "messages"),
         ({"extra_body": {"sead": 1}}, "sead"),
         ({"temperature": 2.5}, "temperature"),
@@ -250,7 +256,6 @@ def test_the_usage_says_what_the_reply_cost_and_a_request_chooses_the_coding(cli
         ({"extra_body": {"dtufc": {"codec": "zip"}}}, "codec"),
         ({"extra_body": {"dtufc": {"quality": 2}}}, "quality"),
         ({"extra_body": {"dtufc": {"token_quality": -1}}}, "quality"),
-        ({"messages": [{"role": "user", "content": "x" * 100_000}]}, "messages"),
     ],
 )
 def test_what_cannot_be_done_is_a_bad_request_that_names_the_field(
@@ -264,7 +269,14 @@ def test_what_cannot_be_done_is_a_bad_request_that_names_the_field(
 
 
 def test_a_completion_rejects_token_arrays_and_what_is_not_supported(client: openai.OpenAI) -> None:
-    for fields in ({"prompt": [1, 2]}, {"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"prompt": ""}):
+    for fields in (
+        {"prompt": [1, 2]},
+        {"echo": True},
+        {"suffix": "x"},
+        {"best_of": 2},
+        {"prompt": ""},
+        {"prompt": "x" * 100_000},
+    ):
         with pytest.raises(openai.BadRequestError) as caught:
             completion(client, **fields)
         assert str(caught.value.param).startswith(next(iter(fields)))
@@ -279,7 +291,7 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
 
 
 def test_a_stream_that_is_closed_ends_its_work(client: openai.OpenAI, http: Http) -> None:
-    stream = completion(client, max_tokens=250, n=2, stream=True)
+    stream = completion(client, **{**ENDLESS, "max_tokens": 250}, n=2, stream=True)
     next(iter(stream))
     assert http.running() == 2
     stream.close()
@@ -377,9 +389,9 @@ def test_the_deadline_of_the_settings_holds_before_a_stream_and_within_one(anoth
     http = another("--timeout-s", "1.5", "--max-new-tokens", "1000")
     with http.client() as client:
         with pytest.raises(openai.InternalServerError) as caught:
-            completion(client, max_tokens=1000)
+            completion(client, **ENDLESS)
         assert (caught.value.status_code, caught.value.code) == (504, "DEADLINE_EXCEEDED")
-        begun = completion(client, max_tokens=1000, stream=True)
+        begun = completion(client, **ENDLESS, stream=True)
         with pytest.raises(openai.APIError, match="no answer from the edge") as in_stream:
             list(begun)
         assert in_stream.value.code == "DEADLINE_EXCEEDED"
@@ -399,7 +411,7 @@ def test_without_a_cloud_the_service_is_unavailable(another: Callable[..., Http]
 def test_a_stop_drains_what_runs_and_says_that_it_serves_no_more(another: Callable[..., Http]) -> None:
     http = another("--drain-s", "20")
     with http.client() as client:
-        stream = iter(completion(client, max_tokens=60, stream=True))
+        stream = iter(completion(client, **{**ENDLESS, "max_tokens": 60}, stream=True))
         next(stream)
         http.edge.process.send_signal(signal.SIGTERM)
         end = time.monotonic() + 10
@@ -417,7 +429,7 @@ def test_a_stop_drains_what_runs_and_says_that_it_serves_no_more(another: Callab
 def test_what_outlasts_the_drain_ends_with_an_error(another: Callable[..., Http]) -> None:
     http = another("--drain-s", "0.3", "--max-new-tokens", "1000")
     with http.client() as client:
-        stream = iter(completion(client, max_tokens=1000, stream=True))
+        stream = iter(completion(client, **ENDLESS, stream=True))
         next(stream)
         start_s = time.monotonic()
         http.edge.process.terminate()
@@ -426,6 +438,26 @@ def test_what_outlasts_the_drain_ends_with_an_error(another: Callable[..., Http]
         assert http.edge.process.wait(10) == 0
         assert time.monotonic() - start_s < 4
     assert "Traceback" not in http.edge.log_text()
+
+
+def test_the_interface_has_the_tls_of_the_grpc_address(launch: Callable[..., Service], tmp_path: Path) -> None:
+    authority = trustme.CA()
+    ca, certificate, key = tmp_path / "ca.pem", tmp_path / "edge.pem", tmp_path / "edge.key"
+    issued = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(str(ca))
+    certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(str(key))
+    url, flags = http_flags()
+    files = ("--tls-certificate", str(certificate), "--tls-key", str(key), "--tls-ca", str(ca))
+    launch("edge", *ONLY, *flags, *files).wait_until_logged("serving")
+
+    anybody, client = ssl.create_default_context(cafile=ca), ssl.create_default_context(cafile=ca)
+    client.load_cert_chain(certificate, key)
+    encrypted = f"{url.replace('http', 'https')}/health"
+    assert httpx2.get(encrypted, verify=client).json() == {"status": "SERVING"}
+    for address, context in ((encrypted, anybody), (f"{url}/health", client)):
+        with pytest.raises(httpx2.TransportError):
+            httpx2.get(address, verify=context)
 
 
 @pytest.mark.parametrize("address", ["taken", "192.0.2.1:8000", "nowhere"])

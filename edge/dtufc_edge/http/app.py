@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dtufc.errors import DtufcError, Internal, Overloaded, Unavailable
 from dtufc.serving.limits import MAX_CALLS
@@ -50,8 +50,8 @@ class Endpoints:
 
     def app(self) -> FastAPI:
         """The application that serves them."""
-        app = FastAPI(title="DT-UFC", docs_url=None, redoc_url=None, max_body_size=self._settings.max_message_bytes)
-        app.add_middleware(_Gate, endpoints=self)
+        app = FastAPI(title="DT-UFC", docs_url=None, redoc_url=None)
+        app.add_middleware(_Gate, endpoints=self, max_bytes=self._settings.max_message_bytes)
         app.post("/v1/chat/completions", response_model=None)(self.chat)
         app.post("/v1/completions", response_model=None)(self.completion)
         app.get("/v1/models")(self.models)
@@ -169,10 +169,10 @@ class _EventStream(StreamingResponse):
 
 
 class _Gate:
-    """Rejects what would ask for work while the edge drains, or beyond what its memory holds, before its body comes."""
+    """What asks for work passes here: none while the edge drains, and no more than memory holds."""
 
-    def __init__(self, app: ASGIApp, endpoints: Endpoints) -> None:
-        self._app, self._endpoints = app, endpoints
+    def __init__(self, app: ASGIApp, endpoints: Endpoints, max_bytes: int) -> None:
+        self._app, self._endpoints, self._max_bytes = app, endpoints, max_bytes
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -185,9 +185,22 @@ class _Gate:
         else:
             self._running += 1
             try:
-                await self._app(scope, receive, send)
+                await self._app(scope, self._limited(receive), send)
             finally:
                 self._running -= 1
+
+    def _limited(self, receive: Receive) -> Receive:
+        num_bytes = 0
+
+        async def limited() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > self._max_bytes:
+                raise HTTPException(413, f"body: more than {self._max_bytes} bytes. Send less.")
+            return message
+
+        return limited
 
 
 def stopping(address: str) -> Unavailable:

@@ -197,7 +197,8 @@ def input_error(found: Sequence[Mapping[str, Any]]) -> InputError:
     """The first of pydantic's errors on a body, as one sentence."""
     error = found[0]
     # The path of a field, without where pydantic looked: in the body, at a key.
-    field = ".".join(str(part) for part in error["loc"] if part not in ("body", "[key]"))
+    parts = [part for part in error["loc"] if part not in ("body", "[key]")]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
     value = json.dumps(error["input"], default=str)
     shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
     kind, message = str(error["type"]), str(error["msg"])
