@@ -241,6 +241,7 @@ def test_the_usage_says_what_the_reply_cost_and_a_request_chooses_the_coding(cli
         ),
         ({"messages": [{"role": "assistant", "content": "Hello"}]}, "messages"),
         ({"extra_body": {"sead": 1}}, "sead"),
+        ({"top_logprobs": 2}, "top_logprobs"),
         ({"temperature": 2.5}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"presence_penalty": 3}, "presence_penalty"),

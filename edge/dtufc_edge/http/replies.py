@@ -49,11 +49,10 @@ class Replies:
             self._running -= 1
         return None
 
-    def fail(self, error: DtufcError) -> None:
-        """Lets the reader meet this error after the replies that have come."""
-        self._queue.put_nowait(error)
-
-    def close(self) -> None:
+    def close(self, error: DtufcError | None = None) -> None:
+        """Ends the work. Who still reads meets this error after the replies that have come."""
+        if error is not None:
+            self._queue.put_nowait(error)
         for reader in self._readers:
             reader.cancel()
 

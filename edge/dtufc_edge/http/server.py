@@ -67,7 +67,7 @@ class HttpServer:
                 while self._endpoints.active:
                     await asyncio.sleep(_POLL_S)
         for replies in self._endpoints.active:
-            replies.fail(stopping(str(self._settings.http_listen)))
+            replies.close(stopping(str(self._settings.http_listen)))
         self._server.should_exit = True
         await self._serving
 
