@@ -90,4 +90,3 @@ def test_both_images_install_packages_alike_so_that_they_share_their_largest_lay
     edge, cloud = (re.findall(r"\nFROM \S+ AS (?:wanted|packages)\n(?:.+\n)+", text) for text in texts)
     assert edge == cloud
     assert len(edge) == 2
-    assert len(edge) == 1
