@@ -41,7 +41,7 @@ class Session:
         head: SequenceLogits = pipeline.head
         self._head, self._pipeline, self._passes, self._worker = head, pipeline, passes, worker
         self._sampler = Sampler(opening.sampling, opening.prompt_ids, head.vocabulary)
-        check_token_ids("open", (*opening.new_ids, *opening.end_ids), head.vocabulary)
+        check_token_ids("new_ids", opening.new_ids, head.vocabulary)
         self._stops = frozenset((*opening.sampling.stop_token_ids, *opening.end_ids))
         self._num_prompt_rows, self._max_rows = opening.num_prompt_rows, opening.max_rows
         self._new_ids = list(opening.new_ids)

@@ -18,7 +18,8 @@ from dtufc_edge.settings import EdgeSettings
 
 async def start(settings: EdgeSettings) -> None:
     """Runs the edge until it is told to stop."""
-    async with channel(settings.cloud, settings.cloud_tls, settings.max_message_bytes) as to_cloud:
+    unary = settings.cloud_calls == "unary"
+    async with channel(settings.cloud, settings.cloud_tls, settings.max_message_bytes, sticky=unary) as to_cloud:
 
         async def register(server: Server, worker: Worker, telemetry: Telemetry) -> Sequence[str]:
             http = HttpServer(settings) if settings.http_listen else None
@@ -30,7 +31,7 @@ async def start(settings: EdgeSettings) -> None:
             for name, pipeline in pipelines.items():
                 telemetry.expect(name, pipeline.codec.codecs)
             digests = {name: p.profile.digest for name, p in pipelines.items()}
-            cloud = Cloud(to_cloud, settings.cloud, digests, unary=settings.cloud_calls == "unary")
+            cloud = Cloud(to_cloud, settings.cloud, digests, unary=unary)
             service = InferenceService(pipelines, cloud, worker, telemetry, settings)
             if http is not None:
                 await http.start(service, telemetry.registry)

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Final, Protocol
 
 import grpc
 
@@ -15,8 +16,9 @@ from dtufc.serving.status import error_of
 from dtufc.v1 import head_pb2, head_pb2_grpc
 
 _PEER: Final = "the cloud"
-_CLOSE_S: Final = 5.0  # to end a session by a call of its own
-_closing: set[grpc.aio.Call] = set()  # calls that nobody waits for: one that is forgotten is cancelled
+_CLOSE_S: Final = 5.0  # for a cloud to hear that a session ends
+_SESSION_KEY: Final = "dtufc-session"
+_closing: set[asyncio.Task[None]] = set()  # tasks that nobody waits for: one that is forgotten may vanish
 _log = logging.getLogger(__name__)
 
 
@@ -95,7 +97,7 @@ class Link(Protocol):
         """Raises DtufcError where the cloud does, or is lost."""
 
     def close(self) -> None:
-        """Ends the session; what the cloud holds of it is free at once."""
+        """Ends the session: what the cloud holds of it is free soon. Nobody waits for that."""
 
 
 class Stream:
@@ -126,24 +128,42 @@ class Stream:
         raise self._cloud.translated(grpc.aio.AioRpcError(code, *metadata, details), timeout_s)
 
     def close(self) -> None:
-        self._call.cancel()
+        _in_background(self._end())
+
+    async def _end(self) -> None:
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._call.done_writing()
+                await self._call.code()
+        except (TimeoutError, asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            self._call.cancel()
 
 
 class StepCalls:
-    """A session that is a call of `Step` for each message."""
+    """A session that is a call of `Step` for each message, which whatever routes them may tell by their metadata."""
 
     def __init__(self, cloud: Cloud, stub: head_pb2_grpc.HeadServiceStub) -> None:
         self._cloud, self._stub = cloud, stub
         self._id = secrets.token_bytes(SESSION_ID_BYTES)
+        self._metadata = ((_SESSION_KEY, self._id.hex()),)
 
     async def exchange(self, request: head_pb2.GenerateRequest, timeout_s: float) -> head_pb2.GenerateReply:
         request.session_id = self._id
         try:
-            return await self._stub.Step(request, timeout=timeout_s)
+            return await self._stub.Step(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise self._cloud.translated(error, timeout_s) from error
 
     def close(self) -> None:
-        call = self._stub.Step(head_pb2.GenerateRequest(session_id=self._id, close=True), timeout=_CLOSE_S)
-        _closing.add(call)
-        call.add_done_callback(_closing.discard)
+        _in_background(self._end())
+
+    async def _end(self) -> None:
+        with suppress(grpc.aio.AioRpcError):  # it is lost already, or ends when it is idle
+            request = head_pb2.GenerateRequest(session_id=self._id, close=True)
+            await self._stub.Step(request, timeout=_CLOSE_S, metadata=self._metadata)
+
+
+def _in_background(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.create_task(work)
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)

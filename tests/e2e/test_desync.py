@@ -4,6 +4,8 @@ import socket
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -11,8 +13,8 @@ import pytest
 from dtufc.client import EdgeClient
 from dtufc.coding import bitstream
 from dtufc.coding.rate import Rate
-from dtufc.errors import Desync, InputError, Unavailable
-from dtufc.v1 import head_pb2, head_pb2_grpc
+from dtufc.errors import Desync, Unavailable
+from dtufc.v1 import head_pb2, head_pb2_grpc, inference_pb2
 from tests.e2e.services import Service, head_stub
 
 
@@ -22,22 +24,57 @@ class Meddler(head_pb2_grpc.HeadServiceServicer):
     def __init__(self, stub: head_pb2_grpc.HeadServiceStub) -> None:
         self._stub = stub
         self.codecs: list[str] = []
+        self.spares_prompts = False
 
     def Describe(self, message: head_pb2.DescribeRequest, context: grpc.ServicerContext) -> head_pb2.DescribeReply:  # noqa: N802
         return self._stub.Describe(message)
 
     def Run(self, message: head_pb2.RunRequest, context: grpc.ServicerContext) -> head_pb2.RunReply:  # noqa: N802
-        codec = bitstream.parse(message.frame).codec.name
-        self.codecs.append(codec)
-        if codec != "raw":
-            body = message.frame[:-8] + bytes(byte ^ 0xFF for byte in message.frame[-8:-4])
-            message.frame = body + zlib.crc32(body).to_bytes(4, "little")
-        try:
+        message.frame = self._forged(message.frame)
+        with _passed_on(context):
             return self._stub.Run(message)
-        except grpc.RpcError as error:
-            context.set_trailing_metadata(error.trailing_metadata())
-            context.abort(error.code(), error.details())
-            raise
+        raise AssertionError("a call that fails is aborted")
+
+    def Generate(  # noqa: N802
+        self, messages: Iterator[head_pb2.GenerateRequest], context: grpc.ServicerContext
+    ) -> Iterator[head_pb2.GenerateReply]:
+        def forged() -> Iterator[head_pb2.GenerateRequest]:
+            codec = ""
+            for message in messages:
+                codec = message.open.codec or codec
+                for rows in message.rows:
+                    if rows.step_frame:
+                        self.codecs.append(codec)
+                        if codec != "raw":
+                            rows.step_frame = rows.step_frame[:-4] + _inverted(rows.step_frame[-4:])
+                    elif not self.spares_prompts:
+                        rows.frame = self._forged(rows.frame)
+                yield message
+
+        with _passed_on(context):
+            yield from self._stub.Generate(forged())
+
+    def _forged(self, frame: bytes) -> bytes:
+        codec = bitstream.parse(frame).codec.name
+        self.codecs.append(codec)
+        if codec == "raw":
+            return frame
+        body = frame[:-8] + _inverted(frame[-8:-4])
+        return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def _inverted(data: bytes) -> bytes:
+    return bytes(byte ^ 0xFF for byte in data)
+
+
+@contextmanager
+def _passed_on(context: grpc.ServicerContext) -> Iterator[None]:
+    """A cloud's error goes on to the edge."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        context.set_trailing_metadata(error.trailing_metadata())
+        context.abort(error.code(), error.details())
 
 
 @pytest.fixture
@@ -83,18 +120,39 @@ def test_a_desync_is_told_where_raw_would_break_the_byte_limit(
             assert servicer.codecs == ["klt"], "a frame beyond the limit was sent"
 
 
-def test_the_frames_that_follow_a_desync_keep_to_the_byte_limit_too(
-    meddler: tuple[Meddler, str], launch: Callable[..., Service]
+@pytest.mark.parametrize("spares_prompts", [False, True])
+def test_a_text_whose_rows_desync_goes_on_in_raw(
+    meddler: tuple[Meddler, str], launch: Callable[..., Service], client: EdgeClient, spares_prompts: bool
 ) -> None:
     servicer, address = meddler
+    servicer.spares_prompts = spares_prompts
     edge = launch("edge", "--cloud", address, "--profiles", "smollm2-135m")
     edge.wait_until_serving()
     with EdgeClient(edge.address) as through:
-        first = list(through.complete("One, two,", max_tokens=1, plain=True, codec="raw"))[-1].cost.wire_bytes
-        servicer.codecs.clear()
-        with pytest.raises(InputError, match=f"at most {first} bytes"):
-            list(through.complete("One, two,", max_tokens=3, plain=True, rate=Rate(max_bytes=first)))
-    assert servicer.codecs == ["klt", "raw"], "a frame beyond the limit was sent"
+        ids, cost = completed(through, codec="klt", rate=Rate(quality=1.0))
+    assert len(ids) == 4
+    if not spares_prompts:
+        assert ids == completed(client, codec="raw")[0]
+    assert servicer.codecs == ["klt", *["raw"] * (3 if spares_prompts else 4)]
+    assert cost.codec == "raw"
+    assert edge.total("dtufc_edge_desyncs_total", model="smollm2-135m", codec="klt") == 1
+
+
+def test_rows_that_follow_a_desync_keep_to_the_byte_limit_too(
+    meddler: tuple[Meddler, str], launch: Callable[..., Service]
+) -> None:
+    servicer, address = meddler
+    servicer.spares_prompts = True
+    edge = launch("edge", "--cloud", address, "--profiles", "smollm2-135m")
+    edge.wait_until_serving()
+    with EdgeClient(edge.address) as through, pytest.raises(Desync):
+        completed(through, codec="klt", rate=Rate(max_bytes=2000))  # a row in raw takes 2304
+    assert servicer.codecs == ["klt"], "a frame beyond the limit was sent"
+
+
+def completed(client: EdgeClient, **options: Any) -> tuple[list[int], inference_pb2.Cost]:
+    replies = list(client.complete("One, two,", max_tokens=4, plain=True, **options))
+    return [reply.token.token_id for reply in replies if reply.HasField("token")], replies[-1].cost
 
 
 def test_a_cloud_that_accepts_and_never_speaks_is_unavailable_and_named(launch: Callable[..., Service]) -> None:

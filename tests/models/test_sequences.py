@@ -27,8 +27,8 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 def named(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Front, Back]:
     save_decoder(request.param, tmp_path / "model")
     config = read_config(tmp_path / "model")
-    front, back = (part(tmp_path / "model", config, SPLIT, CPU, torch.float32) for part in (Front, Back))
-    return request.param, front, back
+    where = tmp_path / "model", config, SPLIT, CPU, torch.float32
+    return request.param, Front(*where), Back(*where)
 
 
 def random_ids(count: int, seed: int = 1) -> Tensor:

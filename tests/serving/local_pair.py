@@ -1,7 +1,7 @@
 """Edge and cloud in one process, over gRPC on loopback, for models that are small enough to be made by a test."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dtufc.models.profile import Profile, load_profile
@@ -27,16 +27,16 @@ from dtufc_edge.settings import EdgeSettings
 from dtufc_research.evaluation.cuts import NUM_LAYERS, save_decoder
 
 CPU = torch.device("cpu")
-VOCABULARY = 97
+CHARACTERS = [*map(chr, range(33, 127)), *"ĠĊĉ"]  # as byte-level tokenizers write them; the last: space, newline, tab
 
 
 def tiny_decoder(name: str, folder: Path, split: int = NUM_LAYERS // 2) -> Profile:
-    """A random language model of this class, whose tokens are the words w0 to w96, and its profile."""
+    """A random language model of this class, whose tokens are single characters, and its profile."""
     save_decoder(name, folder / "model")
-    words = {f"w{index}": index for index in range(VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(folder / "model")
+    tokenizer = Tokenizer(models.BPE({character: index for index, character in enumerate(CHARACTERS)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder / "model")
     spec = {
         "name": "tiny",
         "family": "decoder",
@@ -50,9 +50,9 @@ def tiny_decoder(name: str, folder: Path, split: int = NUM_LAYERS // 2) -> Profi
     return load_profile(folder / "profile")
 
 
-def words(ids: Sequence[int]) -> str:
+def text_of(ids: Sequence[int]) -> str:
     """The text of these tokens."""
-    return " ".join(f"w{index}" for index in ids)
+    return "".join(CHARACTERS[index] for index in ids).translate(str.maketrans("ĠĊĉ", " \n\t"))
 
 
 @dataclass
@@ -118,7 +118,7 @@ class LocalEdge:
             found.replies.append(reply)
         return found
 
-    async def stream(self, timeout_s: float = 60, **fields: Any) -> AsyncIterator[inference_pb2.CompleteReply]:
+    async def stream(self, timeout_s: float = 60, **fields: Any) -> AsyncGenerator[inference_pb2.CompleteReply, None]:
         fields.setdefault("coding", inference_pb2.Coding(codec="raw"))
         request = inference_pb2.CompleteRequest(plain=True, **fields)
         async with aclosing(self.service.replies("complete", request, timeout_s)) as replies:
@@ -133,7 +133,7 @@ async def local_edge(
 ) -> AsyncIterator[LocalEdge]:
     worker, telemetry = Worker(threads=1, queue_limit=32), Telemetry("edge")
     name = pipeline.profile.name
-    async with channel(clouds) as to_cloud:
+    async with channel(clouds, sticky=unary) as to_cloud:
         cloud = Cloud(to_cloud, clouds, {name: pipeline.profile.digest}, unary=unary)
         yield LocalEdge(
             InferenceService({name: pipeline}, cloud, worker, telemetry, EdgeSettings(cloud=clouds, **settings)),

@@ -4,17 +4,16 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import ClassVar, Final
 
-from dtufc.serving.sampling import check_sampling
-
 from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models.capabilities import TokenFeatures
+from dtufc.serving.sampling import check_sampling
 from dtufc.v1 import inference_pb2
 from dtufc_edge.detokenizer import Detokenizer
 from dtufc_edge.generation import Generation
 from dtufc_edge.stop_texts import StopTexts
 from dtufc_edge.tasks import Call, Method
-from dtufc_edge.tasks.text import conversation_ids
+from dtufc_edge.tasks.text import prompt_ids, turns_of
 
 _DEFAULT_NEW_TOKENS: Final = 32
 
@@ -41,14 +40,14 @@ class Complete:
         if max_tokens > call.settings.max_new_tokens:
             remedy = f"Ask for at most {call.settings.max_new_tokens}"
             raise InputError(field="max_tokens", problem=f"{max_tokens}", remedy=remedy)
-        prompt_ids = await conversation_ids(call, request)
+        token_ids = await prompt_ids(call, turns_of(request), plain=request.plain)
         if backbone.max_tokens is not None:  # the last token is not sent
-            max_tokens = max(1, min(max_tokens, backbone.max_tokens - len(prompt_ids) + 1))
-        num_rows = len(prompt_ids) + max_tokens
-        text = Detokenizer(backbone.decode)
+            max_tokens = max(1, min(max_tokens, backbone.max_tokens - len(token_ids) + 1))
+        num_rows = len(token_ids) + max_tokens
+        text = Detokenizer(backbone.decode, backbone.is_open)
         finish_reason = "length"
         with call.budget.reserve(backbone.cache_bytes(num_rows), num_rows):
-            generation = Generation(call, prompt_ids, max_tokens, request.sampling, token_rate, request.drafts)
+            generation = Generation(call, token_ids, max_tokens, request.sampling, token_rate, request.drafts)
             async with aclosing(generation.tokens()) as tokens:
                 async for token in tokens:
                     if generation.is_stop(token.token_id):

@@ -93,7 +93,7 @@ def prove(folder: Path, config: Any, split: int, steps: Steps, *, cls: Any = Non
         front = Front(folder, config, split, _CPU, dtype, cls=cls)
         features = _features(front, steps)
         if len(steps) > 1:
-            at_once = front.features(**{key: torch.cat([step[key] for step in steps], dim=1) for key in steps[0]})
+            at_once = front.features(None, **{key: torch.cat([step[key] for step in steps], dim=1) for key in steps[0]})
             error = (torch.cat(features).float() - at_once.float()).norm() / at_once.float().norm()
             if not error < _STEP_TOLERANCE[dtype]:
                 problem = f"{name} gives other features token by token than at once (relative error {error:.3f})"
@@ -126,7 +126,7 @@ def _reported(what: str, remedy: str) -> Iterator[None]:
 def _features(front: Front, steps: Steps) -> list[Tensor]:
     """The front's features, step by step, with another sequence between the steps."""
     if len(steps) == 1:
-        return [front.features(**steps[0])]
+        return [front.features(None, **steps[0])]
     cache, other = front.new_cache(), front.new_cache()
     features = []
     for step in steps:

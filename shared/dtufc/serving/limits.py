@@ -14,3 +14,5 @@ SESSION_ID_BYTES: Final = 16
 MAX_TOP_LOG_PROBABILITIES: Final = 20  # beside each generated token
 MAX_LOGIT_BIASES: Final = 300  # of one request
 MAX_STOP_TOKEN_IDS: Final = 64  # of one request
+MAX_STOP_TEXTS: Final = 16  # of one completion
+MAX_STOP_CHARACTERS: Final = 256  # of each: as much may be held back

@@ -26,6 +26,17 @@ _RECONNECT: Final = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
+# A peer that is gone without a word (a machine without power, a process that stands still) is noticed within seconds.
+_KEEPALIVE: Final = [
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+# Pings of clients are welcome, as often as this.
+_ALLOWED_PINGS: Final = [
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
 _ROUND_ROBIN: Final = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
 # Connections end, without harm to calls, so that a caller looks up anew which servers there are.
 _RENEWED: Final = ("grpc.max_connection_age_ms", 30_000)
@@ -68,13 +79,15 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
-def channel(address: str, tls: Tls | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES) -> grpc.aio.Channel:
+def channel(
+    address: str, tls: Tls | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES, *, sticky: bool = False
+) -> grpc.aio.Channel:
     """A channel to `address`, encrypted where `tls` is given. Reconnects within a second of a loss.
 
     Where the address stands for several servers (a name with several records, or `ipv4:HOST:PORT,HOST:PORT`), the
-    calls go to each that answers in turn.
+    calls go to each that answers in turn; if `sticky`, to one for as long as it answers.
     """
-    options = [*_options(max_message_bytes), *_RECONNECT, _ROUND_ROBIN]
+    options = [*_options(max_message_bytes), *_RECONNECT, *_KEEPALIVE, *([] if sticky else [_ROUND_ROBIN])]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(*tls.read()), options=options)
@@ -109,7 +122,7 @@ class Server:
 
     def __init__(self, address: str, tls: Tls | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self.grpc = grpc.aio.server(
-            options=[*_options(max_message_bytes), _RENEWED],
+            options=[*_options(max_message_bytes), *_ALLOWED_PINGS, _RENEWED],
             compression=grpc.Compression.NoCompression,
             maximum_concurrent_rpcs=MAX_CALLS,
         )
