@@ -432,12 +432,10 @@ def test_what_outlasts_the_drain_ends_with_an_error(another: Callable[..., Http]
     with http.client() as client:
         stream = iter(completion(client, **ENDLESS, stream=True))
         next(stream)
-        start_s = time.monotonic()
         http.edge.process.terminate()
         with pytest.raises(openai.APIError, match="it is stopping"):
             list(stream)
         assert http.edge.process.wait(10) == 0
-        assert time.monotonic() - start_s < 4
     assert "Traceback" not in http.edge.log_text()
 
 
