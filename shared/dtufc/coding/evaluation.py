@@ -27,6 +27,7 @@ NO_CODEC: Final = "none"
 NOISE_FLOOR: Final = "model in float32"
 QUALITIES: Final = (0.2, 0.4, 0.5, 0.6, 0.8)
 _FAR: Final = 2.0  # from the lengths of a fit
+_LARGEST_FLOAT16: Final = float(np.finfo(np.float16).max)  # as float16, numpy 2 would round what it is compared with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +145,7 @@ def evaluate(
         for setting, num_bytes, scores in _scored(codec, sample, settings):
             sums.setdefault(setting, _Sums()).add(num_bytes, sample.features.size, scores)
         largest = float(np.abs(sample.features.astype(np.float32)).max())
-        overflow = max(overflow, largest if largest > np.finfo(np.float16).max else 0.0)
+        overflow = max(overflow, largest if largest > _LARGEST_FLOAT16 else 0.0)
     if not count:
         raise InputError(field="data", problem="no sample", remedy="Give about ten inputs")
     if overflow:
