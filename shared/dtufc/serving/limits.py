@@ -7,3 +7,5 @@ MAX_CALLS: Final = 256  # at a time, the queued ones counted: a bound on the mem
 MAX_CHOICES: Final = 26  # of one question: a letter each
 MAX_LABELS: Final = 100  # of one classified image
 MAX_LATENT_POSITIONS: Final = 1 << 14  # of one generated image: 1024 x 1024 pixels of a Stable Diffusion
+MAX_STOP_TEXTS: Final = 16  # of one completion
+MAX_STOP_CHARACTERS: Final = 256  # of each: as much may be held back
