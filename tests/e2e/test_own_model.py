@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 import dtufc
+from dtufc.models.capabilities import Turn
 from dtufc.models.drafting import draft_profile
 from dtufc.models.from_inputs import choose, fit_to_inputs
 from dtufc.models.inputs import read_inputs
@@ -292,12 +293,16 @@ def test_every_fourth_sample_is_a_turn_of_a_chat_and_no_excerpt_is_in_both_parts
     keys = [feed.key for feed in [*chosen, *held_out]]
     assert len(set(keys)) == 16
     assert not turned & set(keys)
-    turn = pair.backbone.chat_ids(words[:2500])
+
+    def turn_ids(text: str) -> list[int]:
+        return list(pair.backbone.chat_ids([Turn(role="user", content=text)]))
+
+    turn = turn_ids(words[:2500])
     ending = turn[-4:]  # where the reply begins
     features = chosen[3].features()
     assert len(features) <= 256 + 8
-    excerpt = pair.backbone.plain_ids(words[3 * 2500 :][:2500])[: 256 - len(pair.backbone.chat_ids(""))]
-    assert pair.backbone.chat_ids(pair.backbone.decode(excerpt))[-4:] == ending
+    excerpt = pair.backbone.plain_ids(words[3 * 2500 :][:2500])[: 256 - len(turn_ids(""))]
+    assert turn_ids(pair.backbone.decode(excerpt))[-4:] == ending
 
 
 def test_a_mask_in_a_folder_is_no_input(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from transformers import (
 
 from dtufc.coding.rate import Rate
 from dtufc.errors import InputError, ProfileMismatch
+from dtufc.models.capabilities import Turn
 from dtufc.models.fingerprint import fingerprint
 from dtufc.models.fitting import fit
 from dtufc.models.plugins import completed
@@ -175,7 +176,7 @@ def pipelines(profile: Profile) -> tuple[EdgePipeline, CloudPipeline]:
 @pytest.mark.parametrize("split", [1, 2, 3])
 def test_a_llama_from_a_folder_runs_split_as_it_runs_whole(llama_folder: Path, split: int) -> None:
     edge, cloud = pipelines(profile_of("decoder", llama_folder, split))
-    token_ids = edge.backbone.chat_ids("one two A three")
+    token_ids = edge.backbone.chat_ids([Turn(role="user", content="one two A three")])
     assert token_ids == [WORDS.index(word) for word in ("one", "two", "A", "three")]
     frame = edge.encode(edge.backbone.start().features(token_ids), "raw", Rate(), Record("complete"))
     with torch.inference_mode():

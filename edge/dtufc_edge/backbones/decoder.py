@@ -11,14 +11,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer, GenerationConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from dtufc.coding.layout import Family
 from dtufc.errors import InputError
-from dtufc.models.capabilities import Draft
+from dtufc.models.capabilities import Draft, Turn
 from dtufc.models.decoder import decoder_class, max_tokens_of, read_decoder
 from dtufc.models.profile import LayoutSpec, Profile
 from dtufc.models.split import Front, SequenceCache, check_split, read_config
+from dtufc_edge.detokenizer import open_ids
+from dtufc_edge.prompt_tokenizer import PromptTokenizer
 
 
 class DecoderBackbone:
@@ -30,6 +38,8 @@ class DecoderBackbone:
         self.num_layers = self._front.num_layers
         self.max_tokens = max_tokens_of(config)
         self.tokenizer = _read_tokenizer(folder)
+        self._prompts = PromptTokenizer(self.tokenizer)
+        self._open_ids = open_ids(self.tokenizer)
         self.ends = frozenset(_ends(folder, config, self.tokenizer))
 
     @staticmethod
@@ -52,28 +62,25 @@ class DecoderBackbone:
         """Compares the cut model with the whole, once, whatever its size. Raises InputError where they differ."""
         read_decoder(folder, profile, max_bytes=math.inf)
 
-    def chat_ids(self, prompt: str) -> list[int]:
-        """Token ids of one user turn in the model's chat template, up to where the reply starts.
-
-        Where the tokenizer has no template, those of the prompt itself.
-        """
-        if not self.tokenizer.chat_template:
-            return self.plain_ids(prompt)
-        turn = [{"role": "user", "content": prompt}]
-        encoded = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)
-        return list(encoded["input_ids"])
+    def chat_ids(self, turns: Sequence[Turn]) -> list[int]:
+        """Token ids of a conversation, up to where the reply starts; see `PromptTokenizer.chat_ids`."""
+        return self._prompts.chat_ids(turns)
 
     def plain_ids(self, prompt: str) -> list[int]:
-        """Token ids of the prompt as it stands."""
-        return list(self.tokenizer(prompt)["input_ids"])
+        """Token ids of the prompt as it stands; see `PromptTokenizer.plain_ids`."""
+        return self._prompts.plain_ids(prompt)
 
     def token_id(self, text: str) -> int:
         """The token that `text` starts with."""
         return int(self.tokenizer(text, add_special_tokens=False)["input_ids"][0])
 
     def decode(self, token_ids: list[int]) -> str:
-        """The text of tokens."""
-        return str(self.tokenizer.decode(token_ids))
+        """The text of tokens, with those that are special; spaces stay as they are."""
+        return str(self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
+
+    def is_open(self, token_id: int) -> bool:
+        """Whether the tokens behind this one may change its text, beyond completing a character that is cut."""
+        return self._open_ids is None or token_id in self._open_ids
 
     @cached_property
     def shares_passes(self) -> bool:
@@ -109,13 +116,16 @@ class DecoderBackbone:
 
 
 def _read_tokenizer(folder: Path) -> Any:
+    remedy = "Add the model's tokenizer to the folder"
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{folder} has no tokenizer that transformers reads: {' '.join(str(error).split())}"
-        raise InputError(
-            field="tokenizer", problem=problem, remedy="Add the model's tokenizer to the folder"
-        ) from error
+        raise InputError(field="tokenizer", problem=problem, remedy=remedy) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast | PreTrainedTokenizer):
+        problem = f"a {type(tokenizer).__name__} does not tell which tokens are control tokens"
+        raise InputError(field="tokenizer", problem=problem, remedy="Add the model's tokenizer.json to the folder")
+    return tokenizer
 
 
 def _ends(folder: Path, config: Any, tokenizer: Any) -> set[int]:

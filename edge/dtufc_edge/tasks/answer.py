@@ -5,7 +5,7 @@ from string import ascii_uppercase
 from typing import ClassVar
 
 from dtufc.errors import InputError
-from dtufc.models.capabilities import TokenFeatures
+from dtufc.models.capabilities import TokenFeatures, Turn
 from dtufc.models.inputs import choice_prompt
 from dtufc.v1 import head_pb2, inference_pb2
 from dtufc_edge.tasks import Call, Method
@@ -29,7 +29,8 @@ class Answer:
             raise InputError(field="question", problem="it is empty", remedy="Ask something")
         if not 2 <= len(request.choices) <= len(ascii_uppercase) or not all(c.strip() for c in request.choices):
             raise InputError(field="choices", problem="not two to 26 texts", remedy="Give two to 26 that say something")
-        token_ids = await prompt_ids(call, backbone.chat_ids, choice_prompt(request.question, request.choices))
+        turn = Turn(role="user", content=choice_prompt(request.question, request.choices))
+        token_ids = await prompt_ids(call, [turn])
         letter_ids = [backbone.token_id(letter) for letter in letters]
         if len(set(letter_ids)) < len(letters):
             problem = f"the tokenizer of {call.record.model} has no token of its own for each letter"

@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor
 
 from dtufc.coding.arrays import Array
-from dtufc.models.capabilities import Generation
+from dtufc.models.capabilities import Generation, Turn
 from dtufc.models.profile import GenerationSpec, Profile
 from dtufc.models.zoo import weights_folder
 from dtufc_cloud.heads.cnn import CnnHead
@@ -47,8 +47,10 @@ class Decoder:
         in_turn = (excerpt for turn in zip_longest(*sources) for excerpt in turn if excerpt is not None)
         for index, excerpt in enumerate(islice(in_turn, count)):
             as_turn = index % 4 == 3
-            ids = self.backbone.chat_ids(self.backbone.tokenizer.decode(excerpt)) if as_turn else excerpt
-            yield ids[:ROW_TOKENS]
+            yield (self._turn_ids(self.backbone.decode(excerpt)) if as_turn else excerpt)[:ROW_TOKENS]
+
+    def _turn_ids(self, text: str) -> list[int]:
+        return self.backbone.chat_ids([Turn(role="user", content=text)])
 
     def features(self, token_ids: list[int]) -> Tensor:
         """[tokens, d]"""

@@ -8,7 +8,7 @@ backbone: `draft(folder)`, a `Draft` of the profile of a folder's model, or None
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -82,25 +82,39 @@ class Sequences(Protocol):
         """Bytes that the state of a sequence of so many tokens takes at most."""
 
 
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
 @runtime_checkable
 class TokenFeatures(Sequences, Protocol):
-    """Text -> features of its tokens."""
+    """Text -> features of its tokens. What a user wrote never becomes a control token of the model."""
 
     @property
     def ends(self) -> frozenset[int]:
         """The tokens that end a reply."""
 
-    def chat_ids(self, prompt: str) -> list[int]:
-        """Token ids of one user turn, up to where the reply starts."""
+    def chat_ids(self, turns: Sequence[Turn]) -> list[int]:
+        """Token ids of a conversation, up to where the reply starts. Raises InputError if the model cannot take it."""
 
     def plain_ids(self, prompt: str) -> list[int]:
-        """Token ids of the prompt as it stands."""
+        """Token ids of the prompt as it stands. Raises InputError if the model cannot take it."""
 
     def token_id(self, text: str) -> int:
         """The token that `text` starts with."""
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of tokens."""
+
+    def is_open(self, token_id: int) -> bool:
+        """Whether the tokens behind this one may change its text, beyond completing a character that is cut."""
 
     def features(self, state: SequenceState, token_ids: Sequence[int]) -> Tensor:
         """Tokens that follow those of the state -> [tokens, d]. Raises InputError beyond the model's context."""

@@ -99,7 +99,7 @@ def read_inputs(paths: Sequence[Path]) -> list[list[Item]]:
 
 
 def choice_prompt(question: str, choices: Sequence[str]) -> str:
-    """A question with its choices by letter, for `chat_ids`: the next token is the letter."""
+    """A question with its choices by letter, for a turn of the user: the next token is the letter."""
     lettered = [f"{letter}. {text}" for letter, text in zip(ascii_uppercase, choices, strict=False)]
     return "\n".join([question, *lettered, "Answer with the letter alone."])
 

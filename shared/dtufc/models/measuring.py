@@ -44,6 +44,7 @@ from dtufc.models.capabilities import (
     NextTokenLogits,
     PatchFeatures,
     TokenFeatures,
+    Turn,
 )
 from dtufc.models.fingerprint import fingerprint
 from dtufc.models.inputs import ImageFile, Item, Prompt, Question, Text, choice_prompt
@@ -167,10 +168,16 @@ class Pair:
 
     def _excerpt(self, ids: list[int]) -> Feed:
         def turn() -> Feed:
-            room = EXCERPT_TOKENS - len(self.backbone.chat_ids(""))
-            return self._tokens(self.backbone.chat_ids(self.backbone.decode(ids[:room])))
+            start = self.backbone.plain_ids("")
+            words = ids[len(start) :] if ids[: len(start)] == start else ids  # a turn does not begin as a text does
+            room = EXCERPT_TOKENS - len(self._turn_ids(""))
+            return self._tokens(self._turn_ids(self.backbone.decode(words[:room])))
 
         return replace(self._tokens(ids), as_turn=turn)
+
+    def _turn_ids(self, text: str) -> list[int]:
+        """A user's turn of a chat."""
+        return self.backbone.chat_ids([Turn(role="user", content=text)])
 
     def _tokens(self, ids: list[int]) -> Feed:
         return Feed(
@@ -192,7 +199,7 @@ class Pair:
         return judge
 
     def _question(self, question: Question) -> Feed:
-        ids = self.backbone.chat_ids(choice_prompt(question.text, question.choices))
+        ids = self._turn_ids(choice_prompt(question.text, question.choices))
         letters = [self.backbone.token_id(letter) for letter in ascii_uppercase[: len(question.choices)]]
         return Feed(
             key=_key(ids),
