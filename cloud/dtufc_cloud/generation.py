@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Final
 
 import torch
@@ -18,7 +19,7 @@ from dtufc.coding.bitstream import CodecId, Dtype
 from dtufc.errors import InputError, Overloaded, ProfileMismatch, SessionLost
 from dtufc.models.capabilities import SequenceLogits, SequenceState
 from dtufc.serving.cache_budget import CacheBudget
-from dtufc.serving.limits import MAX_DRAFTED, SESSION_ID_BYTES
+from dtufc.serving.limits import MAX_DRAFTED, MAX_PASS_ROWS, SESSION_ID_BYTES
 from dtufc.serving.passes import Passes, pieces
 from dtufc.serving.sampling import check_sampling
 from dtufc.serving.telemetry import Record
@@ -28,6 +29,7 @@ from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.sampling import Sampler, check_token_ids
 from dtufc_cloud.settings import CloudSettings
 
+_DECODED: Final = 32  # frames that are decoded in one piece of work: steps of other sessions go between them
 COMPLETE: Final = "complete"  # the task, as profiles list it
 
 
@@ -63,9 +65,16 @@ class Session:
         """
         tokens: list[head_pb2.SampledToken] = []
         if request.rows:
+            if len(request.rows) > self._max_rows:
+                remedy = "Send a frame for each row at most"
+                raise InputError(field="rows", problem=f"{len(request.rows)} frames", remedy=remedy)
             parts = await self._worker.run(self._parsed, request.rows, record)
             self._check(request, parts)
-            features = await self._worker.run(self._decoded, parts, record)
+            decoded = [
+                await self._worker.run(self._decoded, parts[at : at + _DECODED], record)
+                for at in range(0, len(parts), _DECODED)
+            ]
+            features = torch.cat(decoded)
             start = parts[0].position
             if not self._state.rewind(start):
                 raise SessionLost(problem=f"rows from {start} on cannot be taken back")
@@ -90,20 +99,20 @@ class Session:
 
     def _check(self, request: head_pb2.GenerateRequest, parts: Sequence["_Part"]) -> None:
         """Raises InputError unless the rows follow those held, before anything is decoded."""
-        start, end = parts[0].position, parts[0].end
-        for part in parts[1:]:
-            if not start <= part.position <= end:
-                problem = f"rows from {part.position} on after those from {start} to {end}"
+        start, end = parts[0].position, parts[-1].end
+        for before, part in pairwise(parts):
+            if part.position != before.end:
+                problem = f"rows from {part.position} on, behind the one before {before.end}"
                 raise InputError(field="rows", problem=problem, remedy="Send rows that follow one another")
-            end = part.end
         if start > self._state.num_tokens:
             problem = f"rows from {start} on, and the session holds {self._state.num_tokens}"
             raise InputError(field="rows", problem=problem, remedy="Send rows that follow those held")
-        if max(part.end for part in parts) > self._max_rows:
+        if end > self._max_rows:
             remedy = "Name as many in max_rows as there will be"
             raise InputError(field="rows", problem=f"{end} of {self._max_rows}", remedy=remedy)
         num_drafted = len(request.drafted)
-        if num_drafted and (request.hold or num_drafted > min(MAX_DRAFTED, end - start - 1)):
+        fits = num_drafted <= MAX_DRAFTED and num_drafted < end - start <= MAX_PASS_ROWS
+        if num_drafted and (request.hold or not fits):
             problem = f"{num_drafted} for {end - start} rows"
             remedy = f"Send a row for each, behind that of a token that is known; at most {MAX_DRAFTED}"
             raise InputError(field="drafted", problem=problem, remedy=remedy)
@@ -116,13 +125,8 @@ class Session:
             raise InputError(field="rows", problem=problem, remedy="Name the reply's tokens so far in new_ids")
 
     def _decoded(self, parts: Sequence["_Part"], record: Record) -> Tensor:
-        """[tokens, d], of which later parts replace what earlier ones have at their positions."""
-        features = torch.empty(0)
-        for part in parts:
-            decoded = self._pipeline.decode(part.frame, part.num_bytes, record)
-            kept = features[: part.position - parts[0].position]
-            features = torch.cat([kept, decoded]) if len(kept) else decoded
-        return features
+        """[tokens, d]."""
+        return torch.cat([self._pipeline.decode(part.frame, part.num_bytes, record) for part in parts])
 
     def _sampled(self, logits: Tensor, drafted: Sequence[int]) -> list[head_pb2.SampledToken]:
         """The tokens behind the last rows [1 + drafted, vocabulary]; rows of drafts that do not hold are taken back."""
