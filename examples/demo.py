@@ -193,7 +193,7 @@ def _complete(stub: inference_pb2_grpc.InferenceServiceStub, codec: str, prompt:
     request = inference_pb2.CompleteRequest(coding=coding, prompt=prompt, max_tokens=max_tokens)
     replies = list(stub.Complete(request, timeout=_CALL_S))
     text = "".join(reply.text for reply in replies)
-    return text, [reply.token_id for reply in replies[:-1]], replies[-1].cost
+    return text, [reply.token.token_id for reply in replies[:-1]], replies[-1].cost
 
 
 def _add_completion(report: Report, name: str, raw: Completion, coded: Completion) -> None:

@@ -1,8 +1,8 @@
-"""Prints what an extra of pyproject.toml needs, one requirement a line, without installing the package itself.
+"""Prints what extras of pyproject.toml need, one requirement a line, without installing the package itself.
 
 An image installs these before it copies any code, so that a change of code leaves the large layer as it was.
 
-    python3 requirements.py pyproject.toml edge
+    python3 requirements.py pyproject.toml edge cloud
 """
 
 import argparse
@@ -28,10 +28,11 @@ def requirements(project: dict[str, Any], extra: str) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pyproject", type=Path)
-    parser.add_argument("extra")
+    parser.add_argument("extras", nargs="+")
     args = parser.parse_args()
     project = tomllib.loads(args.pyproject.read_text(encoding="utf-8"))["project"]
-    print(*project["dependencies"], *requirements(project, args.extra), sep="\n")
+    found = [requirement for extra in args.extras for requirement in requirements(project, extra)]
+    print(*dict.fromkeys([*project["dependencies"], *found]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server, channel
 from dtufc.serving.worker import Worker
 from dtufc_edge.cloud import Cloud
+from dtufc_edge.http.server import HttpServer
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.service import InferenceService
 from dtufc_edge.settings import EdgeSettings
@@ -21,6 +22,7 @@ async def start(settings: EdgeSettings) -> None:
     async with channel(settings.cloud, settings.cloud_tls, settings.max_message_bytes, sticky=unary) as to_cloud:
 
         async def register(server: Server, worker: Worker, telemetry: Telemetry) -> Sequence[str]:
+            http = HttpServer(settings) if settings.http_listen else None
             device, dtype = pick_device(settings.device), pick_dtype(settings.dtype)
             pipelines = {
                 profile.name: await asyncio.to_thread(EdgePipeline, profile, device, dtype)
@@ -31,6 +33,9 @@ async def start(settings: EdgeSettings) -> None:
             digests = {name: p.profile.digest for name, p in pipelines.items()}
             cloud = Cloud(to_cloud, settings.cloud, digests, unary=unary)
             service = InferenceService(pipelines, cloud, worker, telemetry, settings)
+            if http is not None:
+                await http.start(service, telemetry.registry)
+                server.beside.append(http.stop)
             return service.add_to(server.grpc)
 
         await serve(settings, Telemetry("edge"), register)

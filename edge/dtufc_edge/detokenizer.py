@@ -10,10 +10,14 @@ A token adds what the text of context and held tokens has behind that of the con
 so what a decoder does at the start of a sequence does not reach the held tokens.
 """
 
+import re
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+
+from transformers import PreTrainedTokenizerFast
 
 _CUT: Final = "\N{REPLACEMENT CHARACTER}"  # what the bytes of an unfinished character decode to
+_BYTE: Final = re.compile("<0x[0-9A-Fa-f]{2}>")
 _NUM_PROBED: Final = 8  # tokens at the end, at least as many as a character has bytes
 
 
@@ -32,6 +36,7 @@ class Detokenizer:
         """Takes `decode` and `is_open` of a backbone (`TokenFeatures`)."""
         self._decode = decode
         self._is_open = is_open
+        self._is_in_run = False
         self._ids: list[int] = []  # context, then held
         self._last_step = 0  # where that of the context starts
         self._num_context = 0
@@ -40,8 +45,10 @@ class Detokenizer:
     def add(self, token_id: int) -> str:
         """The text that this token adds: empty while it is held, then with that of the tokens before it."""
         self._ids.append(token_id)
+        # A token without text ends no run of open ones.
+        self._is_in_run = self._is_open(token_id) or (self._is_in_run and not self._decode([token_id]))
         # A look at the end alone, so that tokens which are held for long do not cost more and more.
-        if self._is_open(token_id) or _may_change(self._decode(self._ids[-_NUM_PROBED:])):
+        if self._is_in_run or _may_change(self._decode(self._ids[-_NUM_PROBED:])):
             return ""
         text = self._decode(self._ids)
         added = self._behind_context(text)
@@ -67,6 +74,18 @@ class Detokenizer:
         self._last_step = self._num_context
         self._num_context = len(self._ids)
         self._context = shorter or text
+
+
+def open_ids(tokenizer: Any) -> frozenset[int] | None:
+    """The open tokens of a tokenizer of transformers: the bytes of a byte fallback. None: every token.
+
+    A tokenizer without a backend in Rust may join tokens in any way; its text comes at the end, as a whole.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return None
+    if "ByteFallback" not in repr(tokenizer.backend_tokenizer.decoder):
+        return frozenset()
+    return frozenset(token_id for token, token_id in tokenizer.get_vocab().items() if _BYTE.fullmatch(token))
 
 
 def _may_change(text: str) -> bool:

@@ -3,9 +3,9 @@
 The text of a control token, such as `<|im_end|>`, is that token where the model's chat template writes it, and plain
 characters where a user does:
 
-    turns -> chat template -> text -----------------------------------> tokenizer ------------------> ids
-                              | a turn contains a control token's text                                 ^
-                              +-> the template's ones under secret names -> tokenizer of these names --+
+    turns -> chat template -> text ------------------------------------> tokenizer ------------------> ids
+                              | a turn contains a control token's text                                  ^
+                              +--> the template's ones under secret names -> tokenizer of these names --+
 
 The second tokenizer is the first one, only that its control tokens have random names, which no user can know. It
 tokenizes the text as a whole, too: what merges across the border of a turn still does. It is built when the first text
@@ -186,7 +186,8 @@ class PromptTokenizer:
                 token |= {"content": name, "normalized": False, "single_word": False}  # found wherever it stands
             ids[token["content"]] = token["id"]
         tokenizer = Tokenizer.from_str(json.dumps(state))
-        return tokenizer, {tokenizer.token_to_id(content): token_id for content, token_id in ids.items()}
+        vocabulary = tokenizer.get_vocab()
+        return tokenizer, {vocabulary[content]: token_id for content, token_id in ids.items()}
 
     @cached_property
     def _model_controls(self) -> frozenset[int]:
@@ -195,8 +196,8 @@ class PromptTokenizer:
         Without the one for what it does not know, which says nothing.
         """
         tokenizer, _ = self._literal
-        known = {tokenizer.token_to_id(token.content) for token in self._tokens}
-        return frozenset(known - {None, self._tokenizer.unk_token_id})
+        known = (tokenizer.token_to_id(token.content) for token in self._tokens)
+        return frozenset(i for i in known if i not in (None, self._tokenizer.unk_token_id))
 
 
 def _is_fast(tokenizer: Any) -> bool:

@@ -49,7 +49,11 @@ def tasks_of(pipelines: Mapping[str, EdgePipeline]) -> dict[str, Task]:
 
 
 class InferenceService:
-    """Serves the tasks of some profiles."""
+    """Serves the tasks of some profiles.
+
+    Attributes:
+        infos: what it says of each profile.
+    """
 
     def __init__(
         self,
@@ -70,7 +74,7 @@ class InferenceService:
         )
         self.budget = CacheBudget(settings.max_cache_bytes)
         self._passes = {name: Passes(worker, _together(p.backbone)) for name, p in pipelines.items()}
-        self._infos = [profile_info(p.profile, p.codec, p.backbone.num_layers) for p in pipelines.values()]
+        self.infos = [profile_info(p.profile, p.codec, p.backbone.num_layers) for p in pipelines.values()]
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Adds every task's method to the server; returns the names of the services that have any."""
@@ -96,7 +100,7 @@ class InferenceService:
     async def list_models(
         self, _: inference_pb2.ListModelsRequest, __: grpc.aio.ServicerContext
     ) -> inference_pb2.ListModelsReply:
-        return inference_pb2.ListModelsReply(profiles=self._infos)
+        return inference_pb2.ListModelsReply(profiles=self.infos)
 
     async def replies(
         self, task: Task | str, request: Message, timeout_s: float | None
@@ -117,6 +121,10 @@ class InferenceService:
             async with aclosing(task.run(call, request)) as replies:  # type: ignore[type-var]
                 async for reply in replies:
                     yield reply
+
+    def token_text(self, profile: str, token_id: int) -> str:
+        """The text of one token of a profile that has tokens; of a part of a character, U+FFFD."""
+        return str(self._pipelines[profile].backbone.decode([token_id]))
 
     def _handler(self, task: Task) -> grpc.RpcMethodHandler:
         async def serve(request: Any, context: grpc.aio.ServicerContext) -> Any:

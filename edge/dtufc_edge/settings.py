@@ -19,6 +19,9 @@ class EdgeSettings(ServiceSettings):
 
     listen: str = Field(default="127.0.0.1:50051", description="Address of the gRPC service.")
     metrics_listen: str = Field(default="127.0.0.1:9101", description="Address of the Prometheus metrics.")
+    http_listen: str | None = Field(
+        default=None, description="Address of OpenAI's interface over HTTP, such as 127.0.0.1:8000; off by default."
+    )
     cloud: str = Field(default="127.0.0.1:50052", description="Address of the cloud.")
     cloud_tls_ca: Path | None = Field(
         default=None, description="PEM file of the CA to trust: turns on TLS to the cloud."

@@ -5,7 +5,7 @@ import pytest
 
 import dtufc
 from dtufc.coding.arrays import Array
-from dtufc.coding.evaluation import LOG, Sample, Scores, evaluate
+from dtufc.coding.evaluation import LOG, NOISE_FLOOR, Sample, Scores, evaluate
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.coding.quality import TOKENS
 from dtufc.errors import InputError
@@ -37,6 +37,16 @@ def test_every_codec_and_quality_has_its_row_and_rows_without_a_codec_come_first
     assert errors["none", None] == 0 < errors["float16", None] < errors["int8", None] < errors["klt", 0.2]
     assert found.rows[0].bpfp == 32
     assert found.warnings == []
+
+
+def test_samples_that_bring_a_noise_floor_give_a_row_of_their_own_scores(codec: FeatureCodec) -> None:
+    samples = [
+        Sample(features=features(50, seed), judge=lambda _: {"a": (1.0, 1)}, noise_floor={"a": (floor, 1)})
+        for seed, floor in ((8, 0.5), (9, 1.0))
+    ]
+    found = evaluate(codec, samples, qualities=[0.4])
+    assert [row.codec for row in found.rows] == ["none", NOISE_FLOOR, "float16", "int8", "klt"]
+    assert (found.rows[1].bpfp, found.rows[1].scores) == (32, {"a": 0.75})
 
 
 def test_bits_are_those_of_the_frames(codec: FeatureCodec) -> None:

@@ -157,6 +157,19 @@ def test_evaluate_reads_texts_and_warns_of_other_lengths(llama: tuple[Path, dict
     assert "tokens, and the profile was fitted on" in told["warnings"][0]
 
 
+def test_the_noise_floor_is_the_same_model_in_float32(llama: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    text = DOCS / "decisions/0001-dependencies.md"
+    command = ("evaluate", llama[0], text, "--codec", "klt", "--quality", "0.6", "--limit", "1")
+    first, floor, *others = parsed(*command, "--dtype", "bfloat16", "--noise-floor", "-o", tmp_path)["rows"]
+    assert [row["codec"] for row in (first, floor, *others)] == ["none", "model in float32", "float16", "int8", "klt"]
+    assert first["agreement"] == 1
+    assert 0.9 < floor["agreement"] < 1
+    exact = parsed(*command, "--dtype", "float32")["rows"][0]
+    assert floor["perplexity"] == exact["perplexity"] != first["perplexity"]
+    assert (floor["bpfp"], exact["bpfp"], first["bpfp"]) == (32, 32, 16)
+    assert "float32 already" in error_of(*command, "--dtype", "float32", "--noise-floor")
+
+
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_three_commands_bring_a_classifier(kind: str, images: Path, tmp_path: Path) -> None:
     if kind == "vit":

@@ -163,7 +163,7 @@ def test_what_a_template_leaves_out_of_a_reply_does_no_harm() -> None:
     turns[0] = Turn(role="user", content="the </s>")
     ids = prompts.chat_ids(turns)
     assert control_ids(tokenizer, ids) == control_ids(tokenizer, expected)
-    assert tokenizer.decode(ids) == "<s>[INST] the </s> [/INST] the cat</s>[INST] a [/INST]"
+    assert tokenizer.decode(ids) == tokenizer.decode(expected).replace(" the ", " the </s> ", 1)
     turns[1] = Turn(role="assistant", content="a thought</think> the </s> cat ")
     with pytest.raises(InputError, match="it contains '</s>', and the model's chat template changes the text"):
         prompts.chat_ids(turns)

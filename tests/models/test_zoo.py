@@ -418,7 +418,8 @@ def test_a_profile_fitted_to_a_users_model_codes_its_features(llama_folder: Path
     base = profile_of("decoder", llama_folder, 2)
     edge = EdgePipeline(base, CPU, torch.float32)
     rng = np.random.default_rng(4)
-    samples = [edge.backbone.start().features(rng.integers(3, len(WORDS), 40).tolist()) for _ in range(8)]
+    texts = [rng.integers(3, len(WORDS), 40).tolist() for _ in range(8)]
+    samples = [edge.backbone.features(edge.backbone.start(), text) for text in texts]
     home = llama_folder.parent / "fitted"
     fit(samples, profile=base).save(home)
     profile = load_profile(home)

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dtufc.models.profile import load_profile
 from dtufc.models.zoo import weights_folder
@@ -84,6 +85,13 @@ TOKENIZERS: Mapping[str, Callable[[], Any]] = {
 @lru_cache
 def tokenizer_of(name: str) -> Any:
     return TOKENIZERS[name]()
+
+
+def save_tiny(name: str, folder: Path) -> None:
+    """A random Llama of two layers with this tokenizer."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer_of(name)), **sizes)).save_pretrained(folder)
+    tokenizer_of(name).save_pretrained(folder)
 
 
 def _ids(pieces: list[str]) -> dict[str, int]:

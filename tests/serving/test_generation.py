@@ -119,6 +119,7 @@ def test_several_texts_at_once_are_each_what_they_are_alone(llama: Pipelines) ->
         asks: list[dict[str, Any]] = [
             {"prompt": text_of(range(5 + n, 20 + 3 * n)), "max_tokens": 12 + n} for n in range(8)
         ]
+        asks += [{"prompt": text_of([n]), "max_tokens": 12} for n in range(4)]
         alone = [(await edge.complete(**ask)).ids for ask in asks]
         together = await asyncio.gather(*(edge.complete(**ask) for ask in asks))
         assert [reply.ids for reply in together] == alone

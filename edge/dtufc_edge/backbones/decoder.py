@@ -4,7 +4,6 @@ Of any class whose layers are one list.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +25,7 @@ from dtufc.models.capabilities import Draft, Turn
 from dtufc.models.decoder import decoder_class, max_tokens_of, read_decoder
 from dtufc.models.profile import LayoutSpec, Profile
 from dtufc.models.split import Front, SequenceCache, check_split, read_config
+from dtufc_edge.detokenizer import open_ids
 from dtufc_edge.prompt_tokenizer import PromptTokenizer
 
 
@@ -39,7 +39,7 @@ class DecoderBackbone:
         self.max_tokens = max_tokens_of(config)
         self.tokenizer = _read_tokenizer(folder)
         self._prompts = PromptTokenizer(self.tokenizer)
-        self._open_ids = _open_ids(self.tokenizer)
+        self._open_ids = open_ids(self.tokenizer)
         self.ends = frozenset(_ends(folder, config, self.tokenizer))
 
     @staticmethod
@@ -79,11 +79,7 @@ class DecoderBackbone:
         return str(self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False))
 
     def is_open(self, token_id: int) -> bool:
-        """Whether the tokens behind this one may change its text, beyond completing a character that is cut.
-
-        A byte of a byte fallback is open: if the run of bytes that it stands in is not UTF-8 as a whole, each of them
-        decodes to U+FFFD. Of a tokenizer without a backend in Rust every token is: it may join them in any way.
-        """
+        """Whether the tokens behind this one may change its text, beyond completing a character that is cut."""
         return self._open_ids is None or token_id in self._open_ids
 
     @cached_property
@@ -130,16 +126,6 @@ def _read_tokenizer(folder: Path) -> Any:
         problem = f"a {type(tokenizer).__name__} does not tell which tokens are control tokens"
         raise InputError(field="tokenizer", problem=problem, remedy="Add the model's tokenizer.json to the folder")
     return tokenizer
-
-
-def _open_ids(tokenizer: Any) -> frozenset[int] | None:
-    """The bytes of a vocabulary with a byte fallback; None of a tokenizer that does not tell how it decodes."""
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        return None
-    if "ByteFallback" not in repr(tokenizer.backend_tokenizer.decoder):
-        return frozenset()
-    vocabulary = tokenizer.get_vocab().items()
-    return frozenset(token_id for token, token_id in vocabulary if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token))
 
 
 def _ends(folder: Path, config: Any, tokenizer: Any) -> set[int]:

@@ -40,7 +40,8 @@ class Complete:
         if max_tokens > call.settings.max_new_tokens:
             remedy = f"Ask for at most {call.settings.max_new_tokens}"
             raise InputError(field="max_tokens", problem=f"{max_tokens}", remedy=remedy)
-        token_ids = await prompt_ids(call, turns_of(request), plain=request.plain)
+        field = "messages" if request.messages else "prompt"
+        token_ids = await prompt_ids(call, turns_of(request), plain=request.plain, field=field)
         if backbone.max_tokens is not None:  # the last token is not sent
             max_tokens = max(1, min(max_tokens, backbone.max_tokens - len(token_ids) + 1))
         num_rows = len(token_ids) + max_tokens

@@ -44,13 +44,14 @@ def _turn(index: int, message: inference_pb2.ChatMessage) -> Turn:
     return Turn(role=cast(Role, message.role), content=message.content)
 
 
-async def prompt_ids(call: Call, turns: Sequence[Turn], *, plain: bool = False) -> list[int]:
+async def prompt_ids(call: Call, turns: Sequence[Turn], *, plain: bool = False, field: str = "prompt") -> list[int]:
     """Token ids of a conversation; one that cannot fit is rejected before it is tokenized.
 
     Args:
         call: the request.
         turns: the conversation.
         plain: the one turn's text as it stands, without the model's chat template.
+        field: that errors name.
 
     Raises:
         InputError: it is longer than the settings allow, or the model cannot take it.
@@ -62,12 +63,14 @@ async def prompt_ids(call: Call, turns: Sequence[Turn], *, plain: bool = False) 
     if len(turns) > limit:
         raise InputError(field="messages", problem=f"{len(turns)} messages", remedy=remedy)
     if num_characters > limit * _MAX_CHARACTERS_PER_TOKEN:
-        raise InputError(field="prompt", problem=f"{num_characters} characters", remedy=remedy)
+        raise InputError(field=field, problem=f"{num_characters} characters", remedy=remedy)
     if plain:
         (turn,) = turns
         token_ids = await call.work(backbone.plain_ids, turn.content)
     else:
         token_ids = await call.work(backbone.chat_ids, turns)
+    if not token_ids:
+        raise InputError(field=field, problem="the model's tokenizer has no token for it", remedy="Write something else")
     if len(token_ids) > limit:
-        raise InputError(field="prompt", problem=f"{len(token_ids)} tokens", remedy=remedy)
+        raise InputError(field=field, problem=f"{len(token_ids)} tokens", remedy=remedy)
     return token_ids

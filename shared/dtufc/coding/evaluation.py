@@ -1,8 +1,9 @@
 """What codecs cost and what their loss does, on samples of features: bits a value beside any score of the result.
 
 A sample is coded at every setting while its features are at hand, so they are computed once and not kept. Beside the
-codecs stand three rows without one: the features in the service's own type, in float16 (what rounding them alone
-costs), and in 8 bits with one scale a row.
+codecs stand rows without one: the features in the service's own type, in float16 (what rounding them alone costs), and
+in 8 bits with one scale a row. Where samples bring it, a row of the model itself in float32 comes second: the noise
+floor. A codec whose scores are as close to the first row's loses no more than the service's type does.
 """
 
 import math
@@ -23,8 +24,10 @@ from dtufc.errors import InputError
 Scores = Mapping[str, tuple[float, float]]  # by name: a mean, and the weight that it has
 LOG: Final = "log "  # begins the name of a score that is averaged as a logarithm, and reported without it
 NO_CODEC: Final = "none"
+NOISE_FLOOR: Final = "model in float32"
 QUALITIES: Final = (0.2, 0.4, 0.5, 0.6, 0.8)
 _FAR: Final = 2.0  # from the lengths of a fit
+_LARGEST_FLOAT16: Final = float(np.finfo(np.float16).max)  # as float16, numpy 2 would round what it is compared with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +38,13 @@ class Sample:
         features: of a shape that the profile's layout knows, in the type that the service sends.
         judge: scores what the rest of the model makes of decoded features.
         focus: as for `FeatureCodec.encode`.
+        noise_floor: scores of what the model makes of the same input in float32, without a codec.
     """
 
     features: Array
     judge: Callable[[Array], Scores]
     focus: Sequence[int] = ()
+    noise_floor: Scores | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +52,7 @@ class Row:
     """One codec at one quality, over all samples.
 
     Attributes:
-        codec: its name; "none", "float16" and "int8" are no codecs.
+        codec: its name; "none", "model in float32", "float16" and "int8" are no codecs.
         quality: None where there is none to choose.
         bpfp: bits a feature value, of whole frames.
         scores: the weighted means.
@@ -137,10 +142,10 @@ def evaluate(
     for sample in samples:
         count += 1
         lengths.add(codec.profile.layout.rows_shape(sample.features.shape)[1])
-        for (name, quality), (num_bytes, decoded) in _coded(codec, sample, settings):
-            sums.setdefault((name, quality), _Sums()).add(num_bytes, sample.features.size, sample.judge(decoded))
+        for setting, num_bytes, scores in _scored(codec, sample, settings):
+            sums.setdefault(setting, _Sums()).add(num_bytes, sample.features.size, scores)
         largest = float(np.abs(sample.features.astype(np.float32)).max())
-        overflow = max(overflow, largest if largest > np.finfo(np.float16).max else 0.0)
+        overflow = max(overflow, largest if largest > _LARGEST_FLOAT16 else 0.0)
     if not count:
         raise InputError(field="data", problem="no sample", remedy="Give about ten inputs")
     if overflow:
@@ -167,6 +172,15 @@ def _settings(
             reached = f"{name} reaches {low:g} to {high:g} of this profile" if low <= high else f"{name} reaches none"
             warnings.append(f"no row of {name} at quality {', '.join(left)}: {reached}")
     return settings, warnings
+
+
+def _scored(
+    codec: FeatureCodec, sample: Sample, settings: Sequence[tuple[str, float | None]]
+) -> Iterable[tuple[tuple[str, float | None], float, Scores]]:
+    for setting, (num_bytes, decoded) in _coded(codec, sample, settings):
+        yield setting, num_bytes, sample.judge(decoded)
+        if setting == (NO_CODEC, None) and sample.noise_floor is not None:
+            yield (NOISE_FLOOR, None), 4 * sample.features.size, sample.noise_floor
 
 
 def _coded(

@@ -152,6 +152,7 @@ def evaluate_on_inputs(
     limit: int | None = None,
     codecs: Sequence[str] = (),
     qualities: Sequence[float] = QUALITIES,
+    noise_floor: bool = False,
 ) -> Evaluation:
     """Evaluates a profile's codecs on inputs, with what is known of them: `dtufc.models.measuring`.
 
@@ -162,21 +163,32 @@ def evaluate_on_inputs(
         limit: of samples; all by default.
         codecs: of the profile; its default one by default.
         qualities: to evaluate.
+        noise_floor: a row of the same model in float32, which is loaded beside the pair.
 
     Raises:
-        InputError: inputs that the model does not take, or a codec that the profile does not have.
+        InputError: inputs that the model does not take, a codec that the profile does not have, or a noise floor of a
+            pair that runs in float32 itself.
     """
-    feeds = (feed for source in sources for item in source for feed in pair.feeds(item))
-    listed = list(islice(feeds, limit))
+    if noise_floor and pair.dtype == torch.float32:
+        remedy = "Give --dtype bfloat16 or float16, or no --noise-floor"
+        raise InputError(field="noise floor", problem="the model runs in float32 already", remedy=remedy)
+    listed = _listed(pair, sources, limit)
     if not listed:
         raise InputError(field="inputs", problem="no sample", remedy="Give texts of two tokens or more, or images")
     shown = progress.steps(listed, len(listed), "samples")
-    samples = (_sample(feed, feed.features()) for feed in shown)
+    exact = _listed(Pair(pair.profile, "float32"), sources, limit) if noise_floor else [None] * len(listed)
+    samples = (_sample(feed, feed.features(), other) for feed, other in zip(shown, exact, strict=True))
     return evaluate(FeatureCodec(pair.profile), samples, codecs=codecs, qualities=qualities)
 
 
-def _sample(feed: Feed, features: Tensor) -> Sample:
-    return Sample(features=as_array(features), judge=feed.judge(features), focus=feed.focus)
+def _listed(pair: Pair, sources: Sequence[Sequence[Item]], limit: int | None) -> list[Feed]:
+    return list(islice((feed for source in sources for item in source for feed in pair.feeds(item)), limit))
+
+
+def _sample(feed: Feed, features: Tensor, exact: Feed | None = None) -> Sample:
+    judge = feed.judge(features)
+    floor = judge.compare(exact.judge(exact.features())) if exact else None
+    return Sample(features=as_array(features), judge=judge, focus=feed.focus, noise_floor=floor)
 
 
 def _gradient(pair: Pair, sample: Array) -> Array:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -57,7 +57,29 @@ _MASK_MODES: Final = ("1", "L", "P", "I;16")
 _EXACT_DB: Final = 99.0  # what stands for no error at all
 _CPU: Final = torch.device("cpu")
 
-Judge = Callable[[Array], Scores]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge(Generic[Result]):
+    """Scores what the head makes of decoded features against what it makes of them without a codec.
+
+    Attributes:
+        result: runs the head.
+        score: of a result, against `before`.
+        before: the result without a codec.
+    """
+
+    result: Callable[[Tensor], Result]
+    score: Callable[[Result, Result], Scores]
+    before: Result
+
+    def __call__(self, decoded: Array) -> Scores:
+        return self.score(self.result(as_tensor(decoded)), self.before)
+
+    def compare(self, other: "Judge[Result]") -> Scores:
+        """Scores the result that another pair has without a codec."""
+        return self.score(other.before, self.before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +96,7 @@ class Feed:
 
     key: str
     features: Callable[[], Tensor]
-    judge: Callable[[Tensor], Judge]
+    judge: Callable[[Tensor], Judge[Any]]
     focus: Sequence[int] = ()
     as_turn: "Callable[[], Feed] | None" = None
 
@@ -186,17 +208,18 @@ class Pair:
             judge=lambda features: self._judge_tokens(features, torch.tensor(ids)),
         )
 
-    def _judge_tokens(self, features: Tensor, ids: Tensor) -> Judge:
+    def _judge_tokens(self, features: Tensor, ids: Tensor) -> Judge[tuple[Tensor, float]]:
         head: NextTokenLogits = self.head
-        tops = head.logits(features).argmax(dim=-1)
 
-        def judge(decoded: Array) -> Scores:
-            logits = head.logits(as_tensor(decoded))
-            agreement = float((logits.argmax(dim=-1) == tops).float().mean())
-            surprise = float(cross_entropy(logits[:-1], ids[1:]))
-            return {"agreement": (agreement, len(ids)), f"{LOG}perplexity": (surprise, len(ids) - 1)}
+        def result(features: Tensor) -> tuple[Tensor, float]:
+            logits = head.logits(features)
+            return logits.argmax(dim=-1), float(cross_entropy(logits[:-1], ids[1:]))
 
-        return judge
+        def score(found: tuple[Tensor, float], before: tuple[Tensor, float]) -> Scores:
+            agreement = float((found[0] == before[0]).float().mean())
+            return {"agreement": (agreement, len(ids)), f"{LOG}perplexity": (found[1], len(ids) - 1)}
+
+        return Judge(result=result, score=score, before=result(features))
 
     def _question(self, question: Question) -> Feed:
         ids = self._turn_ids(choice_prompt(question.text, question.choices))
@@ -208,12 +231,13 @@ class Pair:
             focus=(-1,),
         )
 
-    def _judge_answer(self, features: Tensor, letters: list[int], right: int) -> Judge:
+    def _judge_answer(self, features: Tensor, letters: list[int], right: int) -> Judge[int]:
         head: NextTokenLogits = self.head
-        before = int(np.argmax(head.answer(features, letters)))
 
-        def judge(decoded: Array) -> Scores:
-            choice = int(np.argmax(head.answer(as_tensor(decoded), letters)))
+        def result(features: Tensor) -> int:
+            return int(np.argmax(head.answer(features, letters)))
+
+        def score(choice: int, before: int) -> Scores:
             is_right = float(choice == right)
             return {
                 "accuracy": (is_right, 1),
@@ -221,7 +245,7 @@ class Pair:
                 "agreement": (float(choice == before), 1),
             }
 
-        return judge
+        return Judge(result=result, score=score, before=result(features))
 
     def _image(self, image: ImageFile) -> Feed:
         key = hashlib.sha256(image.read()).hexdigest()
@@ -237,36 +261,38 @@ class Pair:
             judge=lambda features: self._judge_map(features, image),
         )
 
-    def _judge_label(self, features: Tensor, label: int | str | None) -> Judge:
+    def _judge_label(self, features: Tensor, label: int | str | None) -> Judge[int]:
         head: Labels = self.head
         every = head.labels(features, sys.maxsize)
-        before = every[0].index
         wanted = {one.index for one in every if label in (one.index, None) or _is_name(label, one.name)}
         if not wanted:
             problem = f"{label!r} is none of the model's {len(every)} labels"
             raise InputError(field="label", problem=problem, remedy="Give a number from 0, or a name of its id2label")
 
-        def judge(decoded: Array) -> Scores:
-            found = head.labels(as_tensor(decoded), 1)[0].index
+        def result(features: Tensor) -> int:
+            return head.labels(features, 1)[0].index
+
+        def score(found: int, before: int) -> Scores:
             scores = {"agreement": (float(found == before), 1.0)}
             return scores if label is None else {"accuracy": (float(found in wanted), 1.0), **scores}
 
-        return judge
+        return Judge(result=result, score=score, before=every[0].index)
 
-    def _judge_map(self, features: Tensor, image: ImageFile) -> Judge:
+    def _judge_map(self, features: Tensor, image: ImageFile) -> Judge[Array]:
         head: DenseLabels = self.head
         opened = image.open()
         box = self.backbone.fit(opened)[1]
         place = (box.left, box.top, box.right, box.bottom), (opened.height, opened.width)
         mask = None if image.mask is None else _read_mask(image.mask, opened.size)
-        before = head.label_map(features, *place)
 
-        def judge(decoded: Array) -> Scores:
-            found = head.label_map(as_tensor(decoded), *place)
+        def result(features: Tensor) -> Array:
+            return head.label_map(features, *place)
+
+        def score(found: Array, before: Array) -> Scores:
             scores = {"agreement": (_mean_iou(found, before), 1.0)}
             return scores if mask is None else {"mean IoU": _iou_with_mask(found, mask, head.num_labels), **scores}
 
-        return judge
+        return Judge(result=result, score=score, before=result(features))
 
     def _prompt(self, prompt: str) -> Feed:
         backbone: LatentFeatures = self.backbone
@@ -278,15 +304,17 @@ class Pair:
             judge=self._judge_image,
         )
 
-    def _judge_image(self, features: Tensor) -> Judge:
+    def _judge_image(self, features: Tensor) -> Judge[Array]:
         head: ImageDecoder = self.head
-        before = head.image(features).astype(np.float64)
 
-        def judge(decoded: Array) -> Scores:
-            error = float(np.mean((head.image(as_tensor(decoded)) - before) ** 2))
+        def result(features: Tensor) -> Array:
+            return head.image(features).astype(np.float64)
+
+        def score(found: Array, before: Array) -> Scores:
+            error = float(np.mean((found - before) ** 2))
             return {"PSNR": (min(10 * np.log10(255**2 / max(error, 1e-12)), _EXACT_DB), 1.0)}
 
-        return judge
+        return Judge(result=result, score=score, before=result(features))
 
 
 def _dtype_of(folder: Path) -> str:

@@ -34,6 +34,11 @@ class _Pass(Generic[P, R]):
     alone: Callable[[SequenceState, P], R]
     result: "asyncio.Future[R]"
 
+    @property
+    def is_step(self) -> bool:
+        """Whether it is one row more of a sequence that has begun."""
+        return len(self.part) == 1 and self.state.num_tokens > 0
+
 
 class Passes(Generic[P, R]):
     """The passes through one model, first come first served."""
@@ -89,8 +94,8 @@ class Passes(Generic[P, R]):
         if waiting:
             first = waiting.popleft()
             shared.append(first)
-            if self._together is not None and len(first.part) == 1:
-                fitting = [one for one in waiting if len(one.part) == 1][: MAX_SHARING - 1]
+            if self._together is not None and first.is_step:
+                fitting = [one for one in waiting if one.is_step][: MAX_SHARING - 1]
                 shared += fitting
                 waiting = deque(one for one in waiting if one not in fitting)
         self._waiting = waiting

@@ -68,9 +68,11 @@ class ServiceSettings(BaseSettings):
     def _split_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("listen", "metrics_listen", check_fields=False)
+    @field_validator("listen", "metrics_listen", "http_listen", check_fields=False)
     @classmethod
-    def _is_address(cls, value: str) -> str:
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         host, colon, port = value.rpartition(":")
         if not (host and colon and port.isdecimal() and int(port) < 1 << 16):
             raise ValueError("give HOST:PORT")

@@ -6,7 +6,7 @@ Hides channel options, TLS, health and reflection.
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -132,6 +132,8 @@ class Server:
         self.on_drain: list[
             Callable[[], None]
         ] = []  # called once a stop is asked for, before running calls are waited for
+        # Other servers of this process: they stop meanwhile, within as many seconds.
+        self.beside: list[Callable[[float], Awaitable[None]]] = []
         self._address = address
         self._tls = tls
 
@@ -177,7 +179,7 @@ class Server:
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         for drain in self.on_drain:
             drain()
-        await self.grpc.stop(drain_s)
+        await asyncio.gather(self.grpc.stop(drain_s), *(stop(drain_s) for stop in self.beside))
 
     def _bind(self) -> int:
         if self._tls is None:

@@ -187,10 +187,10 @@ class KltCodec:
             rows = (np.minimum(classes[positions], CLASS_MAX) - CLASS_MIN).astype(np.uint8)
             positions = positions[np.argsort(rows, kind="stable")]  # of bytes: a radix sort
             positions += start * channels
-            counts = np.bincount(rows, minlength=len(found))
-            for row, run in enumerate(np.split(positions, np.cumsum(counts)[:-1])):
-                if len(run):
-                    found[row].append(run)
+            counts = np.bincount(rows)
+            ends = np.cumsum(counts)
+            for row in np.flatnonzero(counts):
+                found[row].append(positions[ends[row] - counts[row] : ends[row]])
         return [(row, np.concatenate(runs)) for row, runs in enumerate(found) if runs]
 
     # Decoder

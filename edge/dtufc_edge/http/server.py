@@ -1,0 +1,86 @@
+"""The HTTP server's life: it takes its address before models are loaded, and drains as gRPC does."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from dtufc.errors import InputError
+from dtufc_edge.http.app import Endpoints, stopping
+from dtufc_edge.service import InferenceService
+from dtufc_edge.settings import EdgeSettings
+
+_POLL_S = 0.01
+_LAST_RESPONSES_S = 1  # for clients that do not read what they are sent
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The edge handles signals itself."""
+        yield
+
+
+class HttpServer:
+    """OpenAI's interface to one edge, with the TLS of its gRPC address."""
+
+    def __init__(self, settings: EdgeSettings) -> None:
+        self._settings = settings
+        self._socket = _bound(str(settings.http_listen))
+
+    async def start(self, service: InferenceService, registry: CollectorRegistry) -> None:
+        """Starts to answer, with the service's work and the registry's metrics."""
+        settings = self._settings
+        self._endpoints = Endpoints(service, registry, settings)
+        config = uvicorn.Config(
+            self._endpoints.app(),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_LAST_RESPONSES_S,
+            ssl_certfile=settings.tls_certificate,
+            ssl_keyfile=settings.tls_key,
+            ssl_ca_certs=str(settings.tls_ca) if settings.tls_ca else None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_ca else ssl.CERT_NONE,
+        )
+        self._server = _Uvicorn(config)
+        self._serving = asyncio.create_task(self._server.serve([self._socket]))
+        while not self._server.started:
+            await asyncio.sleep(_POLL_S)
+            if self._serving.done():
+                self._serving.result()
+
+    async def stop(self, drain_s: float) -> None:
+        """Rejects new requests, gives those that run their time, ends the rest with an error, and stops."""
+        self._endpoints.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                while self._endpoints.active:
+                    await asyncio.sleep(_POLL_S)
+        for replies in self._endpoints.active:
+            replies.close(stopping(str(self._settings.http_listen)))
+        self._server.should_exit = True
+        await self._serving
+
+
+def _bound(address: str) -> socket.socket:
+    """A socket that has taken the address. Raises InputError where it is not free, or none of this machine."""
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(place)
+    except OSError as error:
+        problem = f"cannot bind {address}: {error.strerror}"
+        raise InputError(field="http_listen", problem=problem, remedy="Choose a free address") from error
+    return bound
