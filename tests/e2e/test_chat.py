@@ -11,14 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from dtufc.client import EdgeClient
 from tests.e2e.services import Service, environment, free_port
 from tests.e2e.test_clients import assert_quiet
 
 DTUFC = Path(sys.executable).with_name("dtufc")
-COST = r"\d+ tokens?, (\d+\.\d tokens/s, )?first after \d+ ms, [\d,]+ bytes, \d+\.\d\d BPFP, [\d.]+% saved"
+COST = r"\d+ tokens?, (\d+\.\d tokens/s, )?first after \d+ ms, [\d,]+ bytes, \d+\.\d\d BPFP, -?[\d.]+% saved"
 FRANCE = "What is the capital of France? Answer in one word."
 ITALY = "And of Italy?"
 
@@ -122,8 +121,7 @@ def in_terminal(*arguments: str) -> Iterator[tuple[Terminal, "subprocess.Popen[b
 
 
 def test_in_a_terminal_ctrl_c_ends_a_reply_and_ctrl_d_the_conversation(edge: Service) -> None:
-    arguments: tuple[Any, ...] = ("chat", "--edge", edge.address, "--codec", "raw", "--max-tokens", "250")
-    with in_terminal(*arguments) as (terminal, process):
+    with in_terminal("chat", "--edge", edge.address, "--codec", "raw", "--max-tokens", "250") as (terminal, process):
         terminal.expect("> ")
         terminal.type("Tell me a very long story.\r")
         terminal.expect(r"story\.\s+\w+ \w+")

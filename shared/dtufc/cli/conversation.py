@@ -110,20 +110,22 @@ class Conversation:
 
     def _ask(self, text: str) -> None:
         turn, reply = {"role": "user", "content": text}, Reply()
+        is_whole = False
         try:
             reply.read(self._client.chat([*self.messages, turn], **self._options), is_shown=not self._as_json)
-            line, facts = reply.cost_line(), reply.facts()
+            is_whole = True
         except KeyboardInterrupt:
-            line, facts = "interrupted", {"text": reply.text, "finish_reason": "interrupted"}
+            pass  # the conversation goes on, with what has come
         finally:
             if reply.text and not self._as_json:
                 print()
-        if reply.text:  # else there is nothing to go on from
+        if reply.text or is_whole:
             self._turns += [turn, {"role": "assistant", "content": reply.text}]
         if self._as_json:
+            facts = reply.facts() if is_whole else {"text": reply.text, "finish_reason": "interrupted"}
             print(json.dumps(facts), flush=True)
         else:
-            self._say(line)
+            self._say(reply.cost_line() if is_whole else "interrupted")
 
     def _obey(self, line: str) -> None:
         name, _, argument = line.partition(" ")
