@@ -70,7 +70,9 @@ async def prompt_ids(call: Call, turns: Sequence[Turn], *, plain: bool = False, 
     else:
         token_ids = await call.work(backbone.chat_ids, turns)
     if not token_ids:
-        raise InputError(field=field, problem="the model's tokenizer has no token for it", remedy="Write something else")
+        raise InputError(
+            field=field, problem="the model's tokenizer has no token for it", remedy="Write something else"
+        )
     if len(token_ids) > limit:
         raise InputError(field=field, problem=f"{len(token_ids)} tokens", remedy=remedy)
     return token_ids
