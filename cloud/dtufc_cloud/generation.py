@@ -4,6 +4,7 @@ rows --frame--> features --passes--> logits --sampler--> tokens
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from dtufc.serving.cache_budget import CacheBudget
 from dtufc.serving.limits import MAX_DRAFTED, MAX_PASS_ROWS, SESSION_ID_BYTES
 from dtufc.serving.passes import Passes, pieces
 from dtufc.serving.sampling import check_sampling
-from dtufc.serving.telemetry import Record
+from dtufc.serving.telemetry import Record, Telemetry
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2
 from dtufc_cloud.pipeline import CloudPipeline
@@ -37,11 +38,17 @@ class Session:
     """One text: its keys and values, and its tokens."""
 
     def __init__(
-        self, opening: head_pb2.OpenSession, pipeline: CloudPipeline, passes: Passes[Tensor, Tensor], worker: Worker
+        self,
+        opening: head_pb2.OpenSession,
+        pipeline: CloudPipeline,
+        passes: Passes[Tensor, Tensor],
+        worker: Worker,
+        telemetry: Telemetry,
     ) -> None:
         """Raises InputError for what the profile, its head or the sampler cannot do."""
         head: SequenceLogits = pipeline.head
         self._head, self._pipeline, self._passes, self._worker = head, pipeline, passes, worker
+        self._telemetry = telemetry
         self._sampler = Sampler(opening.sampling, opening.prompt_ids, head.vocabulary)
         check_token_ids("new_ids", opening.new_ids, head.vocabulary)
         self._stops = frozenset((*opening.sampling.stop_token_ids, *opening.end_ids))
@@ -63,11 +70,13 @@ class Session:
             BitstreamError, ProfileMismatch, Desync: a frame that cannot be decoded.
             SessionLost: rows are sent again that the model cannot take back.
         """
+        record.model, record.codec = self._pipeline.profile.name, self._context.codec.name
         tokens: list[head_pb2.SampledToken] = []
         if request.rows:
             if len(request.rows) > self._max_rows:
                 remedy = "Send a frame for each row at most"
                 raise InputError(field="rows", problem=f"{len(request.rows)} frames", remedy=remedy)
+            began = time.perf_counter()
             parts = await self._worker.run(self._parsed, request.rows, record)
             self._check(request, parts)
             decoded = [
@@ -85,6 +94,8 @@ class Session:
                     logits = await self._passes.advance(self._state, features[piece], alone)
                 if not request.hold:
                     tokens = await self._worker.run(self._sampled, logits, request.drafted)
+            seconds = time.perf_counter() - began
+            self._telemetry.stepped(record, seconds, sampled=len(tokens), drafted=len(request.drafted))
         return head_pb2.GenerateReply(num_rows=self._state.num_tokens, tokens=tokens, can_rewind=self._state.can_rewind)
 
     def _parsed(self, rows: Sequence[head_pb2.Rows], record: Record) -> list["_Part"]:
@@ -158,6 +169,16 @@ class _Part:
         return self.position + self.frame.num_values // self.frame.shape[-1]
 
 
+def drains() -> SessionLost:
+    """What ends the sessions of a service that stops."""
+    return SessionLost(problem="this cloud stops", end="drained")
+
+
+def idle(idle_s: float) -> SessionLost:
+    """What ends a session that got no rows for so long."""
+    return SessionLost(problem=f"no rows came for {idle_s} s", end="idle")
+
+
 def _advanced(
     next_logits: Callable[[Any, Tensor, int], Tensor], last: int, state: SequenceState, features: Tensor
 ) -> Tensor:
@@ -167,14 +188,21 @@ def _advanced(
 class Sessions:
     """The sessions of a cloud, within its memory for keys and values."""
 
-    def __init__(self, pipelines: Mapping[str, CloudPipeline], worker: Worker, settings: CloudSettings) -> None:
-        self._worker, self._settings = worker, settings
+    def __init__(
+        self, pipelines: Mapping[str, CloudPipeline], worker: Worker, telemetry: Telemetry, settings: CloudSettings
+    ) -> None:
+        self._worker, self._telemetry, self._settings = worker, telemetry, settings
         self._pipelines = {name: p for name, p in pipelines.items() if COMPLETE in p.profile.spec.tasks}
         self._passes: dict[str, Passes[Tensor, Tensor]] = {
-            name: Passes(worker, p.head.next_logits_together if p.head.shares_passes else None)
+            name: Passes(
+                worker, p.head.next_logits_together if p.head.shares_passes else None, telemetry.watch_passes(name)
+            )
             for name, p in self._pipelines.items()
         }
         self.budget = CacheBudget(settings.max_cache_bytes)
+        telemetry.watch_cache(self.budget)
+        for name in self._pipelines:
+            telemetry.expect_sessions(name)
         self._named: dict[bytes, _Named] = {}
 
     @contextmanager
@@ -191,7 +219,9 @@ class Sessions:
             raise Overloaded(limit=self._settings.max_sessions)
         record.model, record.codec = opening.profile, opening.codec
         with self.budget.reserve(pipeline.head.cache_bytes(opening.max_rows), opening.max_rows):
-            yield Session(opening, pipeline, self._passes[opening.profile], self._worker)
+            session = Session(opening, pipeline, self._passes[opening.profile], self._worker, self._telemetry)
+            with self._telemetry.session(opening.profile):
+                yield session
 
     async def step(self, request: head_pb2.GenerateRequest, record: Record) -> head_pb2.GenerateReply:
         """One message of a session that is named by its id.
@@ -213,12 +243,19 @@ class Sessions:
             raise SessionLost(problem="no session of this id is here")
         try:
             reply = await named.handle(request, record, self._settings.session_idle_s)
-        except BaseException:
-            named.close()
+        except BaseException as error:
+            named.close(error)
             raise
         if request.close:
             named.close()
         return reply
+
+    def drained(self, key: bytes) -> SessionLost:
+        """What ends the session of this id, if there is one, where the service stops."""
+        lost = drains()
+        if key in self._named:
+            self._named[key].close(lost)
+        return lost
 
     def _checked(self, opening: head_pb2.OpenSession) -> CloudPipeline:
         pipeline = self._pipelines.get(opening.profile)
@@ -253,11 +290,11 @@ class _Named:
             if self._expiry is not None:
                 self._expiry.cancel()
             reply = await self._session.handle(request, record)
-            self._expiry = asyncio.get_running_loop().call_later(idle_s, self.close)
+            self._expiry = asyncio.get_running_loop().call_later(idle_s, self.close, idle(idle_s))
             return reply
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None = None) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
-        self._opened.__exit__(None, None, None)
+        self._opened.__exit__(None if error is None else type(error), error, None)
         self._forget()

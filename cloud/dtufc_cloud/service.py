@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 
-from dtufc.errors import InputError, ProfileMismatch, SessionLost
+from dtufc.errors import InputError, ProfileMismatch
 from dtufc.models import plugins
 from dtufc.models.capabilities import SequenceLogits
 from dtufc.serving.calls import Calls, grpc_status
@@ -20,13 +20,12 @@ from dtufc.serving.describe import profile_info
 from dtufc.serving.telemetry import Record, Telemetry
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2, head_pb2_grpc
-from dtufc_cloud.generation import COMPLETE, Sessions
+from dtufc_cloud.generation import COMPLETE, Sessions, drains, idle
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.settings import CloudSettings
 from dtufc_cloud.tasks import Task
 
 _GROUP: Final = plugins.CLOUD_TASKS
-_DRAINS: Final = "this cloud stops"
 
 
 def tasks_by_message(tasks: Iterable[Task]) -> dict[str, Task]:
@@ -55,7 +54,7 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
         self._tasks = tasks_by_message(plugins.load(_GROUP, name)() for name in plugins.names(_GROUP))
         self._check_tasks()
         self._telemetry = telemetry
-        self.sessions = Sessions(pipelines, worker, settings)
+        self.sessions = Sessions(pipelines, worker, telemetry, settings)
         self._draining = asyncio.Event()
         self._infos = [profile_info(p.profile, p.codec, p.head.num_layers) for p in pipelines.values()]
 
@@ -88,7 +87,7 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
     ) -> head_pb2.GenerateReply:
         async with grpc_status(context), self._calls.admit(COMPLETE, context.time_remaining()) as admitted:
             if self._draining.is_set():
-                raise SessionLost(problem=_DRAINS)
+                raise self.sessions.drained(message.session_id)
             reply = await self.sessions.step(message, admitted.record)
             _add_stages(reply, admitted.record)
             return reply
@@ -106,9 +105,9 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
                 (reading, draining), timeout=self._settings.session_idle_s, return_when=asyncio.FIRST_COMPLETED
             )
             if draining.done():
-                raise SessionLost(problem=_DRAINS)
+                raise drains()
             if not reading.done():
-                raise SessionLost(problem=f"no rows came for {self._settings.session_idle_s} s")
+                raise idle(self._settings.session_idle_s)
             message = reading.result()
             return None if message is grpc.aio.EOF else message
         finally:

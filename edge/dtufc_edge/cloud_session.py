@@ -29,11 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class CloudSession:
-    """A session that outlives its cloud.
-
-    Attributes:
-        recoveries: how often it was opened again.
-    """
+    """A session that outlives its cloud."""
 
     def __init__(self, exchange: Exchange, opening: head_pb2.OpenSession, token_rate: Rate) -> None:
         """
@@ -45,7 +41,6 @@ class CloudSession:
         self._exchange, self._opening, self._token_rate = exchange, opening, token_rate
         self._link: Link | None = None
         self._kept: list[tuple[int, EncodedFrame]] = []  # positions and frames of all rows that the cloud holds
-        self.recoveries = 0
 
     async def step(
         self, position: int, features: Tensor, new_ids: Sequence[int], drafted: Sequence[int] = ()
@@ -79,7 +74,7 @@ class CloudSession:
                 remaining_s = self._exchange.admitted.remaining_s - _LAST_S
                 if not self._kept or remaining_s <= 0:
                     raise
-                self.recoveries += 1
+                self._exchange.telemetry.recovered(self._exchange.record)
                 _log.warning("a session is opened again: %s", lost)
                 await asyncio.sleep(min(pause_s, remaining_s))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

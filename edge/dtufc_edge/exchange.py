@@ -41,7 +41,7 @@ class Exchange:
         self.pipeline = pipeline
         self.cloud = cloud
         self._worker = worker
-        self._telemetry = telemetry
+        self.telemetry = telemetry
         self.admitted = admitted
         self.codec, self.rate = codec, rate
 
@@ -91,7 +91,7 @@ class Exchange:
 
     def desynced(self) -> None:
         """Counts features that the cloud decoded to others; those that follow go in `raw`."""
-        self._telemetry.desyncs.labels(self.record.model, self.codec).inc()
+        self.telemetry.desyncs.labels(self.record.model, self.codec).inc()
         self.codec = self.record.codec = "raw"
 
     def _unpacked(self, given: AnyMessage, result: Any) -> Any:

@@ -91,7 +91,8 @@ class Generation:
 
     async def _step(self, row_ids: Sequence[int], drafted: Sequence[int]) -> Sequence[head_pb2.SampledToken]:
         """The tokens behind rows of these ids, of which the last are guesses."""
-        position, stages = self._state.num_tokens, self._call.record.stages
+        record = self._call.record
+        position, stages = self._state.num_tokens, record.stages
         start = time.monotonic()
         with stages.measure("edge.backbone"):
             features = await self._features(row_ids)
@@ -105,12 +106,16 @@ class Generation:
         self._new_ids += new_ids
         self.so_far.drafted_tokens += len(drafted)
         self.so_far.accepted_tokens += len(new_ids) - 1
-        self.so_far.recoveries = self._session.recoveries
+        self.so_far.recoveries = record.recoveries
+        step_s = time.monotonic() - start
+        self._call.exchange.telemetry.generated(
+            record, step_s, prompt=0 if position else len(row_ids), new=len(new_ids), drafted=len(drafted)
+        )
         way_s = round_trip_s - sum(stage.seconds for stage in reply.stages)
         self._drafts.saw(
             new_ids,
             len(drafted),
-            step_s=time.monotonic() - start - way_s,
+            step_s=step_s - way_s,
             way_s=way_s,
             can_rewind=reply.can_rewind and self._state.can_rewind,
         )

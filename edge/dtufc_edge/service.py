@@ -73,7 +73,10 @@ class InferenceService:
             worker, telemetry, service="the edge", address=settings.listen, timeout_s=settings.timeout_s
         )
         self.budget = CacheBudget(settings.max_cache_bytes)
-        self._passes = {name: Passes(worker, _together(p.backbone)) for name, p in pipelines.items()}
+        telemetry.watch_cache(self.budget)
+        self._passes = {
+            name: Passes(worker, _together(p.backbone), telemetry.watch_passes(name)) for name, p in pipelines.items()
+        }
         self.infos = [profile_info(p.profile, p.codec, p.backbone.num_layers) for p in pipelines.values()]
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:

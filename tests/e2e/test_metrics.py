@@ -1,5 +1,7 @@
 """The metrics of both sides, read over HTTP: each moves by what happened, and no caller's word becomes a label."""
 
+from functools import partial
+
 import grpc
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from dtufc.errors import InputError
 from dtufc.models.fitting import load
 from dtufc.v1 import head_pb2
 from tests.e2e.services import Service, head_stub, run_request
+from tests.e2e.test_failures import eventually
 
 TWO = ["yes", "no"]
 LABELS = {"model": "smollm2-135m", "codec": "klt"}
@@ -69,6 +72,50 @@ def test_a_completion_counts_once_on_each_side_with_all_its_frames(
     assert cost.num_frames == 3
     assert at_edge.by("dtufc_edge_coded_bytes_total", **labels) == cost.wire_bytes
     assert at_cloud.by("dtufc_cloud_coded_bytes_total", **labels) == cost.wire_bytes
+
+
+def test_a_completion_of_three_tokens_moves_the_metrics_of_generation(
+    edge: Service, cloud: Service, client: EdgeClient
+) -> None:
+    at_edge, at_cloud = Moved(edge), Moved(cloud)
+    replies = client.complete("One, two,", max_tokens=3, plain=True, codec="klt", drafts="off")
+    first = next(replies)
+    assert first.HasField("token")
+    generated = list(replies)[-1].generated
+    assert generated.new_tokens == 3
+    assert at_edge.by("dtufc_edge_tokens_total", kind="prompt", **LABELS) == generated.prompt_tokens
+    assert at_edge.by("dtufc_edge_tokens_total", kind="new", **LABELS) == 3
+    assert at_edge.by("dtufc_edge_first_token_seconds_count", **LABELS) == 1
+    assert at_edge.by("dtufc_edge_token_seconds_count", **LABELS) == 2
+    assert at_edge.by("dtufc_edge_pass_sequences_sum", model=LABELS["model"]) == 3
+    assert at_edge.by("dtufc_edge_recoveries_total") == 0
+    eventually(lambda: at_cloud.by("dtufc_cloud_sessions_total", reason="closed", model=LABELS["model"]) == 1)
+    assert at_cloud.by("dtufc_cloud_sessions_total") == 1
+    assert at_cloud.by("dtufc_cloud_tokens_total", kind="sampled", **LABELS) == 3
+    assert at_cloud.by("dtufc_cloud_step_seconds_count", **LABELS) == 3
+    steps_s = at_cloud.by("dtufc_cloud_step_seconds_sum", **LABELS)
+    assert at_cloud.by("dtufc_cloud_request_seconds_sum", task="complete", **LABELS) == pytest.approx(steps_s)
+    for side, moved in (("edge", at_edge), ("cloud", at_cloud)):
+        assert moved.by(f"dtufc_{side}_tokens_total", kind="drafted") == 0
+        assert moved.by(f"dtufc_{side}_tokens_total", kind="accepted") == 0
+
+
+def test_a_text_that_is_generated_holds_its_cache_on_both_sides_until_it_ends(
+    edge: Service, cloud: Service, client: EdgeClient
+) -> None:
+    replies = client.complete("One, two,", max_tokens=200, plain=True)
+    next(replies)
+    for side, service in (("edge", edge), ("cloud", cloud)):
+        assert service.total(f"dtufc_{side}_sequences") == 1
+        assert 0 < service.total(f"dtufc_{side}_cache_bytes") < service.total(f"dtufc_{side}_cache_limit_bytes")
+    replies.close()
+    for side, service in (("edge", edge), ("cloud", cloud)):
+        eventually(partial(holds_nothing, service, side))
+        assert service.total(f"dtufc_{side}_cache_bytes") == 0
+
+
+def holds_nothing(service: Service, side: str) -> bool:
+    return service.total(f"dtufc_{side}_sequences") == 0
 
 
 @pytest.mark.parametrize(

@@ -44,14 +44,18 @@ class Passes(Generic[P, R]):
     """The passes through one model, first come first served."""
 
     def __init__(
-        self, worker: Worker, together: Callable[[Sequence[SequenceState], Sequence[P]], Sequence[R]] | None
+        self,
+        worker: Worker,
+        together: Callable[[Sequence[SequenceState], Sequence[P]], Sequence[R]] | None,
+        observe: Callable[[int], None],
     ) -> None:
         """
         Args:
             worker: whose threads do the work.
             together: advances several sequences by one row each, in one pass; None where the model cannot.
+            observe: takes the number of sequences of each pass.
         """
-        self._worker, self._together = worker, together
+        self._worker, self._together, self._observe = worker, together, observe
         self._waiting: deque[_Pass[P, R]] = deque()
         self._running: asyncio.Task[None] | None = None
 
@@ -74,6 +78,7 @@ class Passes(Generic[P, R]):
     async def _run(self) -> None:
         try:
             while passes := self._next():
+                self._observe(len(passes))
                 try:
                     results = await self._worker.run(self._made, passes)
                 except Exception as error:  # of the model: each of them hears of it

@@ -14,14 +14,17 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from dtufc.errors import DtufcError, Internal
+from dtufc.errors import DtufcError, Internal, SessionLost
+from dtufc.serving.cache_budget import CacheBudget
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BPFP = (0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0)
+_SHARING = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # up to MAX_SHARING
 _STAGES: Final = frozenset(
     {"edge.preprocess", "edge.backbone", "edge.encode", "round_trip"}
     | {"cloud.parse", "cloud.decode", "cloud.head", "cloud.png"}
 )
+SESSION_ENDS: Final = ("closed", "idle", "drained", "lost", "error")
 _OTHER: Final = "other"  # stages that only a plug-in knows, or that a peer made up
 _log = logging.getLogger("dtufc.request")
 
@@ -59,6 +62,9 @@ class Record:
     num_values: int = 0
     num_frames: int = 0
     stages: Stages = field(default_factory=Stages)
+    steps_s: float | None = None  # of a session at the cloud: the seconds of its steps
+    tokens: dict[str, int] = field(default_factory=dict)  # of a text, by kind
+    recoveries: int = 0
 
     @property
     def bpfp_payload(self) -> float:
@@ -100,10 +106,39 @@ class Telemetry:
         self._raw = counter("raw_bytes_total", "Features as the model made them.", labels)
         self._coded = counter("coded_bytes_total", "Frames on the wire.", labels)
         self._values = counter("feature_values_total", "Feature values coded.", labels)
-        self._seconds = histogram("request_seconds", "Whole requests.", ("task", *labels), _SECONDS)
+        self._seconds = histogram(
+            "request_seconds",
+            "Whole requests; of a session at the cloud, its steps alone.",
+            ("task", *labels),
+            _SECONDS,
+        )
         self._stage = histogram("stage_seconds", "Stages of requests.", ("stage", *labels), _SECONDS)
         self._bpfp = histogram("bpfp", "Bits a feature value on the wire, by request.", (*labels, "quality"), _BPFP)
         self.desyncs = counter("desyncs_total", "Frames that decoded to other symbols than were encoded.", labels)
+        self._first_token = histogram(
+            "first_token_seconds", "From the prompt's tokens to the reply's first one.", labels, _SECONDS
+        )
+        self._token = histogram(
+            "token_seconds", "Between tokens of a reply; those of one step share its time.", labels, _SECONDS
+        )
+        self._step = histogram("step_seconds", "Steps of sessions: a message's rows to its tokens.", labels, _SECONDS)
+        self._tokens = counter(
+            "tokens_total",
+            "Tokens by kind: prompt, new, drafted, accepted (drafts that held); at the cloud sampled for new.",
+            ("kind", *labels),
+        )
+        self._recoveries = counter("recoveries_total", "Sessions that were opened again at a cloud.", labels)
+        self._ends = counter(
+            "sessions_total",
+            "Sessions that ended: closed by the edge, idle, drained, lost with the edge, or by an error.",
+            ("reason", "model"),
+        )
+        self._pass_sequences = histogram(
+            "pass_sequences", "Sequences that share a pass through the model.", ("model",), _SHARING
+        )
+        self._sequences = gauge("sequences", "Texts that are being generated; at the cloud, open sessions.")
+        self._cache = gauge("cache_bytes", "Reserved for their keys and values.")
+        self._cache_limit = gauge("cache_limit_bytes", "What may be reserved; a text that needs more is rejected.")
         self._running = gauge("running", "Requests that are being worked on or wait for it.")
         self._slots = gauge("slots", "Requests that may be worked on or wait for it; one more is rejected.")
         ProcessCollector(namespace=f"dtufc_{side}", registry=self.registry)
@@ -113,10 +148,76 @@ class Telemetry:
         self._running.set_function(running)
         self._slots.set(slots)
 
+    def watch_cache(self, budget: CacheBudget) -> None:
+        """Takes the gauges of sequences from here on: the budget is asked at each scrape."""
+        self._sequences.set_function(lambda: budget.sequences)
+        self._cache.set_function(lambda: budget.reserved)
+        self._cache_limit.set(budget.limit)
+
+    def watch_passes(self, model: str) -> Callable[[int], None]:
+        """What takes the number of sequences of each pass through this model."""
+        return self._pass_sequences.labels(model).observe
+
     def expect(self, model: str, codecs: Iterable[str]) -> None:
         """Starts the counters of rare events at zero: Prometheus sees no increase in a series that begins with one."""
         for codec in codecs:
             self.desyncs.labels(model, codec)
+            self._recoveries.labels(model, codec)
+
+    def expect_sessions(self, model: str) -> None:
+        """`expect`, of the ends of sessions."""
+        for reason in SESSION_ENDS:
+            self._ends.labels(reason, model)
+
+    @contextmanager
+    def session(self, model: str) -> Iterator[None]:
+        """Counts the end of one session at the cloud. A SessionLost may name it by the fact `end`."""
+        reason = "lost"  # what is left where no other end was reached: the call was cancelled
+        try:
+            yield
+            reason = "closed"
+        except SessionLost as lost:
+            reason = lost.context.get("end", "error")
+            raise
+        except Exception:
+            reason = "error"
+            raise
+        finally:
+            self._ends.labels(reason, model).inc()
+
+    def generated(self, record: Record, seconds: float, *, prompt: int, new: int, drafted: int) -> None:
+        """Counts one step of a text at the edge.
+
+        Args:
+            record: of the request.
+            seconds: that the step took.
+            prompt: tokens of the prompt, in the first step; else 0.
+            new: tokens that came.
+            drafted: tokens that were guessed.
+        """
+        labels = (record.model, record.codec)
+        if prompt:
+            self._first_token.labels(*labels).observe(seconds)
+        else:
+            for _ in range(new):
+                self._token.labels(*labels).observe(seconds / new)
+        self._count_tokens(record, prompt=prompt, new=new, drafted=drafted, accepted=new - 1)
+
+    def recovered(self, record: Record) -> None:
+        """Counts a session that is opened again."""
+        record.recoveries += 1
+        self._recoveries.labels(record.model, record.codec).inc()
+
+    def stepped(self, record: Record, seconds: float, *, sampled: int, drafted: int) -> None:
+        """Counts one step of a session at the cloud; a step whose rows are held samples no token."""
+        self._step.labels(record.model, record.codec).observe(seconds)
+        record.steps_s = (record.steps_s or 0.0) + seconds
+        self._count_tokens(record, sampled=sampled, drafted=drafted, accepted=max(0, sampled - 1))
+
+    def _count_tokens(self, record: Record, **kinds: int) -> None:
+        for kind, number in kinds.items():
+            self._tokens.labels(kind, record.model, record.codec).inc(number)
+            record.tokens[kind] = record.tokens.get(kind, 0) + number
 
     @contextmanager
     def request(self, task: str) -> Iterator[Record]:
@@ -134,7 +235,7 @@ class Telemetry:
             reason = Internal.code
             raise
         finally:
-            self._count(record, reason, time.perf_counter() - start)
+            self._count(record, reason, time.perf_counter() - start if record.steps_s is None else record.steps_s)
 
     def _count(self, record: Record, reason: str, seconds: float) -> None:
         labels = (record.model, record.codec)
@@ -163,6 +264,10 @@ class Telemetry:
             "bpfp": round(record.bpfp_wire, 4),
             "stages": {stage: round(taken, 6) for stage, taken in stages.items()},
         }
+        if record.tokens:
+            line["tokens"] = record.tokens
+        if record.recoveries:
+            line["recoveries"] = record.recoveries
         _log.info("request", extra={"fields": line})
 
 
