@@ -43,6 +43,7 @@ def steps() -> list[Step]:
     for prompt in ("red apple", "rocket"):
         found.append(partial(_draw, prompt=prompt))
     found.append(lambda c: list(c.complete("What is the capital of France?", max_tokens=6)))
+    found.append(lambda c: list(c.complete("1, 2, 1, 2, 1, 2, 1, 2,", max_tokens=12, plain=True, drafts="on")))
     return found
 
 

@@ -7,6 +7,19 @@ def _quantiles(metric: str, by: str, quantile: float) -> str:
     return f"histogram_quantile({quantile}, sum by ({by}, le) (rate({metric}_bucket[$__rate_interval])))"
 
 
+def _halves(metric: str) -> list[tuple[str, str]]:
+    return [(_quantiles(metric, "model", q), f"{{{{model}}}} p{round(100 * q)}") for q in (0.5, 0.95)]
+
+
+def _tokens(kind: str) -> str:
+    return f'sum by (model) (rate(dtufc_edge_tokens_total{{kind="{kind}"}}[$__rate_interval]))'
+
+
+def _mean(metric: str) -> str:
+    rates = (f"sum by (model) (rate({metric}_{part}[$__rate_interval]))" for part in ("sum", "count"))
+    return "{} / ({} > 0)".format(*rates)
+
+
 def _stage_panel(quantile: int) -> Panel:
     return Panel(
         title=f"Stages, p{quantile}",
@@ -132,6 +145,90 @@ OPERATOR = Dashboard(
             ],
         ),
         Row(title="Latency by stage", panels=[_stage_panel(50), _stage_panel(95), _stage_panel(99)]),
+        Row(
+            title="Generation",
+            panels=[
+                Panel(
+                    title="First token",
+                    text="From the prompt's tokens to the reply's first one, of the middle text and of 95 in 100.",
+                    unit="s",
+                    width=6,
+                    queries=_halves("dtufc_edge_first_token_seconds"),
+                ),
+                Panel(
+                    title="Time between tokens",
+                    text="Of the middle token and of 95 in 100; tokens that came by one step share its time.",
+                    unit="s",
+                    width=6,
+                    queries=_halves("dtufc_edge_token_seconds"),
+                ),
+                Panel(
+                    title="Tokens",
+                    text="Tokens a second. Drafted ones were guessed ahead; accepted ones held and are new ones too.",
+                    unit="short",
+                    width=6,
+                    queries=[("sum by (kind) (rate(dtufc_edge_tokens_total[$__rate_interval]))", "{{kind}}")],
+                ),
+                Panel(
+                    title="Drafts that held",
+                    text="Share of the drafted tokens that were accepted.",
+                    unit="percentunit",
+                    width=6,
+                    queries=[(f"{_tokens('accepted')} / ({_tokens('drafted')} > 0)", "{{model}}")],
+                    empty="no drafts in this time",
+                    highest=1,
+                ),
+            ],
+        ),
+        Row(
+            title="Sessions of generation",
+            panels=[
+                Panel(
+                    title="Sessions",
+                    text="Texts that are being generated at the edge, and sessions that are open at the clouds.",
+                    unit="short",
+                    width=6,
+                    queries=[
+                        ("sum(dtufc_edge_sequences)", "edge"),
+                        ("sum(dtufc_cloud_sequences)", "clouds"),
+                    ],
+                    empty="no data",
+                ),
+                Panel(
+                    title="Cache",
+                    text="Reserved memory for keys and values, of what may be. Above 90%: DtufcCacheAlmostFull.",
+                    unit="percentunit",
+                    width=6,
+                    queries=[("side:dtufc_cache:ratio", "{{side}}")],
+                    empty="no data",
+                    highest=1,
+                ),
+                Panel(
+                    title="Sequences a pass",
+                    text="How many sequences share a pass through the model, in the mean.",
+                    unit="short",
+                    width=6,
+                    queries=[
+                        (f"{_mean('dtufc_edge_pass_sequences')}", "edge {{model}}"),
+                        (f"{_mean('dtufc_cloud_pass_sequences')}", "clouds {{model}}"),
+                    ],
+                ),
+                Panel(
+                    title="Recoveries",
+                    text="Sessions that the edge opened again, and those that the clouds ended before their texts did.",
+                    unit="ops",
+                    width=6,
+                    queries=[
+                        ("sum(rate(dtufc_edge_recoveries_total[$__rate_interval]))", "edge: recovered"),
+                        (
+                            'sum by (reason) (rate(dtufc_cloud_sessions_total{reason!="closed"}[$__rate_interval]))',
+                            "clouds: {{reason}}",
+                        ),
+                    ],
+                    empty="no data",
+                ),
+            ],
+        ),
         Row(
             title="Queues and saturation",
             panels=[

@@ -21,7 +21,7 @@ import yaml
 from deploy.dashboards import queries
 from deploy.dashboards.grafana import DASHBOARDS
 from dtufc.client import EdgeClient
-from dtufc.errors import DtufcError, InputError, Unavailable
+from dtufc.errors import DtufcError, InputError, Overloaded, Unavailable
 from dtufc.v1 import head_pb2
 from tests.deploy.examples import EXAMPLES
 from tests.deploy.images import ROOT
@@ -35,6 +35,7 @@ RULES = [
 ]
 OURS = re.compile(r"\b(?:\w+:)?dtufc[\w:]*(?=[^\w:-]|$)")
 WAIT_S = 30.0
+ONE_TEXT = ("--max-sessions", "1")  # at a time
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="no prometheus here (Debian: apt install prometheus)"
@@ -82,7 +83,7 @@ def configuration(edge: Service, cloud: Service, folder: Path) -> Path:
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Prometheus, after it has seen every task, a caller's error, a cloud's error, and a cloud that was away."""
     folder = tmp_path_factory.mktemp("prometheus")
-    cloud = start("cloud", folder)
+    cloud = start("cloud", folder, *ONE_TEXT)
     edge = start("edge", folder, "--cloud", cloud.address)
     services = [edge, cloud]
     address = f"127.0.0.1:{free_port()}"
@@ -105,7 +106,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                 time.sleep(1.1)  # a scrape apart
             port = int(cloud.address.rpartition(":")[2])
             metrics = ("--metrics-listen", cloud.metrics_address)
-            services.append(start("cloud", folder, *metrics, port=port))
+            services.append(start("cloud", folder, *metrics, *ONE_TEXT, port=port))
             services[-1].wait_until_serving()
             eventually(lambda: answers(client))
             break_things(client, services[-1])
@@ -125,8 +126,13 @@ def work(client: EdgeClient, rounds: int) -> None:
 
 
 def break_things(client: EdgeClient, cloud: Service) -> None:
-    """One error by the caller's fault at the edge, and at the cloud, each twice with a scrape between."""
+    """A text too many, one error by the caller's fault at the edge, and at the cloud: twice with a scrape between."""
     for _ in range(2):
+        text = client.complete("One, two,", max_tokens=200, plain=True)
+        next(text)
+        with pytest.raises(Overloaded):
+            next(client.complete("One, two,", plain=True))
+        text.close()
         with pytest.raises(InputError):
             client.answer("", ["yes", "no"])
         with grpc.insecure_channel(cloud.address) as channel, pytest.raises(grpc.RpcError):
