@@ -237,7 +237,7 @@ class Sessions:
         if request.HasField("open"):
             if key in self._named:
                 self._named[key].close()
-            self._named[key] = _Named(self.opened(request.open, record), partial(self._named.pop, key))
+            self._named[key] = _Named(self.opened(request.open, record), partial(self._forget, key))
         named = self._named.get(key)
         if named is None:
             raise SessionLost(problem="no session of this id is here")
@@ -256,6 +256,11 @@ class Sessions:
         if key in self._named:
             self._named[key].close(lost)
         return lost
+
+    def _forget(self, key: bytes, named: "_Named") -> None:
+        """Unless another session has taken its id."""
+        if self._named.get(key) is named:
+            del self._named[key]
 
     def _checked(self, opening: head_pb2.OpenSession) -> CloudPipeline:
         pipeline = self._pipelines.get(opening.profile)
@@ -279,22 +284,29 @@ class Sessions:
 class _Named:
     """A session between its calls, one at a time; it ends once it is idle for too long."""
 
-    def __init__(self, opened: Any, forget: Callable[[], object]) -> None:
+    def __init__(self, opened: Any, forget: Callable[["_Named"], None]) -> None:
         self._opened, self._forget = opened, forget
         self._session: Session = opened.__enter__()
         self._turn = asyncio.Lock()
         self._expiry: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     async def handle(self, request: head_pb2.GenerateRequest, record: Record, idle_s: float) -> head_pb2.GenerateReply:
         async with self._turn:
+            if self._is_closed:
+                raise SessionLost(problem="it ended before this message")
             if self._expiry is not None:
                 self._expiry.cancel()
             reply = await self._session.handle(request, record)
-            self._expiry = asyncio.get_running_loop().call_later(idle_s, self.close, idle(idle_s))
+            if not self._is_closed:
+                self._expiry = asyncio.get_running_loop().call_later(idle_s, self.close, idle(idle_s))
             return reply
 
     def close(self, error: BaseException | None = None) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
         if self._expiry is not None:
             self._expiry.cancel()
+        self._forget(self)
         self._opened.__exit__(None if error is None else type(error), error, None)
-        self._forget()

@@ -88,6 +88,8 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
         async with grpc_status(context), self._calls.admit(COMPLETE, context.time_remaining()) as admitted:
             if self._draining.is_set():
                 raise self.sessions.drained(message.session_id)
+            if message.HasField("open"):
+                await self._load(self._pipeline(message.open.profile), message.open.codec)
             reply = await self.sessions.step(message, admitted.record)
             _add_stages(reply, admitted.record)
             return reply

@@ -196,6 +196,14 @@ def test_calls_of_step_are_a_session_too_and_one_that_is_not_known_is_lost(pipel
             assert both == [OK, OK]
             assert await code_of(speaker.prompt()) == OK
             assert budget.sequences == 1, "an opening with the same id takes the place of the session"
+            both = await asyncio.gather(code_of(speaker.prompt()), code_of(speaker.prompt()))
+            assert OK in both, "the later opening takes the id; the earlier may end with its session"
+            assert set(both) <= {OK, LOST}
+            assert budget.sequences == 1
+            both = await asyncio.gather(*(code_of(Message(rows=[speaker.step(9)])) for _ in range(2)))
+            assert sorted(both, key=str) == sorted([INPUT, LOST], key=str), "the first ends it"
+            assert budget.sequences == 0
+            assert await code_of(speaker.prompt()) == OK
             assert await code_of(Message(close=True)) == OK
             assert budget.sequences == 0
             assert await code_of(Message(close=True)) == LOST
