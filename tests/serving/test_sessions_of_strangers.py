@@ -196,7 +196,7 @@ def test_calls_of_step_are_a_session_too_and_one_that_is_not_known_is_lost(pipel
             assert both == [OK, OK]
             assert await code_of(speaker.prompt()) == OK
             assert budget.sequences == 1, "an opening with the same id takes the place of the session"
-            both = await asyncio.gather(code_of(speaker.prompt()), code_of(speaker.prompt()))
+            both = await asyncio.gather(*(code_of(speaker.prompt()) for _ in range(2)))
             assert OK in both, "the later opening takes the id; the earlier may end with its session"
             assert set(both) <= {OK, LOST}
             assert budget.sequences == 1
