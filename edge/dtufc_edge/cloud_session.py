@@ -32,7 +32,7 @@ class CloudSession:
     """A session that outlives its cloud.
 
     Attributes:
-        recoveries: how often it was opened again.
+        recoveries: how often it went on after its cloud was lost, however many attempts that took.
     """
 
     def __init__(self, exchange: Exchange, opening: head_pb2.OpenSession, token_rate: Rate) -> None:
@@ -65,7 +65,7 @@ class CloudSession:
         """
         frames = await self._encoded(position, features)
         self._kept = [kept for kept in self._kept if kept[0] < position]
-        pause_s = _FIRST_PAUSE_S
+        pause_s, was_lost = _FIRST_PAUSE_S, False
         while True:
             try:
                 with self._exchange.record.stages.measure(ROUND_TRIP):
@@ -79,7 +79,7 @@ class CloudSession:
                 remaining_s = self._exchange.admitted.remaining_s - _LAST_S
                 if not self._kept or remaining_s <= 0:
                     raise
-                self.recoveries += 1
+                was_lost = True
                 _log.warning("a session is opened again: %s", lost)
                 await asyncio.sleep(min(pause_s, remaining_s))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -92,6 +92,7 @@ class CloudSession:
                     raise desync from None
             else:
                 self._kept += frames
+                self.recoveries += was_lost
                 return reply
 
     def close(self) -> None:
