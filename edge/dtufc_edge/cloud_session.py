@@ -60,7 +60,7 @@ class CloudSession:
         """
         frames = await self._encoded(position, features)
         self._kept = [kept for kept in self._kept if kept[0] < position]
-        pause_s = _FIRST_PAUSE_S
+        pause_s, was_lost = _FIRST_PAUSE_S, False
         while True:
             try:
                 with self._exchange.record.stages.measure(ROUND_TRIP):
@@ -74,7 +74,7 @@ class CloudSession:
                 remaining_s = self._exchange.admitted.remaining_s - _LAST_S
                 if not self._kept or remaining_s <= 0:
                     raise
-                self._exchange.telemetry.recovered(self._exchange.record)
+                was_lost = True
                 _log.warning("a session is opened again: %s", lost)
                 await asyncio.sleep(min(pause_s, remaining_s))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -87,6 +87,8 @@ class CloudSession:
                     raise desync from None
             else:
                 self._kept += frames
+                if was_lost:  # once, however many attempts it took
+                    self._exchange.telemetry.recovered(self._exchange.record)
                 return reply
 
     def close(self) -> None:
