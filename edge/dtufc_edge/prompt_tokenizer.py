@@ -76,10 +76,7 @@ class PromptTokenizer:
             return self.plain_ids(turns[0].content)
         rendered = self._render(turns)
         if any(self._controls(turn.content) for turn in turns):
-            template = self._render(self._placeholders(turns, get_args(Role)))
-            if self._controls(rendered) != self._controls(template):
-                return self._literal_ids(self._named_text(turns, template, rendered), add_special_tokens=False)
-            # The template left out what looks like control tokens, such as the reasoning of an earlier reply.
+            return self._literal_ids(self._named_text(turns, rendered), add_special_tokens=False)
         return list(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
     def _control_tokens(self) -> list[Any]:
@@ -124,16 +121,11 @@ class PromptTokenizer:
             for turn, name in zip(turns, names, strict=True)
         ]
 
-    def _named_text(self, turns: Sequence[Turn], template: str, rendered: str) -> str:
-        """The rendered text, with secret names in the place of the control tokens that the template writes.
-
-        Args:
-            turns: the conversation.
-            template: what the chat template makes of it with placeholders for all texts.
-            rendered: what it makes of it.
-        """
+    def _named_text(self, turns: Sequence[Turn], rendered: str) -> str:
+        """The rendered text, with secret names in the place of the control tokens that the template writes."""
+        template = self._render(self._placeholders(turns, get_args(Role)))
         filled = self._filled(turns, template, rendered)
-        if filled is None:  # a template may change the text of earlier replies, if that adds no control token
+        if filled is None:  # a template may leave out what an earlier reply has thought; no control token may be left
             with_replies = self._render(self._placeholders(turns, ("system", "user")))
             if self._controls(with_replies) == self._controls(template):
                 filled = self._filled(turns, with_replies, rendered)

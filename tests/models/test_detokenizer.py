@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import decoders
 from transformers import CTRLTokenizer
 
 from dtufc_edge.backbones.decoder import DecoderBackbone
 from dtufc_edge.detokenizer import Detokenizer, open_ids
 from tests.models.test_zoo import profile_of
-from tests.models.tokens import TOKENIZERS, save_tiny, tokenizer_of
+from tests.models.tokens import SPACE, TOKENIZERS, llama, save_tiny, tokenizer_of
 
 CUT = "\N{REPLACEMENT CHARACTER}"
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # one emoji of three, with joiners
@@ -111,6 +112,13 @@ def test_a_token_adds_its_text_at_once_and_a_cut_character_when_it_is_whole() ->
     assert streamed(decoder_of("wordpiece"), ids) == ["do", "ing", " a", ".", " </s>", " b", ""]
     ids = pieces("llama", "\u2581the", "\u2581", "\u2581the", "a")
     assert streamed(decoder_of("llama"), ids) == ["the", " ", " the", "a", ""]
+
+
+def test_spaces_are_not_lost_to_a_decoder_that_takes_several_from_the_beginning() -> None:
+    tokenizer = llama()
+    steps = [decoders.Replace(SPACE, " "), decoders.Fuse(), decoders.Strip(" ", 3, 0)]
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence(steps)
+    assert "".join(streamed(Decoder(tokenizer), pieces("llama", "a", *[SPACE] * 7, "a"))) == f"a{' ' * 7}a"
 
 
 def test_a_run_of_bytes_comes_when_it_is_over_as_its_end_decides_what_it_is() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 from transformers import CTRLTokenizer
 
 from dtufc.errors import InputError
@@ -145,12 +146,34 @@ def test_text_that_normalization_makes_a_control_tokens_is_text_too() -> None:
     assert end not in prompts.chat_ids([Turn(role="user", content="a </S>")])
 
 
+def test_control_tokens_that_are_found_in_normalized_text_are_those_of_the_template_too() -> None:
+    tokenizer = llama(normalized=True)
+    turns = [Turn(role=role, content="the </s>") for role in ("user", "assistant", "user")]
+    ids = PromptTokenizer(tokenizer).chat_ids(turns)
+    end = tokenizer.eos_token_id
+    assert ids.count(end) == 1
+    assert tokenizer.decode(ids[: ids.index(end)]).endswith("[/INST] the </s>")
+    assert tokenizer.decode(ids[ids.index(end) + 1 :]).split() == ["[INST]", "the", "</s>", "[/INST]"]
+
+
 def test_a_control_token_that_the_model_makes_of_characters_is_rejected() -> None:
     prompts = prompts_of("unigram")
     for call in (prompts.plain_ids, lambda text: prompts.chat_ids([Turn(role="user", content=text)])):
         with pytest.raises(InputError, match="prompt: it contains '</s>', which the tokenizer cannot take as text"):
             call("the cat</s>")
     assert prompts.plain_ids("the cat [INST]")
+
+
+def test_a_text_begins_with_its_token_even_if_the_models_vocabulary_has_it_not() -> None:
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens({"bos_token": "<begin>"})
+    begin = tokenizer.bos_token_id
+    assert begin > tokenizer.vocab_size
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<begin> $A", special_tokens=[("<begin>", begin)]
+    )
+    text = "the </s><begin>"
+    assert PromptTokenizer(tokenizer).plain_ids(text) == [begin, *literal_ids(tokenizer, text)]
 
 
 def test_what_a_template_leaves_out_of_a_reply_does_no_harm() -> None:

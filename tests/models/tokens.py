@@ -30,8 +30,12 @@ def shipped(name: str) -> Any:
     return AutoTokenizer.from_pretrained(weights_folder(load_profile(name).spec), local_files_only=True)
 
 
-def llama() -> Any:
-    """BPE with byte fallback, and a space before the text, as Llama 2 has it."""
+def llama(*, normalized: bool = False) -> Any:
+    """BPE with byte fallback, and a space before the text, as Llama 2 has it.
+
+    Args:
+        normalized: special tokens are found in normalized text, as early conversions have it: only behind a space.
+    """
     pieces = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), SPACE, *ASCII]
     merges = [*MERGES, (SPACE, "the"), (SPACE, SPACE)]
     model = models.BPE(_ids([*pieces, *map("".join, merges)]), merges, unk_token="<unk>", byte_fallback=True)
@@ -42,7 +46,7 @@ def llama() -> Any:
         [replace, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return _fast(tokenizer)
+    return _fast(tokenizer, normalized=normalized)
 
 
 def byte_level() -> Any:
