@@ -21,8 +21,8 @@ _TITLE: Final = """\
 
 How it works: [generation.md](../generation.md). Edge and cloud are processes on loopback with default settings:
 float32, and `klt` at its default quality where no other is named. Both sides and the whole model run on the same
-processors with as many threads. Bytes are those of frames and step frames. Where nothing else is said, replies are greedy, without
-guessed tokens, and of a fixed length. Answers to questions at each quality: [language.md](language.md).
+processors with as many threads. Bytes are those of frames and step frames. Where nothing else is said, replies are
+greedy, without guessed tokens, and of a fixed length. Answers to questions at each quality: [language.md](language.md).
 """
 Rows = Mapping[str, Any]
 

@@ -175,10 +175,11 @@ class Pair:
     Attributes:
         clouds: the processes.
         forwarder: on the way to the cloud, if it was asked for.
+        address: of the edge.
     """
 
     def __init__(self, edge: Service, clouds: list[Service], forwarder: Forwarder | None) -> None:
-        self.clouds, self.forwarder = clouds, forwarder
+        self.clouds, self.forwarder, self.address = clouds, forwarder, edge.address
         self._channel = blocking_channel(edge.address)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
