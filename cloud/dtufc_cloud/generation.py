@@ -20,7 +20,7 @@ from dtufc.coding.bitstream import CodecId, Dtype
 from dtufc.errors import InputError, Overloaded, ProfileMismatch, SessionLost
 from dtufc.models.capabilities import SequenceLogits, SequenceState
 from dtufc.serving.cache_budget import CacheBudget
-from dtufc.serving.limits import MAX_DRAFTED, MAX_PASS_ROWS, SESSION_ID_BYTES
+from dtufc.serving.limits import MAX_DRAFTED, MAX_PASS_ROWS, MAX_STOP_TOKEN_IDS, SESSION_ID_BYTES
 from dtufc.serving.passes import Passes, pieces
 from dtufc.serving.sampling import check_sampling
 from dtufc.serving.telemetry import Record, Telemetry
@@ -72,6 +72,8 @@ class Session:
         """
         record.model, record.codec = self._pipeline.profile.name, self._context.codec.name
         tokens: list[head_pb2.SampledToken] = []
+        if not request.rows and not request.HasField("open") and not request.close:
+            raise InputError(field="rows", problem="there are none", remedy="Send some, or end the session")
         if request.rows:
             if len(request.rows) > self._max_rows:
                 remedy = "Send a frame for each row at most"
@@ -169,6 +171,10 @@ class _Part:
         return self.position + self.frame.num_values // self.frame.shape[-1]
 
 
+def _unknown() -> SessionLost:
+    return SessionLost(problem="no session of this id is here")
+
+
 def drains() -> SessionLost:
     """What ends the sessions of a service that stops."""
     return SessionLost(problem="this cloud stops", end="drained")
@@ -199,6 +205,8 @@ class Sessions:
             )
             for name, p in self._pipelines.items()
         }
+        for pipeline in self._pipelines.values():
+            pipeline.head.cache_bytes(1)  # is measured now, and not in the first request
         self.budget = CacheBudget(settings.max_cache_bytes)
         telemetry.watch_cache(self.budget)
         for name in self._pipelines:
@@ -240,15 +248,19 @@ class Sessions:
             self._named[key] = _Named(self.opened(request.open, record), partial(self._forget, key))
         named = self._named.get(key)
         if named is None:
-            raise SessionLost(problem="no session of this id is here")
+            raise _unknown()
         try:
             reply = await named.handle(request, record, self._settings.session_idle_s)
         except BaseException as error:
             named.close(error)
             raise
-        if request.close:
-            named.close()
         return reply
+
+    def close(self, key: bytes) -> None:
+        """Ends the session of this id. Raises SessionLost if there is none."""
+        if key not in self._named:
+            raise _unknown()
+        self._named[key].close()
 
     def drained(self, key: bytes) -> SessionLost:
         """What ends the session of this id, if there is one, where the service stops."""
@@ -275,6 +287,9 @@ class Sessions:
         if not 0 < opening.num_prompt_rows <= opening.max_rows <= most:
             problem = f"{opening.num_prompt_rows} rows of a prompt, and {opening.max_rows} in all"
             raise InputError(field="max_rows", problem=problem, remedy=f"Ask for at most {most}")
+        if len(opening.end_ids) > MAX_STOP_TOKEN_IDS:
+            problem, remedy = f"{len(opening.end_ids)} tokens", f"Name at most {MAX_STOP_TOKEN_IDS}"
+            raise InputError(field="end_ids", problem=problem, remedy=remedy)
         if len(opening.new_ids) > opening.max_rows or len(opening.prompt_ids) > opening.max_rows:
             raise InputError(field="open", problem="more tokens than rows", remedy="Name those of the prompt and reply")
         check_sampling(opening.sampling)

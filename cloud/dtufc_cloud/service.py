@@ -74,8 +74,8 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
                         before = dict(record.stages.seconds)
                         async with self._calls.deadline(None):
                             reply = await session.handle(message, record)
-                        _add_stages(reply, record, before)
-                        await context.write(reply)
+                            _add_stages(reply, record, before)
+                            await context.write(reply)
                         message = await self._next_message(context)
                         if message is not None and message.HasField("open"):
                             raise InputError(
@@ -85,6 +85,10 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
     async def Step(
         self, message: head_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> head_pb2.GenerateReply:
+        if message.close:  # takes no place: where all are taken, memory is what is needed
+            async with grpc_status(context):
+                self.sessions.close(message.session_id)
+            return head_pb2.GenerateReply()
         async with grpc_status(context), self._calls.admit(COMPLETE, context.time_remaining()) as admitted:
             if self._draining.is_set():
                 raise self.sessions.drained(message.session_id)

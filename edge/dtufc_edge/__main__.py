@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 from dtufc.models.device import pick_device, pick_dtype
 from dtufc.serving.lifecycle import run, serve, served_profiles
@@ -19,7 +20,8 @@ from dtufc_edge.settings import EdgeSettings
 async def start(settings: EdgeSettings) -> None:
     """Runs the edge until it is told to stop."""
     unary = settings.cloud_calls == "unary"
-    async with channel(settings.cloud, settings.cloud_tls, settings.max_message_bytes, sticky=unary) as to_cloud:
+    to_cloud = channel(settings.cloud, settings.cloud_tls, settings.max_message_bytes, sticky=unary)
+    async with to_cloud, AsyncExitStack() as stack:
 
         async def register(server: Server, worker: Worker, telemetry: Telemetry) -> Sequence[str]:
             http = HttpServer(settings) if settings.http_listen else None
@@ -32,6 +34,7 @@ async def start(settings: EdgeSettings) -> None:
                 telemetry.expect(name, pipeline.codec.codecs)
             digests = {name: p.profile.digest for name, p in pipelines.items()}
             cloud = Cloud(to_cloud, settings.cloud, digests, unary=unary)
+            stack.push_async_callback(cloud.close)
             service = InferenceService(pipelines, cloud, worker, telemetry, settings)
             if http is not None:
                 await http.start(service, telemetry.registry)

@@ -12,13 +12,12 @@ import grpc
 
 from dtufc.errors import BitstreamError, DeadlineExceeded, DtufcError, Internal, ProfileMismatch, Unavailable
 from dtufc.serving.limits import SESSION_ID_BYTES
-from dtufc.serving.status import error_of
+from dtufc.serving.status import error_info, error_of
 from dtufc.v1 import head_pb2, head_pb2_grpc
 
 _PEER: Final = "the cloud"
 _CLOSE_S: Final = 5.0  # for a cloud to hear that a session ends
 _SESSION_KEY: Final = "dtufc-session"
-_closing: set[asyncio.Task[None]] = set()  # tasks that nobody waits for: one that is forgotten may vanish
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +39,17 @@ class Cloud:
         self.address = address
         self._digests = digests
         self._theirs: dict[str, bytes] | None = None  # None: not met yet, or lost since
+        self._ending: set[asyncio.Task[None]] = set()  # sessions that a cloud is told of; nobody waits for them
+
+    async def close(self) -> None:
+        """Waits until the cloud has heard of the sessions that have ended."""
+        await asyncio.gather(*self._ending)
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does something that nobody waits for but `close`."""
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def run(self, request: head_pb2.RunRequest, timeout_s: float) -> head_pb2.RunReply:
         """One frame and task to the head's result.
@@ -117,6 +127,10 @@ class Stream:
         except TimeoutError as error:
             raise DeadlineExceeded(peer=_PEER, address=self._cloud.address, timeout_s=round(timeout_s, 3)) from error
         except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.INTERNAL and error_info(error) is None:
+                # Not the cloud's own word: gRPC says so of a stream that ends while it is written to.
+                problem = str(error.details())
+                raise Unavailable(peer=_PEER, address=self._cloud.address, problem=problem) from error
             raise self._cloud.translated(error, timeout_s) from error
         except asyncio.InvalidStateError:  # it ended before this message
             pass
@@ -128,7 +142,7 @@ class Stream:
         raise self._cloud.translated(grpc.aio.AioRpcError(code, *metadata, details), timeout_s)
 
     def close(self) -> None:
-        _in_background(self._end())
+        self._cloud.in_background(self._end())
 
     async def _end(self) -> None:
         try:
@@ -155,15 +169,9 @@ class StepCalls:
             raise self._cloud.translated(error, timeout_s) from error
 
     def close(self) -> None:
-        _in_background(self._end())
+        self._cloud.in_background(self._end())
 
     async def _end(self) -> None:
         with suppress(grpc.aio.AioRpcError):  # it is lost already, or ends when it is idle
             request = head_pb2.GenerateRequest(session_id=self._id, close=True)
             await self._stub.Step(request, timeout=_CLOSE_S, metadata=self._metadata)
-
-
-def _in_background(work: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.create_task(work)
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)

@@ -23,7 +23,7 @@ ROUND_TRIP: Final = "round_trip"  # the stage
 _FIRST_PAUSE_S: Final = 0.05  # before a lost session is opened again; twice as long each time,
 _LONGEST_PAUSE_S: Final = 1.0
 _LAST_S: Final = 0.3  # before the deadline: time to tell the client
-_MAX_REPLAY_BYTES: Final = 8 << 20  # of frames in one message, but for one that is larger
+_MAX_REPLAY_BYTES: Final = 8 << 20  # of frames in one message, or half of the largest message; but for one larger frame
 _LOST: Final = (Unavailable, SessionLost, CacheFull, Overloaded)
 _log = logging.getLogger(__name__)
 
@@ -31,15 +31,20 @@ _log = logging.getLogger(__name__)
 class CloudSession:
     """A session that outlives its cloud."""
 
-    def __init__(self, exchange: Exchange, opening: head_pb2.OpenSession, token_rate: Rate) -> None:
+    def __init__(
+        self, exchange: Exchange, opening: head_pb2.OpenSession, token_rate: Rate, max_message_bytes: int
+    ) -> None:
         """
         Args:
             exchange: of the call.
             opening: profile, sampling, and the numbers of rows; the rest follows from the features.
             token_rate: of the rows behind the prompt.
+            max_message_bytes: of the cloud.
         """
         self._exchange, self._opening, self._token_rate = exchange, opening, token_rate
+        self._max_replay_bytes = min(_MAX_REPLAY_BYTES, max_message_bytes // 2)
         self._link: Link | None = None
+        self._is_open = False  # whether the cloud has answered
         self._kept: list[tuple[int, EncodedFrame]] = []  # positions and frames of all rows that the cloud holds
 
     async def step(
@@ -70,16 +75,22 @@ class CloudSession:
                         request = head_pb2.GenerateRequest(rows=self._rows(frames), drafted=drafted)
                         reply = await self._link.exchange(request, self._exchange.admitted.remaining_s)
             except _LOST as lost:
-                self.close()
+                waits = isinstance(lost, Overloaded) and self._is_open  # the cloud has it still
+                if not waits:
+                    self.close()
                 remaining_s = self._exchange.admitted.remaining_s - _LAST_S
-                if not self._kept or remaining_s <= 0:
+                is_new = not self._kept and not isinstance(lost, SessionLost)
+                if is_new or remaining_s <= 0:
                     raise
-                was_lost = True
-                _log.warning("a session is opened again: %s", lost)
+                if not waits:
+                    was_lost = was_lost or bool(self._kept)
+                    _log.warning("a session is opened again: %s", lost)
                 await asyncio.sleep(min(pause_s, remaining_s))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             except Desync as desync:
                 self.close()
+                if self._exchange.codec == "raw":  # frames that were sent before desync too
+                    raise
                 self._exchange.desynced()
                 try:
                     frames = await self._encoded(position, features)
@@ -87,6 +98,7 @@ class CloudSession:
                     raise desync from None
             else:
                 self._kept += frames
+                self._is_open = True
                 if was_lost:  # once, however many attempts it took
                     self._exchange.telemetry.recovered(self._exchange.record)
                 return reply
@@ -95,7 +107,7 @@ class CloudSession:
         """Ends the session at the cloud."""
         if self._link is not None:
             self._link.close()
-        self._link = None
+        self._link, self._is_open = None, False
 
     async def _encoded(self, position: int, features: Tensor) -> list[tuple[int, EncodedFrame]]:
         exchange = self._exchange
@@ -120,7 +132,7 @@ class CloudSession:
         del self._opening.new_ids[:]
         self._opening.new_ids.extend(new_ids)
         request = head_pb2.GenerateRequest(open=self._opening)
-        for part in _parts(self._kept):
+        for part in _parts(self._kept, self._max_replay_bytes):
             request.rows.extend(self._whole(part))
             request.hold = True
             exchange.record.wire_bytes += sum(len(frame) for _, frame in part)
@@ -143,12 +155,12 @@ class CloudSession:
         return (head_pb2.Rows(frame=frame, position=position) for position, frame in frames)
 
 
-def _parts(frames: Sequence[tuple[int, EncodedFrame]]) -> Iterator[list[tuple[int, EncodedFrame]]]:
+def _parts(frames: Sequence[tuple[int, EncodedFrame]], max_bytes: int) -> Iterator[list[tuple[int, EncodedFrame]]]:
     """Frames in order, as many together as fit in a message."""
     part: list[tuple[int, EncodedFrame]] = []
     size = 0
     for position, frame in frames:
-        if part and size + len(frame) > _MAX_REPLAY_BYTES:
+        if part and size + len(frame) > max_bytes:
             yield part
             part, size = [], 0
         part.append((position, frame))

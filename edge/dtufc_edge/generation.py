@@ -56,7 +56,7 @@ class Generation:
             end_ids=sorted(backbone.ends),
             prompt_ids=prompt_ids if sampling.HasField("repetition_penalty") else (),
         )
-        self._session = CloudSession(call.exchange, opening, token_rate)
+        self._session = CloudSession(call.exchange, opening, token_rate, call.settings.max_message_bytes)
         self._state = backbone.start()
         self._drafts = Drafts(drafts, prompt_ids)
         self._prompt_ids = list(prompt_ids)

@@ -182,6 +182,9 @@ class InferenceService:
 
 def _together(backbone: Any) -> Callable[[Sequence[Any], Sequence[Sequence[int]]], Sequence[Tensor]] | None:
     """One pass for a token of each of several sequences; None where the family has no sequences, or cannot."""
-    if not isinstance(backbone, TokenFeatures) or not backbone.shares_passes:
+    if not isinstance(backbone, TokenFeatures):
+        return None
+    backbone.cache_bytes(1)  # is measured now, and not in the first request
+    if not backbone.shares_passes:
         return None
     return lambda states, parts: backbone.features_together(states, [part[0] for part in parts])

@@ -72,6 +72,24 @@ def test_tokens_that_are_taken_back_leave_no_trace(named: tuple[str, Front, Back
     assert_close(rewound.logits(ids[:, 26:30]), expected[2:])
 
 
+def test_tokens_are_taken_back_twice_or_it_says_that_they_cannot(named: tuple[str, Front, Back]) -> None:
+    name, front, back = named
+    if name in STATES:
+        pytest.skip("it never can")
+    ids = random_ids(30)
+    straight, rewound = Whole(front, back), Whole(front, back)
+    for whole in (straight, rewound):
+        whole.logits(ids[:, :20])
+        whole.logits(ids[:, 20:21])
+    rewound.logits(random_ids(5, seed=2))
+    assert rewound.rewind(24) == [True, True]
+    could = rewound.rewind(22)
+    assert all(could) == (name not in WINDOWS)
+    if all(could):
+        rewound.rewind(21)
+        assert_close(rewound.logits(ids[:, 21:25]), straight.logits(ids[:, 21:25]))
+
+
 def test_a_window_that_has_moved_on_says_that_it_cannot_go_back(named: tuple[str, Front, Back]) -> None:
     name, front, back = named
     if name in STATES:

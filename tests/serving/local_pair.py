@@ -139,6 +139,7 @@ async def local_edge(
             InferenceService({name: pipeline}, cloud, worker, telemetry, EdgeSettings(cloud=clouds, **settings)),
             telemetry,
         )
+        await cloud.close()
         await worker.close(5)
 
 

@@ -1,6 +1,7 @@
 """Generation as a session: the text is the whole model's, whatever happens to the cloud and however it is asked."""
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -14,14 +15,27 @@ from transformers import AutoModelForCausalLM
 from dtufc.errors import CacheFull, InputError, Overloaded, Unavailable
 from dtufc.models.zoo import weights_folder
 from dtufc.v1 import head_pb2, inference_pb2
+from dtufc_cloud.heads import check_finite
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_research.evaluation.cuts import DECODERS
-from tests.serving.local_pair import LocalEdge, eventually, local_cloud, local_edge, pipelines, text_of, tiny_decoder
+from tests.serving.local_pair import (
+    LocalEdge,
+    Reply,
+    eventually,
+    local_cloud,
+    local_edge,
+    pipelines,
+    text_of,
+    tiny_decoder,
+)
 
 PROMPT = [5, 17, 17, 80, 3, 42, 9, 5, 17, 60, 61, 62]
 LENGTH = 24
 ON, OFF = inference_pb2.DRAFTS_ON, inference_pb2.DRAFTS_OFF
+ENDS = {1, 2}  # tokens that end replies of some of these models
+UNENDING = head_pb2.Sampling(logit_bias=dict.fromkeys(ENDS, -100.0))
+STATES = {"Qwen3Next", "Qwen3_5Text"}  # they cannot take tokens back
 SAMPLED = head_pb2.Sampling(temperature=1.5, top_p=0.95, seed=7)
 Pipelines = tuple[EdgePipeline, CloudPipeline]
 
@@ -55,18 +69,19 @@ def test_greedy_text_is_that_of_generate_for_every_class_with_drafts_and_without
     profile = tiny_decoder(name, tmp_path)
     whole = AutoModelForCausalLM.from_pretrained(weights_folder(profile.spec), dtype=torch.float32).eval()
     with torch.inference_mode():
-        ids = whole.generate(torch.tensor([PROMPT]), max_new_tokens=LENGTH, do_sample=False, pad_token_id=0)[0]
+        options = {"max_new_tokens": LENGTH, "do_sample": False, "pad_token_id": 0, "suppress_tokens": sorted(ENDS)}
+        ids = whole.generate(torch.tensor([PROMPT]), **options)[0]
     expected = ids[len(PROMPT) :].tolist()
 
     async def body(edge: LocalEdge) -> None:
-        plain = await edge.complete(prompt=text_of(PROMPT), max_tokens=LENGTH, drafts=OFF)
-        ended = plain.replies[-1].finish_reason == "end"
-        assert plain.ids == (expected[:-1] if ended else expected)
+        ask: dict[str, Any] = {"prompt": text_of(PROMPT), "max_tokens": LENGTH, "sampling": UNENDING}
+        plain = await edge.complete(**ask, drafts=OFF)
+        assert plain.ids == expected
         assert plain.text == text_of(plain.ids)
-        drafted = await edge.complete(prompt=text_of(PROMPT), max_tokens=LENGTH, drafts=ON)
-        assert drafted.ids == plain.ids
-        assert drafted.replies[-1].cost.num_frames >= len(plain.ids)
+        drafted = await edge.complete(**ask, drafts=ON)
+        assert drafted.ids == expected
         assert plain.generated.drafted_tokens == 0
+        assert (drafted.generated.drafted_tokens > 0) == (name not in STATES)
 
     through(pipelines(profile), body)
 
@@ -123,6 +138,11 @@ def test_several_texts_at_once_are_each_what_they_are_alone(llama: Pipelines) ->
         alone = [(await edge.complete(**ask)).ids for ask in asks]
         together = await asyncio.gather(*(edge.complete(**ask) for ask in asks))
         assert [reply.ids for reply in together] == alone
+        passes, sequences = (
+            edge.telemetry.registry.get_sample_value(f"dtufc_edge_pass_sequences_{name}", {"model": "tiny"}) or 0.0
+            for name in ("count", "sum")
+        )
+        assert sequences > passes, "no pass was shared"
 
     through(llama, body)
 
@@ -248,3 +268,51 @@ def test_a_session_that_was_idle_ends_and_its_text_goes_on(llama: Pipelines, una
             assert reply.generated.recoveries == 1
 
     asyncio.run(run())
+
+
+def test_a_cloud_that_is_lost_at_any_moment_loses_no_text(llama: Pipelines) -> None:
+    """Also while the edge writes to it."""
+    rng = random.Random(5)
+
+    async def one(end: str) -> None:
+        async with AsyncExitStack() as stack:
+            clouds = [await stack.enter_async_context(local_cloud(llama[1])) for _ in range(2)]
+            target = f"ipv4:{','.join(cloud.address for cloud in clouds)}"
+            edge = await stack.enter_async_context(local_edge(llama[0], target))
+            ask: dict[str, Any] = {"prompt": text_of(PROMPT), "max_tokens": 60, "sampling": UNENDING}
+            expected = (await edge.complete(**ask)).ids
+            going = asyncio.ensure_future(edge.complete(**ask))
+            await eventually(lambda: any(cloud.service.sessions.budget.sequences for cloud in clouds))
+            await asyncio.sleep(rng.uniform(0.02, 0.2))
+            busy = [cloud for cloud in clouds if cloud.service.sessions.budget.sequences]
+            if busy:
+                await (busy[0].die() if end == "die" else busy[0].server.stop(0.5))
+            assert (await going).ids == expected
+
+    for index in range(16):
+        asyncio.run(one("die" if index % 2 else "drain"))
+
+
+def test_a_text_whose_numbers_overflow_leaves_those_that_share_its_passes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge_pipeline, cloud_pipeline = pipelines(tiny_decoder("GPT2", tmp_path))
+    head, wrong = cloud_pipeline.head, 0
+
+    def overflowing(logits: torch.Tensor) -> torch.Tensor:
+        nonlocal wrong
+        wrong += 1
+        return check_finite(logits * float("inf") if wrong == 40 else logits)
+
+    monkeypatch.setattr("dtufc_cloud.heads.decoder.check_finite", overflowing)
+
+    async def body(edge: LocalEdge) -> None:
+        asks: list[dict[str, Any]] = [{"prompt": text_of(range(5 + n, 15 + n)), "max_tokens": 20} for n in range(6)]
+        results = await asyncio.gather(
+            *(edge.complete(**ask, sampling=UNENDING) for ask in asks), return_exceptions=True
+        )
+        assert [type(result) for result in results].count(InputError) == 1
+        assert sum(isinstance(result, Reply) and len(result.ids) == 20 for result in results) == 5
+
+    through((edge_pipeline, cloud_pipeline), body)
+    assert head.shares_passes

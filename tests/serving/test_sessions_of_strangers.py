@@ -108,6 +108,12 @@ WRONG: dict[str, tuple[grpc.StatusCode, Messages]] = {
     "a temperature below 0": (INPUT, lambda s: [s.prompt(sampling=head_pb2.Sampling(temperature=-1))]),
     "a temperature without a seed": (INPUT, lambda s: [s.prompt(sampling=head_pb2.Sampling(temperature=1))]),
     "a bias for no token": (INPUT, lambda s: [s.prompt(sampling=head_pb2.Sampling(logit_bias={97: 1.0}))]),
+    "ends without end": (INPUT, lambda s: [s.prompt(end_ids=[1] * 65)]),
+    "no rows": (INPUT, lambda s: [s.prompt(), Message()]),
+    "rows that go on for ever at one place": (
+        INPUT,
+        lambda s: [s.prompt(max_rows=128), Message(rows=[s.step(6)] * 99)],
+    ),
     "a gap in the rows": (INPUT, lambda s: [s.prompt(), Message(rows=[s.step(7)])]),
     "a gap in one message": (INPUT, lambda s: [s.prompt(), Message(rows=[s.step(6), s.step(8)])]),
     "rows twice in one message": (INPUT, lambda s: [s.prompt(), Message(rows=[s.step(6), s.step(6)])]),

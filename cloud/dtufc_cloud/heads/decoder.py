@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dtufc.errors import InputError
+from dtufc.errors import DtufcError, InputError
 from dtufc.models.decoder import max_tokens_of, read_decoder
 from dtufc.models.profile import Profile
 from dtufc.models.split import Back, SequenceCache
@@ -91,7 +91,16 @@ class DecoderHead:
         return check_finite(logits[0, -last:].float().cpu())
 
     @torch.inference_mode()
-    def next_logits_together(self, states: Sequence[SequenceCache], features: Sequence[Tensor]) -> list[Tensor]:
-        """One more row [1, d] of each of several sequences -> logits [1, vocabulary] of each, float32."""
+    def next_logits_together(
+        self, states: Sequence[SequenceCache], features: Sequence[Tensor]
+    ) -> list[Tensor | DtufcError]:
+        """One more row [1, d] of each of several sequences -> logits [1, vocabulary] of each, float32, or its error."""
         logits = self._back.output_together(features, states).logits
-        return list(check_finite(logits[:, -1:].float().cpu()))
+        return [_finite_or_error(row) for row in logits[:, -1:].float().cpu()]
+
+
+def _finite_or_error(logits: Tensor) -> Tensor | DtufcError:
+    try:
+        return check_finite(logits)
+    except InputError as error:
+        return error

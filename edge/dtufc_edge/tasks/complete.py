@@ -72,8 +72,9 @@ class Complete:
 
 
 def _token_rate(call: Call, request: inference_pb2.CompleteRequest) -> Rate:
+    """Of each row of the reply. A limit of bytes is the prompt's alone: a row costs more a value than many together."""
     if not request.HasField("token_quality"):
-        return call.exchange.rate
+        return Rate(quality=call.exchange.rate.quality)
     rate = Rate(quality=request.token_quality)
     call.pipeline.codec.check_rate(call.exchange.codec, rate)
     return rate

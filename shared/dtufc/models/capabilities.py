@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from dtufc.coding.arrays import Array
+from dtufc.errors import DtufcError
 from dtufc.models.profile import GenerationSpec, LayoutSpec
 
 
@@ -220,8 +221,13 @@ class SequenceLogits(Sequences, Protocol):
     def next_logits(self, state: SequenceState, features: Tensor, last: int) -> Tensor:
         """Features [tokens, d] that follow those of the state -> logits [last, vocabulary], float32, on the CPU."""
 
-    def next_logits_together(self, states: Sequence[SequenceState], features: Sequence[Tensor]) -> list[Tensor]:
-        """One more row [1, d] of each of several sequences -> logits [1, vocabulary] of each, in one pass."""
+    def next_logits_together(
+        self, states: Sequence[SequenceState], features: Sequence[Tensor]
+    ) -> list[Tensor | DtufcError]:
+        """One more row [1, d] of each of several sequences -> logits [1, vocabulary] of each, in one pass.
+
+        Where one of them fails, its error stands in its place.
+        """
 
 
 @runtime_checkable

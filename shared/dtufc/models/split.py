@@ -261,7 +261,7 @@ class SequenceCache:
                 return False
             self.layers.crop(-back)
             self.num_tokens -= back
-            self._last -= min(back, self._last)
+            self._last = 0 if slid else self._last - min(back, self._last)  # the crop drops what a window recorded
         return True
 
 

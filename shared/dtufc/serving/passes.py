@@ -7,8 +7,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+from dtufc.errors import DtufcError
 from dtufc.models.capabilities import SequenceState
 from dtufc.serving.limits import MAX_PASS_ROWS, MAX_SHARING
 from dtufc.serving.worker import Worker
@@ -46,13 +47,14 @@ class Passes(Generic[P, R]):
     def __init__(
         self,
         worker: Worker,
-        together: Callable[[Sequence[SequenceState], Sequence[P]], Sequence[R]] | None,
+        together: Callable[[Sequence[SequenceState], Sequence[P]], Sequence[R | DtufcError]] | None,
         observe: Callable[[int], None],
     ) -> None:
         """
         Args:
             worker: whose threads do the work.
-            together: advances several sequences by one row each, in one pass; None where the model cannot.
+            together: advances several sequences by one row each, in one pass, to a result or an error of each; None
+                where the model cannot.
             observe: takes the number of sequences of each pass.
         """
         self._worker, self._together, self._observe = worker, together, observe
@@ -87,7 +89,11 @@ class Passes(Generic[P, R]):
                             one.result.set_exception(error)
                 else:
                     for one, result in zip(passes, results, strict=True):
-                        if not one.result.done():
+                        if one.result.done():
+                            continue
+                        if isinstance(result, DtufcError):
+                            one.result.set_exception(result)
+                        else:
                             one.result.set_result(result)
         finally:
             self._running = None
@@ -100,16 +106,23 @@ class Passes(Generic[P, R]):
             first = waiting.popleft()
             shared.append(first)
             if self._together is not None and first.is_step:
-                fitting = [one for one in waiting if one.is_step][: MAX_SHARING - 1]
-                shared += fitting
-                waiting = deque(one for one in waiting if one not in fitting)
+                for one in [one for one in waiting if one.is_step]:
+                    if len(shared) < MAX_SHARING and _is_dense([*shared, one]):
+                        shared.append(one)
+                        waiting.remove(one)
         self._waiting = waiting
         return shared
 
-    def _made(self, passes: list[_Pass[P, R]]) -> Sequence[R]:
+    def _made(self, passes: list[_Pass[P, R]]) -> Sequence[R | DtufcError]:
         if len(passes) == 1 or self._together is None:
             return [one.alone(one.state, one.part) for one in passes]
         return self._together([one.state for one in passes], [one.part for one in passes])
+
+
+def _is_dense(passes: Sequence[_Pass[Any, Any]]) -> bool:
+    """Whether padding all sequences to the longest at most doubles what they hold."""
+    lengths = [one.state.num_tokens for one in passes]
+    return max(lengths) * len(lengths) <= 2 * sum(lengths)
 
 
 def pieces(num_rows: int) -> list[slice]:

@@ -52,7 +52,7 @@ def error_of(
     error: grpc.Call | grpc.aio.AioRpcError, peer: str, address: str, timeout_s: float | None
 ) -> errors.DtufcError:
     """The error that the other side raised, or what a broken connection amounts to."""
-    sent = _error_info(error)
+    sent = error_info(error)
     if sent is not None:
         return sent
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -70,8 +70,8 @@ def error_of(
     return errors.Rejected(peer=peer, address=address, problem=problem)
 
 
-def _error_info(error: grpc.Call | grpc.aio.AioRpcError) -> errors.DtufcError | None:
-    """The error of ours in a status's details; None where there is none, or none that can be understood."""
+def error_info(error: grpc.Call | grpc.aio.AioRpcError) -> errors.DtufcError | None:
+    """The other side's own word, in a status's details; None where there is none, or none that can be understood."""
     for key, value in error.trailing_metadata() or ():
         if key != _DETAILS_KEY or not isinstance(value, bytes):
             continue
