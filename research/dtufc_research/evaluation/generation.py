@@ -69,7 +69,8 @@ class Effort:
 
     Attributes:
         lengths: of replies, in tokens.
-        tokens: of a reply in the other sections.
+        tokens: of a reply in the other sections,
+        other_tokens: and of a reply of the other profiles, which are larger.
         runs: of each side of a comparison of speed.
         round_trips_ms: of the network.
         sessions: at once.
@@ -78,12 +79,13 @@ class Effort:
         qualities: of klt.
         prompts: whose texts are held against those of raw.
         texts: held-out ones of the first profile,
-        other_texts: and of the others, which are larger.
+        other_texts: and of the others.
         text_tokens: of each.
     """
 
     lengths: tuple[int, ...] = (8, 32, 96, 512)
     tokens: int = 64
+    other_tokens: int = 32
     runs: int = 3
     round_trips_ms: tuple[int, ...] = (0, 20, 100, 400)
     sessions: int = 8
@@ -99,6 +101,7 @@ class Effort:
 QUICK: Final = Effort(
     lengths=(8, 24),
     tokens=16,
+    other_tokens=8,
     runs=1,
     round_trips_ms=(20,),
     sessions=3,
@@ -157,16 +160,16 @@ def length(run: Run) -> None:
 
 
 def speed(run: Run) -> None:
-    """Tokens a second of the pair against the whole model's `generate`; every way in turn, so that all meet the same
-    disturbances."""
-    for name in run.profiles:
+    """Tokens a second of the pair against the whole model's `generate`, in turn."""
+    effort = run.effort
+    for place, name in enumerate(run.profiles):
         if name not in run.rows:
-            run.add(name, _compared(name, run.effort))
+            run.add(name, _compared(name, effort.other_tokens if place else effort.tokens, effort.runs))
 
 
-def _compared(name: str, effort: Effort) -> dict[str, Any]:
-    """One model as a whole and as a pair, first once to warm up."""
-    count, whole, ask = effort.tokens, Whole(name), Asker(name)
+def _compared(name: str, count: int, num_runs: int) -> dict[str, Any]:
+    """Replies of `count` tokens of one model, as a whole and as a pair; the first run of each is to warm up."""
+    whole, ask = Whole(name), Asker(name)
     with pair(_fitted(name)) as served:
 
         def seconds_of(way: str) -> float:
@@ -181,7 +184,7 @@ def _compared(name: str, effort: Effort) -> dict[str, Any]:
         ids: dict[str, list[int]] = {}
         stages: dict[str, dict[str, float]] = {}
         ways = (WHOLE, RAW, KLT)
-        runs = [{way: seconds_of(way) for way in ways} for _ in range(1 + effort.runs)]
+        runs = [{way: seconds_of(way) for way in ways} for _ in range(1 + num_runs)]
     return {
         "tokens": count,
         "seconds": {way: [each[way] for each in runs[1:]] for way in ways},
@@ -204,8 +207,7 @@ def distance(run: Run) -> None:
         return
     with pair(_fitted(name), forwards=True) as served:
         ask, prompts = Asker(name), {"code": CODE, "story": STORY}
-        if served.forwarder is None:
-            raise AssertionError
+        assert served.forwarder is not None
         served.complete(ask(STORY, SPAN, KLT))  # warm
         for round_trip_ms, title, drafts in missing:
             served.forwarder.round_trip_s = round_trip_ms / 1000
@@ -584,7 +586,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for section in () if given.page_only else given.sections or SECTIONS:
         measure(given.output, section, given.profiles, QUICK if given.quick else Effort())
         write_page(given.output)
-    write_page(given.output)
+    if given.page_only:
+        write_page(given.output)
     return 0
 
 

@@ -260,7 +260,7 @@ def _rate(rows: Rows) -> Iterator[str]:
         qualities = [key for key, value in row.items() if isinstance(value, dict) and "rows" in value]
         yield (
             f"{name}, d = {row['channels']}, in {row['dtype']}: {row['texts']} held-out texts of {row['tokens']} "
-            "tokens, each row a step frame of its own, and the whole text as one frame."
+            "tokens, each row a step frame of its own, and the whole text as one frame. Rows are float32."
         )
         yield ""
 

@@ -120,17 +120,19 @@ class Forwarder:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         sending = asyncio.create_task(self._send(queue, writer))
-        data = b"first"
-        while data:
+        while True:
             try:
                 data = await reader.read(1 << 16)
             except ConnectionError:
                 data = b""
             self.num_bytes += len(data)
             queue.put_nowait((time.monotonic() + self.round_trip_s / 2, data))
+            if not data:
+                break
         await sending
 
     async def _send(self, queue: "asyncio.Queue[tuple[float, bytes]]", writer: asyncio.StreamWriter) -> None:
+        """What the queue holds, each at its time, up to an empty part."""
         with suppress(ConnectionError):
             while True:
                 due, data = await queue.get()
