@@ -1,4 +1,4 @@
-"""`python -m dtufc_research.evaluation.terminal`: `dtufc chat` in a terminal, as a picture for the README.
+"""`python -m dtufc_research.evaluation.terminal`: `dtufc chat` in a terminal, as an image for the README.
 
 Starts a pair, types a conversation, and writes what the terminal shows to docs/chat.svg.
 """

@@ -4,16 +4,20 @@ A long part of a sequence goes in pieces, and steps of other sequences go betwee
 """
 
 import asyncio
-from collections import deque
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from dtufc.errors import DtufcError
 from dtufc.models.capabilities import SequenceState
 from dtufc.serving.limits import MAX_PASS_ROWS, MAX_SHARING
 from dtufc.serving.worker import Worker
 
+_PATIENCE: Final = 0.5  # of the last step's time, that a step waits for others
+_LATELY: Final = 6.0  # times as long ago as a step takes: a sequence that stepped since is expected again
 R = TypeVar("R")
 
 
@@ -42,7 +46,11 @@ class _Pass(Generic[P, R]):
 
 
 class Passes(Generic[P, R]):
-    """The passes through one model, first come first served."""
+    """The passes through one model: first come first served, but steps and pieces of prompts take turns.
+
+    A step waits for those of other sequences that are about to come, a fraction of what a pass takes: sequences that
+    shared a pass come back one after the other, and would never meet again.
+    """
 
     def __init__(
         self,
@@ -58,8 +66,12 @@ class Passes(Generic[P, R]):
             observe: takes the number of sequences of each pass.
         """
         self._worker, self._together, self._observe = worker, together, observe
-        self._waiting: deque[_Pass[P, R]] = deque()
+        self._waiting: list[_Pass[P, R]] = []
+        self._arrived = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._was_step = False  # the last pass
+        self._step_s = 0.0  # that it took, if it was a step
+        self._stepped: WeakKeyDictionary[SequenceState, float] = WeakKeyDictionary()  # when sequences last stepped
 
     async def advance(self, state: SequenceState, part: P, alone: Callable[[SequenceState, P], R]) -> R:
         """What the model makes of one piece, no longer than MAX_PASS_ROWS.
@@ -73,47 +85,71 @@ class Passes(Generic[P, R]):
         """
         one = _Pass(state, part, alone, asyncio.get_running_loop().create_future())
         self._waiting.append(one)
+        self._arrived.set()
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         return await one.result
 
     async def _run(self) -> None:
         try:
-            while passes := self._next():
+            while passes := await self._next():
                 self._observe(len(passes))
+                start = time.monotonic()
                 try:
                     results = await self._worker.run(self._made, passes)
                 except Exception as error:  # of the model: each of them hears of it
-                    for one in passes:
-                        if not one.result.done():
-                            one.result.set_exception(error)
-                else:
-                    for one, result in zip(passes, results, strict=True):
-                        if one.result.done():
-                            continue
-                        if isinstance(result, DtufcError):
-                            one.result.set_exception(result)
-                        else:
-                            one.result.set_result(result)
+                    results = [error] * len(passes)
+                end = time.monotonic()
+                self._was_step = passes[0].is_step
+                if self._was_step:
+                    self._step_s = end - start
+                for one, result in zip(passes, results, strict=True):
+                    self._stepped[one.state] = end
+                    if one.result.done():
+                        continue
+                    if isinstance(result, Exception):
+                        one.result.set_exception(result)
+                    else:
+                        one.result.set_result(result)
         finally:
             self._running = None
 
-    def _next(self) -> list[_Pass[P, R]]:
-        """The pass whose turn it is, with those that can share it; none where nobody waits."""
-        waiting = deque(one for one in self._waiting if not one.result.done())
-        shared: list[_Pass[P, R]] = []
-        if waiting:
-            first = waiting.popleft()
-            shared.append(first)
-            if self._together is not None and first.is_step:
-                for one in [one for one in waiting if one.is_step]:
-                    if len(shared) < MAX_SHARING and _is_dense([*shared, one]):
-                        shared.append(one)
-                        waiting.remove(one)
-        self._waiting = waiting
-        return shared
+    async def _next(self) -> list[_Pass[P, R]]:
+        """The pass whose turn it is, with those that share it; none where nobody waits."""
+        steps, others = self._sorted()
+        if steps and not (others and self._was_step):
+            if self._together is not None:
+                steps = await self._gathered(steps)
+            chosen = steps[:1]
+            for one in steps[1:] if self._together is not None else ():
+                if len(chosen) < MAX_SHARING and _is_dense([*chosen, one]):
+                    chosen.append(one)
+        else:
+            chosen = others[:1]
+        self._waiting = [one for one in self._waiting if one not in chosen and not one.result.done()]
+        return chosen
 
-    def _made(self, passes: list[_Pass[P, R]]) -> Sequence[R | DtufcError]:
+    def _sorted(self) -> tuple[list[_Pass[P, R]], list[_Pass[P, R]]]:
+        """The steps that wait, and the pieces of prompts."""
+        waiting = [one for one in self._waiting if not one.result.done()]
+        return [one for one in waiting if one.is_step], [one for one in waiting if not one.is_step]
+
+    async def _gathered(self, steps: list[_Pass[P, R]]) -> list[_Pass[P, R]]:
+        """The steps that wait, once those have come that are expected, or the time for it has passed."""
+        end = time.monotonic() + _PATIENCE * self._step_s
+        while len(steps) < min(self._num_expected(), MAX_SHARING) and (left_s := end - time.monotonic()) > 0:
+            self._arrived.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), left_s)
+            steps = self._sorted()[0]
+        return steps
+
+    def _num_expected(self) -> int:
+        """Sequences that stepped lately."""
+        since = time.monotonic() - _LATELY * self._step_s
+        return sum(at >= since for at in self._stepped.values())
+
+    def _made(self, passes: list[_Pass[P, R]]) -> Sequence[R | Exception]:
         if len(passes) == 1 or self._together is None:
             return [one.alone(one.state, one.part) for one in passes]
         return self._together([one.state for one in passes], [one.part for one in passes])
