@@ -11,7 +11,7 @@ so what a decoder does at the start of a sequence does not reach the held tokens
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from transformers import PreTrainedTokenizerFast
@@ -74,6 +74,25 @@ class Detokenizer:
         self._last_step = self._num_context
         self._num_context = len(self._ids)
         self._context = shorter or text
+
+
+class TokenTexts:
+    """The texts of single tokens: what each adds behind some text, and alone as the first one of a reply.
+
+    Those of a reply are together its text, but where a character is cut between tokens: each part of it is U+FFFD.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int]) -> None:
+        """Takes `decode` of a backbone, and the tokens of a text that ends in a letter."""
+        self._decode = decode
+        self._before = list(before)
+        self._text_before = decode(self._before)
+
+    def text(self, token_id: int, *, is_first: bool) -> str:
+        """The text of a token, which is the first one of a reply or a later one."""
+        if is_first:
+            return self._decode([token_id])
+        return self._decode([*self._before, token_id]).removeprefix(self._text_before)
 
 
 def open_ids(tokenizer: Any) -> frozenset[int] | None:

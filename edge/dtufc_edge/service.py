@@ -23,6 +23,7 @@ from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.worker import Worker
 from dtufc.v1 import inference_pb2
 from dtufc_edge.cloud import Cloud
+from dtufc_edge.detokenizer import TokenTexts
 from dtufc_edge.exchange import Exchange
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.settings import EdgeSettings
@@ -53,6 +54,7 @@ class InferenceService:
 
     Attributes:
         infos: what it says of each profile.
+        token_texts: of each profile that completes.
     """
 
     def __init__(
@@ -76,6 +78,11 @@ class InferenceService:
         telemetry.watch_cache(self.budget)
         self._passes = {
             name: Passes(worker, _together(p.backbone), telemetry.watch_passes(name)) for name, p in pipelines.items()
+        }
+        self.token_texts = {
+            name: TokenTexts(p.backbone.decode, p.backbone.plain_ids("a"))
+            for name, p in pipelines.items()
+            if "complete" in p.profile.spec.tasks
         }
         self.infos = [profile_info(p.profile, p.codec, p.backbone.num_layers) for p in pipelines.values()]
 
@@ -124,10 +131,6 @@ class InferenceService:
             async with aclosing(task.run(call, request)) as replies:  # type: ignore[type-var]
                 async for reply in replies:
                     yield reply
-
-    def token_text(self, profile: str, token_id: int) -> str:
-        """The text of one token of a profile that has tokens; of a part of a character, U+FFFD."""
-        return str(self._pipelines[profile].backbone.decode([token_id]))
 
     def _handler(self, task: Task) -> grpc.RpcMethodHandler:
         async def serve(request: Any, context: grpc.aio.ServicerContext) -> Any:

@@ -16,7 +16,9 @@ import pytest
 import trustme
 
 from dtufc.client import EdgeClient
+from dtufc_edge.http.app import MAX_BODY_BYTES
 from tests.e2e.services import Service, free_port, run_to_end, start, stop_all
+from tests.serving.test_openai_translation import WRONG_BODIES
 
 MODEL = "smollm2-135m"
 ONLY = ("--profiles", MODEL)
@@ -283,6 +285,17 @@ def test_a_completion_rejects_token_arrays_and_what_is_not_supported(client: ope
         assert str(caught.value.param).startswith(next(iter(fields)))
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_a_wrong_body_of_any_kind_is_a_bad_request_at_once(http: Http, path: str) -> None:
+    for name, content in WRONG_BODIES.items():
+        begin = time.perf_counter()
+        response = httpx2.post(f"{http.url}/v1/{path}", content=content, headers={"Content-Type": "application/json"})
+        assert time.perf_counter() - begin < 1, name
+        assert response.status_code == 400, name
+        assert len(response.content) < 1000, name
+    assert "Traceback" not in http.edge.log_text()
+
+
 def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
     for call in (chat, completion):
         with pytest.raises(openai.NotFoundError) as caught:
@@ -376,12 +389,12 @@ def test_other_methods_and_paths_have_openais_error_too(http: Http, method: str,
 
 
 def test_what_the_edge_has_no_room_for_is_rejected_and_says_so(another: Callable[..., Http]) -> None:
-    http = another("--queue-limit", "0", "--max-message-bytes", "65536")
+    http = another("--queue-limit", "0")
     with http.client() as client, pytest.raises(openai.RateLimitError) as caught:
         completion(client, n=2)
     assert caught.value.response.headers["retry-after"] == "1"
     http.wait_until_idle(within_s=2)
-    for content in (b"x" * 65537, iter([b"x" * 40_000] * 2)):  # one with a length, one without
+    for content in (b"x" * (MAX_BODY_BYTES + 1), iter([b"x" * 600_000] * 2)):  # one with a length, one without
         large = httpx2.post(f"{http.url}/v1/completions", content=content, headers={"Content-Type": "application/json"})
         assert (large.status_code, large.json()["error"]["type"]) == (413, "invalid_request_error")
 

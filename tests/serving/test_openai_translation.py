@@ -1,5 +1,10 @@
 """OpenAI's requests to those of inference.proto, and replies to OpenAI's objects: pure functions."""
 
+import json
+import tracemalloc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -14,14 +19,54 @@ from dtufc.errors import (
     Rejected,
     Unavailable,
 )
+from dtufc.serving.limits import MAX_LOGIT_BIASES, MAX_STOP_TEXTS, MAX_STOP_TOKEN_IDS
 from dtufc.v1 import head_pb2, inference_pb2
+from dtufc_edge.detokenizer import Detokenizer, TokenTexts
+from dtufc_edge.http.app import MAX_BODY_BYTES
 from dtufc_edge.http.errors import body_of_error, response_of
-from dtufc_edge.http.schema import MAX_REPLIES, ChatRequest, CompletionRequest, input_error
+from dtufc_edge.http.schema import MAX_MESSAGES, MAX_PARTS, MAX_REPLIES, ChatRequest, CompletionRequest, input_error
 from dtufc_edge.http.translate import CHAT, COMPLETION, Choice, requests_of, usage_of
+from tests.models.test_detokenizer import decoder_of, pieces
+from tests.models.tokens import SPACE, tokenizer_of
 
-CHAT_BODY = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+CHAT_BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+PARTS = [{"type": "text", "text": "x"}]
 COMPLETION_BODY = {"model": "m", "prompt": "Once"}
-TEXTS = {1: "He", 2: "llo", 3: "\N{REPLACEMENT CHARACTER}"}
+CUT = "\N{REPLACEMENT CHARACTER}"
+TEXTS = TokenTexts(lambda ids: "".join({0: "a", 1: "He", 2: "llo", 3: CUT}[token_id] for token_id in ids), [0])
+
+
+def filled(start: str, element: str, end: str) -> bytes:
+    """A body of so many elements that it is just below the limit; `{i}` of an element is its number."""
+    count = (MAX_BODY_BYTES - len(start) - len(end)) // (len(element.replace("{i}", "0" * 6)) + 1)
+    body = start + ",".join(element.replace("{i}", f"{i:06}") for i in range(count)) + end
+    assert 0.99 * MAX_BODY_BYTES < len(body) < MAX_BODY_BYTES
+    return body.encode()
+
+
+_HEAD = '{"model": "m", '
+_TURNS = '"messages": [{"role": "user", "content": "x"}]'
+WRONG_BODIES: Mapping[str, bytes] = {
+    "empty messages": filled(_HEAD + '"messages": [', "{}", "]}"),
+    "messages of another type": filled(_HEAD + '"messages": [', "0", "]}"),
+    "good messages": filled(_HEAD + '"messages": [', '{"role":"user","content":"x"}', "]}"),
+    "messages of bad parts": filled(
+        _HEAD + '"messages": [', '{"role":"user","content":[' + ",".join(["{}"] * 999) + "]}", "]}"
+    ),
+    "bad parts": filled(_HEAD + '"messages": [{"role": "user", "content": [', "{}", "]}]}"),
+    "parts of a bad type": filled(_HEAD + '"messages": [{"role": "user", "content": [', '{"type":1}', "]}]}"),
+    "stop": filled(_HEAD + _TURNS + ', "stop": [', "[]", "]}"),
+    "stop_token_ids": filled(_HEAD + _TURNS + ', "stop_token_ids": [', "-1", "]}"),
+    "logit_bias": filled(_HEAD + _TURNS + ', "logit_bias": {', '"a{i}":""', "}}"),
+    "unknown fields": filled("{", '"a{i}":{}', "}"),
+    "unknown fields of dtufc": filled(_HEAD + _TURNS + ', "dtufc": {', '"a{i}":0', "}}"),
+    "unknown fields of a message": filled(_HEAD + '"messages": [{', '"a{i}":0', "}]}"),
+    "one long name": f'{{"{"x" * (MAX_BODY_BYTES - 99)}": 0}}'.encode(),
+    "no object": filled("[", "[]", "]"),
+    "deep": _HEAD.encode() + b'"tools": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    **{f"{depth} deep": _HEAD.encode() + b'"tools": ' + b"[" * depth + b"]" * depth + b"}" for depth in (500, 900)},
+    **{f"{depth} deep unknown": b'{"a": ' * depth + b"0" + b"}" * depth for depth in range(800, 1000, 20)},
+}
 
 
 def chat(**fields: object) -> ChatRequest:
@@ -173,6 +218,11 @@ def test_n_replies_a_prompt_have_the_seeds_from_the_first_on() -> None:
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"logprobs": 3}, "logprobs"),
         ({"stop": [1]}, "stop[0]"),
+        ({"stop": ["x"] * (MAX_STOP_TEXTS + 1)}, "stop"),
+        ({"stop_token_ids": [1] * (MAX_STOP_TOKEN_IDS + 1)}, "stop_token_ids"),
+        ({"logit_bias": {str(i): 1 for i in range(MAX_LOGIT_BIASES + 1)}}, "logit_bias"),
+        ({"messages": CHAT_BODY["messages"] * (MAX_MESSAGES + 1)}, "messages"),
+        ({"messages": [{"role": "user", "content": PARTS * (MAX_PARTS + 1)}]}, "messages[0].content"),
         ({"logit_bias": {"a": 1}}, "logit_bias.a"),
         ({"logit_bias": {str(1 << 32): 1}}, f"logit_bias.{1 << 32}"),
         ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
@@ -227,6 +277,34 @@ def test_a_body_that_is_no_object_is_told_so(body: object) -> None:
     assert rejected(ChatRequest, body).context["field"] == "body"
 
 
+def test_as_much_as_the_limits_allow_is_taken() -> None:
+    fields: dict[str, Any] = {
+        "messages": [{"role": "user", "content": PARTS * MAX_PARTS}, *CHAT_BODY["messages"] * (MAX_MESSAGES - 1)],
+        "stop": ["x"] * MAX_STOP_TEXTS,
+        "stop_token_ids": [1] * MAX_STOP_TOKEN_IDS,
+        "logit_bias": {str(i): 1 for i in range(MAX_LOGIT_BIASES)},
+    }
+    (request,) = requests_of(chat(**fields), 256)
+    assert (len(request.messages), request.messages[0].content) == (MAX_MESSAGES, "x" * MAX_PARTS)
+    assert len(request.sampling.logit_bias) == MAX_LOGIT_BIASES
+
+
+@pytest.mark.parametrize("name", WRONG_BODIES)
+def test_a_wrong_body_of_any_kind_takes_little_memory_and_gives_a_short_message(name: str) -> None:
+    tracemalloc.start()
+    try:
+        for kind in (ChatRequest, CompletionRequest):
+            try:
+                body = json.loads(WRONG_BODIES[name])
+            except RecursionError:  # it is rejected before it is looked at
+                continue
+            assert len(str(rejected(kind, body))) < 500
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 << 20
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -244,7 +322,7 @@ def test_the_whole_chat_says_what_its_chunks_say_together() -> None:
         inference_pb2.CompleteReply(text="", token=token(3, -2.0)),
         end("stop", "llo"),
     ]
-    whole, streamed = Choice(0, TEXTS.__getitem__), Choice(0, TEXTS.__getitem__)
+    whole, streamed = Choice(0, TEXTS), Choice(0, TEXTS)
     for reply in replies:
         whole.add(reply)
     deltas = [CHAT.delta(streamed.part(reply)) for reply in replies]
@@ -258,7 +336,7 @@ def test_the_whole_chat_says_what_its_chunks_say_together() -> None:
                 {"token": "llo", "logprob": -1.5, "bytes": [108, 108, 111]},
             ],
         },
-        {"token": TEXTS[3], "logprob": -2.0, "bytes": None, "top_logprobs": []},
+        {"token": CUT, "logprob": -2.0, "bytes": None, "top_logprobs": []},
     ]
     assert CHAT.choice(whole) == {
         "index": 0,
@@ -279,7 +357,7 @@ def test_a_completions_log_probabilities_are_in_the_older_form_with_offsets_that
         inference_pb2.CompleteReply(text="llo", token=token(2, -0.25)),
         end("length"),
     ]
-    whole, streamed = Choice(1, TEXTS.__getitem__), Choice(1, TEXTS.__getitem__)
+    whole, streamed = Choice(1, TEXTS), Choice(1, TEXTS)
     for reply in replies:
         whole.add(reply)
     assert COMPLETION.choice(whole) == {
@@ -297,16 +375,57 @@ def test_a_completions_log_probabilities_are_in_the_older_form_with_offsets_that
     assert [part.offset for part in parts] == [0, 2, 5]
 
 
+def told(name: str, ids: Sequence[int]) -> tuple[Choice, list[Choice]]:
+    """A reply of these tokens, whole and in parts."""
+    decoder = decoder_of(name)
+    texts = TokenTexts(decoder.decode, tokenizer_of(name)("a")["input_ids"])
+    whole, streamed, detokenizer = Choice(0, texts), Choice(0, texts), Detokenizer(decoder.decode, decoder.is_open)
+    replies = [inference_pb2.CompleteReply(text=detokenizer.add(i), token=token(i, -1.0)) for i in ids]
+    replies.append(end("length", detokenizer.finish()))
+    for reply in replies:
+        whole.add(reply)
+    return whole, [streamed.part(reply) for reply in replies]
+
+
+@pytest.mark.parametrize("name", ["llama", "unigram", "wordpiece", "byte-level"])
+@pytest.mark.parametrize("text", ["the cat  did not\n\n", "  a </s> the", "Cat, don't!", "<table>the"])
+def test_the_texts_of_the_tokens_are_together_the_reply(name: str, text: str) -> None:
+    ids = tokenizer_of(name)(text)["input_ids"]
+    for start in range(min(4, len(ids))):
+        whole, parts = told(name, ids[start:])
+        assert "".join(whole.texts) == whole.text == "".join(text for part in parts for text in part.texts)
+        found: Any = COMPLETION.choice(whole)["logprobs"]
+        assert found["text_offset"] == [part.offset for part in parts[:-1]]
+        assert all(map(whole.text.startswith, found["tokens"][:1]))
+        content: Any = CHAT.choice(whole)["logprobs"]
+        assert bytes(byte for entry in content["content"] for byte in entry["bytes"]) == whole.text.encode()
+
+
+def test_a_token_has_its_space_behind_others_and_a_part_of_a_character_has_no_text() -> None:
+    whole, _ = told("llama", pieces("llama", f"{SPACE}the", f"{SPACE}the", "<0x0A>", "a", "<0xE4>", "<0xB8>", "<0xAD>"))
+    assert whole.texts == ["the", " the", "\n", "a", CUT, CUT, CUT]
+    assert whole.text == "the the\na中"
+    content: Any = CHAT.choice(whole)["logprobs"]
+    assert [entry["bytes"] for entry in content["content"]][2:5] == [[10], [97], None]
+
+
+def test_of_tokens_with_the_same_text_the_older_form_has_the_most_probable() -> None:
+    choice = Choice(0, TEXTS)
+    choice.add(inference_pb2.CompleteReply(text="", token=token(3, -0.5, (3, -0.5), (1, -1.0), (3, -4.0))))
+    found: Any = COMPLETION.choice(choice)["logprobs"]
+    assert found["top_logprobs"] == [{CUT: -0.5, "He": -1.0}]
+
+
 @pytest.mark.parametrize(("ours", "theirs"), [("end", "stop"), ("stop", "stop"), ("length", "length")])
 def test_finish_reasons_are_openais(ours: str, theirs: str) -> None:
-    choice = Choice(0, str)
+    choice = Choice(0, TEXTS)
     assert choice.finish_reason is None
     choice.add(end(ours))
     assert choice.finish_reason == theirs
 
 
 def test_the_usage_of_several_choices_is_their_sum_and_a_prompt_counts_once() -> None:
-    choices = [Choice(index, str) for index in range(4)]
+    choices = [Choice(index, TEXTS) for index in range(4)]
     for choice in choices:
         choice.add(end("end"))
     usage = usage_of(choices, completion(prompt=["a", "b"], n=2, dtufc={"quality": 0.5}))

@@ -2,18 +2,24 @@
 
 Nothing is ignored: a field that is not here is an error, and so is one that is not supported, unless its value asks for
 nothing. A field that is null counts as one that is not given.
+
+A body costs little however wrong it is: a list ends at its first wrong element, and only one unknown field is told.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from dtufc.errors import InputError
+from dtufc.serving.limits import MAX_LOGIT_BIASES, MAX_STOP_TEXTS, MAX_STOP_TOKEN_IDS
 
 MAX_REPLIES: Final = 16  # of one request
+MAX_MESSAGES: Final = 1024  # of one conversation
+MAX_PARTS: Final = 1024  # of one message
 _SHOWN: Final = 80  # characters of a value in a message
 
 
@@ -27,6 +33,13 @@ def _only(*values: object) -> AfterValidator:
         raise PydanticCustomError("unsupported", "{remedy}", {"remedy": remedy})
 
     return AfterValidator(check)
+
+
+def _few_biases(biases: object) -> object:
+    """Looks before pydantic does, which would make an error of each wrong one."""
+    if isinstance(biases, dict) and len(biases) > MAX_LOGIT_BIASES:
+        raise PydanticCustomError("too_long", "Give at most {limit} tokens", {"limit": MAX_LOGIT_BIASES})
+    return biases
 
 
 def _listed(value: object) -> object:
@@ -53,7 +66,7 @@ def _unicode(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_unicode)]
 Uint32 = Annotated[int, Field(ge=0, lt=1 << 32)]
-Texts = Annotated[list[Text], BeforeValidator(_listed)]
+LogitBias = dict[Annotated[Uint32, BeforeValidator(_from_digits)], float]
 
 
 class _Strict(BaseModel):
@@ -61,8 +74,13 @@ class _Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, data: object) -> object:
-        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+    def _fewest(cls, data: object) -> object:
+        """Without nulls, and with the first unknown field alone: each would be an error."""
+        if not isinstance(data, dict):
+            return data
+        given = {name: value for name, value in data.items() if value is not None}
+        unknown = next((name for name in given if name not in cls.model_fields), None)
+        return {name: value for name, value in given.items() if name in cls.model_fields or name == unknown}
 
 
 class Dtufc(_Strict):
@@ -92,7 +110,12 @@ class Message(_Strict):
     """One turn. `developer` is OpenAI's later name for `system`."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[Annotated[TextPart, BeforeValidator(_text_only)]], BeforeValidator(_parts)]
+    content: Annotated[
+        list[Annotated[TextPart, BeforeValidator(_text_only)]],
+        Field(max_length=MAX_PARTS),
+        FailFast(),
+        BeforeValidator(_parts),
+    ]
 
 
 class Asked(_Strict):
@@ -104,8 +127,8 @@ class Asked(_Strict):
     top_p: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logit_bias: dict[Annotated[Uint32, BeforeValidator(_from_digits)], float] = {}
-    stop: Texts = []
+    logit_bias: Annotated[LogitBias, BeforeValidator(_few_biases)] = {}
+    stop: Annotated[list[Text], Field(max_length=MAX_STOP_TEXTS), FailFast(), BeforeValidator(_listed)] = []
     seed: int | None = Field(default=None, ge=0, lt=1 << 64)
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -113,7 +136,7 @@ class Asked(_Strict):
     top_k: Uint32 = 0
     min_p: float = 0.0
     repetition_penalty: float | None = None
-    stop_token_ids: list[Uint32] = []
+    stop_token_ids: Annotated[list[Uint32], Field(max_length=MAX_STOP_TOKEN_IDS), FailFast()] = []
     dtufc: Dtufc = Dtufc()
 
     @property
@@ -136,7 +159,7 @@ class Asked(_Strict):
 class ChatRequest(Asked):
     """The body of /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES), FailFast()]
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=1 << 32)
     max_tokens: int | None = Field(default=None, ge=1, lt=1 << 32)
     logprobs: bool = False
@@ -174,7 +197,7 @@ class ChatRequest(Asked):
 class CompletionRequest(Asked):
     """The body of /v1/completions."""
 
-    prompt: Annotated[Texts, Field(min_length=1, max_length=MAX_REPLIES)]
+    prompt: Annotated[list[Text], Field(min_length=1, max_length=MAX_REPLIES), FailFast(), BeforeValidator(_listed)]
     max_tokens: int = Field(default=16, ge=1, lt=1 << 32)
     logprobs: int | None = Field(default=None, ge=0, le=20)
     best_of: Annotated[object, _only(1)] = None
@@ -193,14 +216,22 @@ class CompletionRequest(Asked):
         return self
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _shown(value: object) -> str:
+    """The start of a value's JSON, however long and deep the rest is. A piece has at least one character."""
+    return _cut("".join(islice(json.JSONEncoder(default=str).iterencode(value), _SHOWN + 1)))
+
+
 def input_error(found: Sequence[Mapping[str, Any]]) -> InputError:
     """The first of pydantic's errors on a body, as one sentence."""
     error = found[0]
     # The path of a field, without where pydantic looked: in the body, at a key.
     parts = [part for part in error["loc"] if part not in ("body", "[key]")]
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
-    value = json.dumps(error["input"], default=str)
-    shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{_cut(part)}" for part in parts).removeprefix(".")
+    shown = _shown(error["input"])
     kind, message = str(error["type"]), str(error["msg"])
     if kind == "json_invalid":
         return InputError(field="body", problem=f"no JSON: {error['ctx']['error']}", remedy="Send one JSON object")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
 from collections.abc import Iterator
@@ -33,7 +34,13 @@ class HttpServer:
         self._socket = _bound(str(settings.http_listen))
 
     async def start(self, service: InferenceService, registry: CollectorRegistry) -> None:
-        """Starts to answer, with the service's work and the registry's metrics."""
+        """Starts to answer, with the service's work and the registry's metrics, once models are loaded.
+
+        What the process holds now is not searched for garbage any more: a body of many small lists would start that
+        several times, and each time goes through all objects of the libraries.
+        """
+        gc.collect()
+        gc.freeze()
         settings = self._settings
         self._endpoints = Endpoints(service, registry, settings)
         config = uvicorn.Config(

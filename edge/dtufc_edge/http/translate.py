@@ -4,15 +4,15 @@ request, n --> n CompleteRequest       CompleteReply ... --> Choice --> choice o
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from dtufc.v1 import head_pb2, inference_pb2
+from dtufc_edge.detokenizer import TokenTexts
 from dtufc_edge.http.errors import Json
 from dtufc_edge.http.schema import Asked, ChatRequest, CompletionRequest
 
-TokenText = Callable[[int], str]
 _ROLES: Final = {"developer": "system"}
 _FINISH_REASONS: Final = {"end": "stop"}
 _DRAFTS: Final = {
@@ -84,19 +84,30 @@ class Choice:
 
     Attributes:
         index: of the choice.
-        token_text: the text of a token.
+        token_texts: those of its model.
         text: so far.
         tokens: so far, where log probabilities were asked for.
         offset: characters of the tokens that are already told.
         last: the reply that ended it.
+        goes_on: whether there are tokens before these.
     """
 
     index: int
-    token_text: TokenText
+    token_texts: TokenTexts
     text: str = ""
     tokens: list[head_pb2.SampledToken] = field(default_factory=list)
     offset: int = 0
     last: inference_pb2.CompleteReply | None = None
+    goes_on: bool = False
+
+    @property
+    def texts(self) -> list[str]:
+        """Those of the tokens."""
+        return [self.text_at(place, token.token_id) for place, token in enumerate(self.tokens)]
+
+    def text_at(self, place: int, token_id: int) -> str:
+        """The text that a token has at this place among the tokens."""
+        return self.token_texts.text(token_id, is_first=place == 0 and not self.goes_on)
 
     def add(self, reply: inference_pb2.CompleteReply) -> None:
         """Takes one more reply in."""
@@ -110,8 +121,9 @@ class Choice:
         """What this reply adds, as a choice of its own. Takes it in."""
         before = len(self.tokens)
         self.add(reply)
-        added = Choice(self.index, self.token_text, reply.text, self.tokens[before:], self.offset, self.last)
-        self.offset += sum(len(self.token_text(token.token_id)) for token in added.tokens)
+        tokens = self.tokens[before:]
+        added = Choice(self.index, self.token_texts, reply.text, tokens, self.offset, self.last, goes_on=before > 0)
+        self.offset += sum(map(len, added.texts))
         return added
 
     @property
@@ -164,12 +176,13 @@ class _ChatForm:
         return self._choice(part, "delta", {"content": part.text} if part.text else {})
 
     def _choice(self, choice: Choice, name: str, message: Json) -> Json:
-        logprobs = {"content": [self._token(choice, token) for token in choice.tokens]} if choice.tokens else None
+        tokens = [self._token(choice, place, token) for place, token in enumerate(choice.tokens)]
+        logprobs = {"content": tokens} if tokens else None
         return {"index": choice.index, name: message, "logprobs": logprobs, "finish_reason": choice.finish_reason}
 
-    def _token(self, choice: Choice, token: head_pb2.SampledToken) -> Json:
+    def _token(self, choice: Choice, place: int, token: head_pb2.SampledToken) -> Json:
         def entry(token_id: int, log_probability: float) -> Json:
-            text = choice.token_text(token_id)
+            text = choice.text_at(place, token_id)
             return {"token": text, "logprob": log_probability, "bytes": _bytes(text)}
 
         top = [entry(other.token_id, other.log_probability) for other in token.top]
@@ -196,14 +209,15 @@ class _CompletionForm:
         return self.choice(part)
 
     def _logprobs(self, choice: Choice) -> Json:
-        texts = [choice.token_text(token.token_id) for token in choice.tokens]
+        texts = choice.texts
+        top: list[dict[str, float]] = [{} for _ in texts]
+        for place, token in enumerate(choice.tokens):
+            for other in token.top:  # the most probable first: it keeps a text that several have
+                top[place].setdefault(choice.text_at(place, other.token_id), other.log_probability)
         return {
             "tokens": texts,
             "token_logprobs": [token.log_probability for token in choice.tokens],
-            "top_logprobs": [
-                {choice.token_text(other.token_id): other.log_probability for other in token.top}
-                for token in choice.tokens
-            ],
+            "top_logprobs": top,
             "text_offset": [choice.offset + sum(map(len, texts[:i])) for i in range(len(texts))],
         }
 
