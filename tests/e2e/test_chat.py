@@ -5,7 +5,6 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -110,12 +109,11 @@ def in_terminal(*arguments: str) -> Iterator[tuple[Terminal, "subprocess.Popen[b
     here, there = pty.openpty()
     env = environment({"TERM": "xterm-256color", "COLUMNS": "60"})
     process = subprocess.Popen(  # `setsid -c` makes the terminal the one whose Ctrl-C reaches the program
-        ["setsid", "-c", DTUFC, *arguments],
+        ["env", "--default-signal=INT", "setsid", "-c", DTUFC, *arguments],  # tests may run where Ctrl-C is ignored
         stdin=there,
         stdout=there,
         stderr=there,
         env=env,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run where it is ignored
     )
     os.close(there)
     try:
