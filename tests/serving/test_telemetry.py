@@ -148,7 +148,9 @@ def test_a_text_moves_the_metrics_of_both_sides(unary: bool, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("unary", [False, True])
-def test_a_session_that_is_idle_and_one_that_drains_are_recoveries(unary: bool, tmp_path: Path) -> None:
+def test_a_text_that_goes_on_after_its_session_was_idle_is_a_recovery_and_one_that_cannot_is_none(
+    unary: bool, tmp_path: Path
+) -> None:
     edge_pipeline, cloud_pipeline = pipelines(tiny_decoder("Llama", tmp_path))
 
     async def run() -> None:
@@ -169,7 +171,7 @@ def test_a_session_that_is_idle_and_one_that_drains_are_recoveries(unary: bool, 
             with pytest.raises(DtufcError):  # there is no other cloud
                 await anext(stream)
             assert ends(cloud.telemetry, idle=1, closed=1, drained=1)
-            assert value(edge.telemetry, "dtufc_edge_recoveries_total") > 1
+            assert value(edge.telemetry, "dtufc_edge_recoveries_total") == 1, "the text did not go on"
 
     asyncio.run(run())
 
