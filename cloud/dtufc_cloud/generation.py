@@ -18,7 +18,7 @@ from torch import Tensor
 from dtufc.coding import bitstream
 from dtufc.coding.bitstream import CodecId, Dtype
 from dtufc.errors import InputError, Overloaded, ProfileMismatch, SessionLost
-from dtufc.models.capabilities import SequenceLogits, SequenceState
+from dtufc.models.capabilities import SequenceLogits
 from dtufc.serving.cache_budget import CacheBudget
 from dtufc.serving.limits import MAX_DRAFTED, MAX_PASS_ROWS, MAX_STOP_TOKEN_IDS, SESSION_ID_BYTES
 from dtufc.serving.passes import Passes, pieces
@@ -92,7 +92,7 @@ class Session:
             with record.stages.measure("cloud.head"):
                 for piece in pieces(len(features)):
                     last = min(len(request.drafted) + 1, piece.stop - piece.start)
-                    alone = partial(_advanced, self._head.next_logits, last)
+                    alone = partial(self._head.next_logits, last=last)
                     logits = await self._passes.advance(self._state, features[piece], alone)
                 if not request.hold:
                     tokens = await self._worker.run(self._sampled, logits, request.drafted)
@@ -185,12 +185,6 @@ def idle(idle_s: float) -> SessionLost:
     return SessionLost(problem=f"no rows came for {idle_s} s", end="idle")
 
 
-def _advanced(
-    next_logits: Callable[[Any, Tensor, int], Tensor], last: int, state: SequenceState, features: Tensor
-) -> Tensor:
-    return next_logits(state, features, last)
-
-
 class Sessions:
     """The sessions of a cloud, within its memory for keys and values."""
 
@@ -205,12 +199,11 @@ class Sessions:
             )
             for name, p in self._pipelines.items()
         }
-        for pipeline in self._pipelines.values():
+        for name, pipeline in self._pipelines.items():
             pipeline.head.cache_bytes(1)  # is measured now, and not in the first request
+            telemetry.expect_sessions(name)
         self.budget = CacheBudget(settings.max_cache_bytes)
         telemetry.watch_cache(self.budget)
-        for name in self._pipelines:
-            telemetry.expect_sessions(name)
         self._named: dict[bytes, _Named] = {}
 
     @contextmanager
@@ -250,11 +243,10 @@ class Sessions:
         if named is None:
             raise _unknown()
         try:
-            reply = await named.handle(request, record, self._settings.session_idle_s)
-        except BaseException as error:
+            return await named.handle(request, record, self._settings.session_idle_s)
+        except BaseException as error:  # a cancelled call too: nobody knows what its session holds
             named.close(error)
             raise
-        return reply
 
     def close(self, key: bytes) -> None:
         """Ends the session of this id. Raises SessionLost if there is none."""

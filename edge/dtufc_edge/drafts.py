@@ -21,9 +21,8 @@ class Drafts:
     def __init__(self, mode: inference_pb2.Drafts, prompt_ids: Sequence[int]) -> None:
         self._mode = mode
         self._ids: list[int] = []
-        self._behind: dict[
-            tuple[int, ...], int
-        ] = {}  # the index behind the last place of an n-gram that has a follower
+        # The index behind the last place of an n-gram, where a token follows it.
+        self._behind: dict[tuple[int, ...], int] = {}
         self._can = False
         self._size = _FIRST_GUESS
         self._steps = 0

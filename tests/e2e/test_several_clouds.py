@@ -1,7 +1,9 @@
 """One edge before several clouds: they take turns, and one may die and come back."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -48,3 +50,23 @@ def test_clouds_take_turns_and_the_others_go_on_where_one_dies(clouds: list[Serv
         except Unavailable:  # the one call that was on its way
             assert time.monotonic() < end
     assert work(alive) == before + 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_text_goes_on_at_the_other_cloud_where_its_own_stands_still_or_dies(
+    clouds: list[Service], client: EdgeClient, number: signal.Signals
+) -> None:
+    """A cloud that stands still keeps its connection: only its silence tells, after 15 seconds at most."""
+    ask: dict[str, Any] = {"max_tokens": 24, "plain": True, "codec": "raw"}
+    expected = [reply.token.token_id for reply in client.complete("One, two,", **ask) if reply.HasField("token")]
+    ids, longest_s, last = list[int](), 0.0, time.monotonic()
+    for reply in client.complete("One, two,", **ask):
+        longest_s, last = max(longest_s, time.monotonic() - last), time.monotonic()
+        if reply.HasField("token"):
+            ids.append(reply.token.token_id)
+        if len(ids) == 8 and reply.HasField("token"):
+            (busy,) = [cloud for cloud in clouds if cloud.total("dtufc_cloud_sequences")]
+            busy.process.send_signal(number)
+    assert ids == expected
+    assert reply.generated.recoveries == 1
+    assert longest_s < 16

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dtufc.models.split import Back, Front, SequenceCache, read_config
+from dtufc.models.sequence_cache import SequenceCache
+from dtufc.models.split import Back, Front, read_config
 from dtufc_research.evaluation.cuts import DECODERS, save_decoder
 
 CPU = torch.device("cpu")

@@ -13,7 +13,8 @@ from torch import Tensor
 from dtufc.errors import DtufcError, InputError
 from dtufc.models.decoder import max_tokens_of, read_decoder
 from dtufc.models.profile import Profile
-from dtufc.models.split import Back, SequenceCache
+from dtufc.models.sequence_cache import SequenceCache
+from dtufc.models.split import Back
 from dtufc_cloud.heads import check_finite
 
 

@@ -24,7 +24,8 @@ from dtufc.errors import InputError
 from dtufc.models.capabilities import Draft, Turn
 from dtufc.models.decoder import decoder_class, max_tokens_of, read_decoder
 from dtufc.models.profile import LayoutSpec, Profile
-from dtufc.models.split import Front, SequenceCache, check_split, read_config
+from dtufc.models.sequence_cache import SequenceCache
+from dtufc.models.split import Front, check_split, read_config
 from dtufc_edge.detokenizer import open_ids
 from dtufc_edge.prompt_tokenizer import PromptTokenizer
 

@@ -42,6 +42,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
 from dtufc.errors import InputError
+from dtufc.models.sequence_cache import SequenceCache
 
 # What may follow the list of layers, first things first. OPT's output projection stands where others have a norm.
 _FOLLOWING: Final = (
@@ -213,68 +214,9 @@ def _rope_types(config: Any) -> set[str]:
     return {str(entry["rope_type"]) for entry in nested if "rope_type" in entry}
 
 
-class SequenceCache:
-    """Keys and values of one sequence in a part's layers, of which the last tokens can be taken back.
-
-    Attributes:
-        layers: what models take as `past_key_values`.
-        num_tokens: that it holds.
-    """
-
-    def __init__(self, config: Any) -> None:
-        self.layers = DynamicCache(config=config)
-        self.num_tokens = 0
-        self._last = 0  # tokens of the last pass, which a sliding window has not dropped yet
-        self._records = False
-
-    @property
-    def num_bytes(self) -> int:
-        """Of all keys, values and states."""
-        return sum(tensor.nbytes for layer in self.layers.layers for tensor in _tensors(layer))
-
-    @property
-    def can_rewind(self) -> bool:
-        """Whether tokens can be taken back; known once it holds some. A state that was overwritten cannot."""
-        return self.num_tokens > 0 and self.layers.is_croppable
-
-    def before(self) -> DynamicCache:
-        """The layers, for a pass. Sliding windows drop what they kept for `rewind`."""
-        if self._records:
-            self.layers.crop(0)
-        elif self.can_rewind:
-            self.layers.activate_past_recording()
-            self._records = True
-        return self.layers
-
-    def after(self, num_tokens: int) -> None:
-        """Counts the tokens of a pass."""
-        self.num_tokens += num_tokens
-        self._last = num_tokens
-
-    def rewind(self, num_tokens: int) -> bool:
-        """Takes back all but the first `num_tokens`. Returns whether it could; if not, nothing has changed."""
-        back = self.num_tokens - num_tokens
-        if back > 0:
-            windows = [layer for layer in self.layers.layers if getattr(layer, "is_sliding", False)]
-            slid = any(layer.get_seq_length() >= layer.sliding_window for layer in windows)
-            if not self.can_rewind or (slid and (not self._records or back > self._last)):
-                return False
-            self.layers.crop(-back)
-            self.num_tokens -= back
-            self._last = 0 if slid else self._last - min(back, self._last)  # the crop drops what a window recorded
-        return True
-
-
 def _padded(states: Tensor, length: int) -> Tensor:
     """Keys or values [1, heads, tokens, d] to [1, heads, length, d], with zeros in front."""
     return F.pad(states, (0, 0, length - states.shape[2], 0))
-
-
-def _tensors(layer: Any) -> Iterator[Tensor]:
-    """The tensors of one layer of a cache, of any kind."""
-    for value in vars(layer).values():
-        parts = value.values() if isinstance(value, dict) else (value,)
-        yield from (part for part in parts if isinstance(part, Tensor))
 
 
 class _Part:
@@ -306,12 +248,14 @@ class _Part:
         self.anatomy = check_split(config, split, cls=cls)
         self.split, self.device, self.dtype = split, device, dtype
         self._own = self._own_layers()
+        self._others = [layer for layer in range(self.num_layers) if layer not in self._own]
         # A longrope model writes its frequencies into itself at each call; others run in several threads at a time.
         self._turn = threading.Lock() if "longrope" in _rope_types(config) else nullcontext()
         self._measuring = threading.Lock()
         self._cache_bytes: tuple[int, int] | None = None  # of any sequence, and of each token
         self.model: Any = _load(folder, config, cls, self._mute_others, dtype).to(device)
         self.config: Any = self.model.config
+        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
 
     @property
     def num_layers(self) -> int:
@@ -323,7 +267,7 @@ class _Part:
         """Bytes of the weights that this part holds, and has read; what is tied counts once."""
         return sum(tensor.nbytes for tensor in self.model.parameters())
 
-    def new_cache(self) -> "SequenceCache":
+    def new_cache(self) -> SequenceCache:
         """A key-value cache for one sequence, of as many layers as the whole model has."""
         return SequenceCache(self.config)
 
@@ -388,9 +332,9 @@ class _Part:
         """
         lengths = [cache.num_tokens for cache in caches]
         longest = max(lengths)
-        batch = DynamicCache(config=self.config)
+        batch, held = DynamicCache(config=self.config), [cache.before() for cache in caches]
         for index in self._own:
-            layers = [cache.before().layers[index] for cache in caches]
+            layers = [each.layers[index] for each in held]
             keys, values = ([_padded(getattr(layer, name), longest) for layer in layers] for name in ("keys", "values"))
             batch.update(torch.cat(keys), torch.cat(values), index)
         self._lengthen(batch, (len(caches), longest))
@@ -398,7 +342,7 @@ class _Part:
         for row, length in zip(mask, lengths, strict=True):
             row[longest - length :] = 1
         inputs: dict[str, Any] = {"attention_mask": mask, "past_key_values": batch, "use_cache": True}
-        if "position_ids" in inspect.signature(self.model.forward).parameters:
+        if self._takes_positions:
             inputs["position_ids"] = torch.tensor(lengths)[:, None]
         result = run(inputs)
         for index in self._own:
@@ -429,7 +373,7 @@ class _Part:
         Keys and values of one number a token do; of none, the cache would count no token.
         """
         nothing = torch.zeros(shape[0], 1, shape[1], 1, device=self.device, dtype=self.dtype)
-        for layer in set(range(self.num_layers)) - set(self._own):
+        for layer in self._others:
             if hasattr(cache.layers[layer], "get_seq_length"):  # a linear attention keeps a state, and no length
                 cache.update(nothing, nothing, layer)
 

@@ -92,15 +92,18 @@ class Passes(Generic[P, R]):
 
     async def _run(self) -> None:
         try:
-            while passes := await self._next():
+            while self._has_work():
+                passes = await self._next()
+                if not passes:  # who waited has gone
+                    continue
                 self._observe(len(passes))
+                self._was_step = passes[0].is_step
                 start = time.monotonic()
                 try:
                     results = await self._worker.run(self._made, passes)
                 except Exception as error:  # of the model: each of them hears of it
                     results = [error] * len(passes)
                 end = time.monotonic()
-                self._was_step = passes[0].is_step
                 if self._was_step:
                     self._step_s = end - start
                 for one, result in zip(passes, results, strict=True):
@@ -114,19 +117,20 @@ class Passes(Generic[P, R]):
         finally:
             self._running = None
 
+    def _has_work(self) -> bool:
+        self._waiting = [one for one in self._waiting if not one.result.done()]
+        return bool(self._waiting)
+
     async def _next(self) -> list[_Pass[P, R]]:
-        """The pass whose turn it is, with those that share it; none where nobody waits."""
+        """The pass whose turn it is, with those that share it."""
         steps, others = self._sorted()
-        if steps and not (others and self._was_step):
-            if self._together is not None:
-                steps = await self._gathered(steps)
-            chosen = steps[:1]
-            for one in steps[1:] if self._together is not None else ():
-                if len(chosen) < MAX_SHARING and _is_dense([*chosen, one]):
-                    chosen.append(one)
-        else:
+        if not steps or (others and self._was_step):
             chosen = others[:1]
-        self._waiting = [one for one in self._waiting if one not in chosen and not one.result.done()]
+        elif self._together is None:
+            chosen = steps[:1]
+        else:
+            chosen = _sharing(await self._gathered(steps))
+        self._waiting = [one for one in self._waiting if one not in chosen]
         return chosen
 
     def _sorted(self) -> tuple[list[_Pass[P, R]], list[_Pass[P, R]]]:
@@ -153,6 +157,15 @@ class Passes(Generic[P, R]):
         if len(passes) == 1 or self._together is None:
             return [one.alone(one.state, one.part) for one in passes]
         return self._together([one.state for one in passes], [one.part for one in passes])
+
+
+def _sharing(steps: Sequence[_Pass[P, R]]) -> list[_Pass[P, R]]:
+    """The first, and those behind it that share its pass."""
+    chosen: list[_Pass[P, R]] = []
+    for one in steps:
+        if len(chosen) < MAX_SHARING and _is_dense([*chosen, one]):
+            chosen.append(one)
+    return chosen
 
 
 def _is_dense(passes: Sequence[_Pass[Any, Any]]) -> bool:

@@ -26,10 +26,12 @@ _RECONNECT: Final = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
-# A peer that is gone without a word (a machine without power, a process that stands still) is noticed within seconds.
+# A peer that is gone without a word (a machine without power, a process that stands still) is noticed within 15 seconds;
+# on a slow line, a ping may wait as long behind what is being sent.
 _KEEPALIVE: Final = [
     ("grpc.keepalive_time_ms", 5000),
-    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # a minute by default, which would hold for the pings of keepalive too
     ("grpc.http2.max_pings_without_data", 0),
 ]
 # Pings of clients are welcome, as often as this.
