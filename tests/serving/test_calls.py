@@ -174,7 +174,7 @@ def test_a_stream_cleans_up_in_its_own_task_however_it_ends(end: str) -> None:
                     await asyncio.sleep(0.01)
             assert tasks[0] is tasks[1]
             assert at.outcomes("CANCELLED") + at.outcomes("DEADLINE_EXCEEDED") == (end != "read to the end")
-            # Both sides have the caller's deadline: whether the server's timer is first, or the caller that gives up, is open.
+            # Both sides have the caller's deadline: which of the two timers is the first is open.
             if end != "expired at the caller":
                 assert at.outcomes("DEADLINE_EXCEEDED") == (end == "expired")
 
