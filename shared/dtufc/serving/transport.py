@@ -26,8 +26,8 @@ _RECONNECT: Final = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
 ]
-# A peer that is gone without a word (a machine without power, a process that stands still) is noticed within 15 seconds;
-# on a slow line, a ping may wait as long behind what is being sent.
+# A peer that is gone without a word (a machine without power, a process that stands still) is noticed within 15
+# seconds; on a slow line, a ping may wait as long behind what is being sent.
 _KEEPALIVE: Final = [
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 10_000),
