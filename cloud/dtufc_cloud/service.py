@@ -69,7 +69,6 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
                     problem, remedy = "it is missing", "Open the session by the first message"
                     raise InputError(field="open", problem=problem, remedy=remedy)
                 with self.sessions.opened(message.open, record) as session:
-                    await self._load(self._pipeline(message.open.profile), message.open.codec)
                     while message is not None:
                         before = dict(record.stages.seconds)
                         async with self._calls.deadline(None):
@@ -92,8 +91,6 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
         async with grpc_status(context), self._calls.admit(COMPLETE, context.time_remaining()) as admitted:
             if self._draining.is_set():
                 raise self.sessions.drained(message.session_id)
-            if message.HasField("open"):
-                await self._load(self._pipeline(message.open.profile), message.open.codec)
             reply = await self.sessions.step(message, admitted.record)
             _add_stages(reply, admitted.record)
             return reply
@@ -134,7 +131,7 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
             arguments = _unpacked(message.task, task.request())
             task.check(arguments, self._settings)
             frame = await self._worker.run(pipeline.parse, message.frame, record)
-            await self._load(pipeline, frame.codec.name)
+            await self._worker.load(pipeline.codec, frame.codec.name)
 
             def run() -> Any:
                 features = pipeline.decode(frame, len(message.frame), record)
@@ -145,11 +142,6 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
             _add_stages(reply, record)
             return reply
         raise AssertionError("a call that fails is aborted")
-
-    async def _load(self, pipeline: CloudPipeline, codec: str) -> None:
-        """A network takes seconds to load: not in a thread of the requests, where other calls would wait for it."""
-        if not pipeline.codec.is_loaded(codec):
-            await self._worker.prepare(pipeline.codec.prepare, codec)
 
     def _pipeline(self, name: str) -> CloudPipeline:
         if name not in self._pipelines:

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.errors import Overloaded
 
 T = TypeVar("T")
@@ -63,6 +64,11 @@ class Worker:
             self._preparing[key] = asyncio.create_task(asyncio.to_thread(function, *args))
             self._preparing[key].add_done_callback(lambda _: self._preparing.pop(key))
         await asyncio.shield(self._preparing[key])
+
+    async def load(self, codec: FeatureCodec, name: str) -> None:
+        """Loads one of the codecs, unless it is: a network takes seconds, and would hold up the requests' threads."""
+        if not codec.is_loaded(name):
+            await self.prepare(codec.prepare, name)
 
     async def close(self, timeout_s: float) -> bool:
         """Waits for the work that runs, no longer than `timeout_s`; returns whether all of it ended."""
