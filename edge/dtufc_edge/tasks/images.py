@@ -6,7 +6,7 @@ from typing import TypeVar
 from PIL import Image
 from torch import Tensor
 
-from dtufc.models.preprocess import open_image
+from dtufc.models.images import open_image
 from dtufc_edge.tasks import Call
 
 T = TypeVar("T")
