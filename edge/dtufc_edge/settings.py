@@ -41,14 +41,14 @@ class EdgeSettings(ServiceSettings):
     max_cache_bytes: int = Field(default=2 << 30, ge=1, description="Keys and values of all texts together.")
     max_steps: int = Field(default=100, ge=1, description="Most steps of a denoiser for one image.")
     max_image_bytes: int = Field(default=16 << 20, ge=1, description="Largest image file.")
-    max_image_pixels: int = Field(default=40_000_000, ge=1, description="Largest image, unpacked.")
+    max_image_pixels: int = Field(default=40_000_000, ge=1, le=1 << 31, description="Largest image, unpacked.")
     max_image_seconds: float = Field(
         default=10.0, gt=0, le=3600, description="Longest time to decode an image; then it is rejected."
     )
 
     @property
     def image_limits(self) -> ImageLimits:
-        """The limits of one image. Its memory follows from its pixels: as much as the dearest format needs for them."""
+        """The limits of one image. Its memory follows from its pixels: more than the costliest format needs."""
         return ImageLimits(
             max_bytes=self.max_image_bytes,
             max_pixels=self.max_image_pixels,

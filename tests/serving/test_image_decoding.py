@@ -225,9 +225,9 @@ def test_a_process_has_no_file_of_the_edge_but_its_own_socket() -> None:
     run(test)
 
 
-def test_processes_that_do_not_start_are_a_fault_of_the_service() -> None:
+def test_processes_that_do_not_start_are_a_fault_of_the_service_and_say_why(capfd: pytest.CaptureFixture[str]) -> None:
     async def test() -> None:
-        images = ImageDecoders(limits(max_memory_bytes=-(1 << 50)), 1, lambda reason: None)
+        images = ImageDecoders(limits(max_memory_bytes=1 << 70), 1, lambda reason: None)
         try:
             for _ in range(2):
                 with pytest.raises(RuntimeError, match="ended while it started"):
@@ -236,6 +236,7 @@ def test_processes_that_do_not_start_are_a_fault_of_the_service() -> None:
             await images.close()
 
     run(test)
+    assert "OverflowError" in capfd.readouterr().err
 
 
 def test_images_wait_in_turn_and_who_leaves_takes_no_place_along() -> None:
