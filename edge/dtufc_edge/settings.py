@@ -12,7 +12,7 @@ from dtufc.serving.transport import Tls
 from dtufc_edge.image_process import ImageLimits
 
 _BASE_BYTES: Final = 64 << 20
-_BYTES_PER_PIXEL: Final = 32
+_BYTES_PER_PIXEL: Final = 48
 
 
 class EdgeSettings(ServiceSettings):

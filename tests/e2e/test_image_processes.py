@@ -1,7 +1,7 @@
 """An image that takes long holds up itself: not the edge, not its place, not its deadline."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,25 +11,11 @@ import pytest
 from dtufc.client import EdgeClient
 from dtufc.errors import DeadlineExceeded, InputError
 from dtufc.v1 import inference_pb2
-from tests.e2e.services import Service, inference_stub, start, stop_all
+from tests.e2e.conftest import MAX_IMAGE_SECONDS
+from tests.e2e.services import Service, inference_stub
 from tests.serving.scans import many_scans
 
-LIMIT_S = 2.0
 TWO = ["yes", "no"]
-
-
-@pytest.fixture(scope="module")
-def guarded(logs: Path) -> Iterator[Service]:
-    """An edge of one thread, with little time for an image."""
-    profiles = ("--profiles", "smollm2-135m,efficientnet-lite0")
-    cloud = start("cloud", logs, *profiles)
-    edge = start("edge", logs, *profiles, "--cloud", cloud.address, "--max-image-seconds", str(LIMIT_S))
-    try:
-        cloud.wait_until_serving()
-        edge.wait_until_serving()
-        yield edge
-    finally:
-        stop_all([edge, cloud])
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +55,9 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 30) -> None:
 
 
 def test_hundreds_of_scans_are_rejected_in_time_and_others_are_answered_meanwhile(
-    guarded: Service, scans: bytes, jpeg: bytes
+    edge: Service, scans: bytes, jpeg: bytes
 ) -> None:
-    with EdgeClient(guarded.address, timeout_s=60) as client, ThreadPoolExecutor(1) as thread:
+    with EdgeClient(edge.address, timeout_s=60) as client, ThreadPoolExecutor(1) as thread:
         client.classify(jpeg)
         client.answer("Is it?", TWO)
         begin = time.monotonic()
@@ -82,40 +68,42 @@ def test_hundreds_of_scans_are_rejected_in_time_and_others_are_answered_meanwhil
             num_answered += not rejected.done()
         with pytest.raises(InputError) as caught:
             rejected.result()
-        assert time.monotonic() - begin < LIMIT_S + 5  # two busy cores
+        assert time.monotonic() - begin < MAX_IMAGE_SECONDS + 5  # two busy cores
         assert caught.value.context["field"] == "image"
         if "s to decode" in caught.value.context["problem"]:
             assert num_answered
         assert client.classify(jpeg).labels
-    assert guarded.total("dtufc_edge_running") == 0
+    assert edge.total("dtufc_edge_running") == 0
 
 
-def test_a_deadline_ends_the_work_on_an_image(guarded: Service, scans: bytes, jpeg: bytes) -> None:
-    with EdgeClient(guarded.address, timeout_s=60) as client:
+def test_a_deadline_ends_the_work_on_an_image(edge: Service, scans: bytes, jpeg: bytes) -> None:
+    with EdgeClient(edge.address, timeout_s=60) as client:
         client.classify(jpeg)
-        before = decoders(guarded)
-        with EdgeClient(guarded.address, timeout_s=0.5) as hasty, pytest.raises(DeadlineExceeded):
+        before = decoders(edge)
+        with EdgeClient(edge.address, timeout_s=0.5) as hasty, pytest.raises(DeadlineExceeded):
             hasty.classify(scans)
-        eventually(lambda: not before & decoders(guarded))
-        eventually(lambda: guarded.total("dtufc_edge_running") == 0)
+        eventually(lambda: not before & decoders(edge))
+        eventually(lambda: edge.total("dtufc_edge_running") == 0)
         assert client.classify(jpeg).labels
 
 
-def test_a_client_that_goes_away_ends_the_work_on_its_image(guarded: Service, scans: bytes) -> None:
-    eventually(lambda: len(decoders(guarded)) == 1)
-    (pid,) = decoders(guarded)
-    before = guarded.total("dtufc_edge_image_decoders_ended_total", reason="cancelled")
-    with grpc.insecure_channel(guarded.address) as channel:
+def test_a_client_that_goes_away_ends_the_work_on_its_image(edge: Service, scans: bytes) -> None:
+    eventually(lambda: len(decoders(edge)) == 1)
+    (pid,) = decoders(edge)
+    before = edge.total("dtufc_edge_image_decoders_ended_total", reason="cancelled")
+    with grpc.insecure_channel(edge.address) as channel:
         idle_s = cpu_s(pid)
         call = inference_stub(channel).Classify.future(inference_pb2.ClassifyRequest(image=scans), timeout=60)
         eventually(lambda: cpu_s(pid) > idle_s + 0.1)
         call.cancel()
     eventually(lambda: not decodes(pid))
-    eventually(lambda: guarded.total("dtufc_edge_image_decoders_ended_total", reason="cancelled") == before + 1)
+    eventually(lambda: edge.total("dtufc_edge_image_decoders_ended_total", reason="cancelled") == before + 1)
 
 
 def test_no_process_outlives_an_edge_that_is_killed(launch: Callable[..., Service], scans: bytes, jpeg: bytes) -> None:
-    edge = launch("edge", "--profiles", "efficientnet-lite0", "--threads", "2", "--max-image-seconds", str(LIMIT_S))
+    edge = launch(
+        "edge", "--profiles", "efficientnet-lite0", "--threads", "2", "--max-image-seconds", str(MAX_IMAGE_SECONDS)
+    )
     edge.wait_until_serving()
     pids = decoders(edge)
     assert len(pids) == 2
@@ -126,4 +114,4 @@ def test_no_process_outlives_an_edge_that_is_killed(launch: Callable[..., Servic
         eventually(lambda: any(cpu_s(pid) > before[pid] + 0.1 for pid in pids))
         edge.kill()
         assert isinstance(call.exception(10), grpc.RpcError)
-    eventually(lambda: not any(decodes(pid) for pid in pids), timeout_s=LIMIT_S + 10)
+    eventually(lambda: not any(decodes(pid) for pid in pids), timeout_s=MAX_IMAGE_SECONDS + 10)
