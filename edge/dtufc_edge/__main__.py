@@ -36,6 +36,10 @@ async def start(settings: EdgeSettings) -> None:
             cloud = Cloud(to_cloud, settings.cloud, digests, unary=unary)
             stack.push_async_callback(cloud.close)
             service = InferenceService(pipelines, cloud, worker, telemetry, settings)
+            stack.push_async_callback(service.images.close)
+            if service.takes_images:
+                telemetry.expect_images()
+                await service.images.start()
             if http is not None:
                 await http.start(service, telemetry.registry)
                 server.beside.append(http.stop)

@@ -14,7 +14,7 @@ from torch import Tensor
 from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models import plugins
-from dtufc.models.capabilities import TokenFeatures
+from dtufc.models.capabilities import ImageFeatures, PatchFeatures, TokenFeatures
 from dtufc.serving.cache_budget import CacheBudget
 from dtufc.serving.calls import Admitted, Calls, grpc_status
 from dtufc.serving.describe import profile_info
@@ -25,6 +25,7 @@ from dtufc.v1 import inference_pb2
 from dtufc_edge.cloud import Cloud
 from dtufc_edge.detokenizer import TokenTexts
 from dtufc_edge.exchange import Exchange
+from dtufc_edge.image_decoding import ImageDecoders
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.settings import EdgeSettings
 from dtufc_edge.tasks import Call, Task
@@ -55,6 +56,7 @@ class InferenceService:
     Attributes:
         infos: what it says of each profile.
         token_texts: of each profile that completes.
+        images: what decodes image files: start it before the first request where `takes_images`, and close it.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class InferenceService:
         )
         self.budget = CacheBudget(settings.max_cache_bytes)
         telemetry.watch_cache(self.budget)
+        self.images = ImageDecoders(settings.image_limits, settings.threads, telemetry.image_decoder_ended)
         self._passes = {
             name: Passes(worker, _together(p.backbone), telemetry.watch_passes(name)) for name, p in pipelines.items()
         }
@@ -85,6 +88,11 @@ class InferenceService:
             if "complete" in p.profile.spec.tasks
         }
         self.infos = [profile_info(p.profile, p.codec, p.backbone.num_layers) for p in pipelines.values()]
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a profile has a task of images."""
+        return any(isinstance(p.backbone, ImageFeatures | PatchFeatures) for p in self._pipelines.values())
 
     def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
         """Adds every task's method to the server; returns the names of the services that have any."""
@@ -170,6 +178,7 @@ class InferenceService:
             exchange=exchange,
             passes=self._passes[pipeline.profile.name],
             budget=self.budget,
+            images=self.images,
         )
 
     def _pipeline(self, task: Task, name: str) -> EdgePipeline:

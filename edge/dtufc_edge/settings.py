@@ -1,7 +1,7 @@
 """Settings of the edge."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -9,6 +9,10 @@ from pydantic_settings import SettingsConfigDict
 from dtufc.errors import InputError
 from dtufc.serving.settings import ServiceSettings
 from dtufc.serving.transport import Tls
+from dtufc_edge.image_process import ImageLimits
+
+_BASE_BYTES: Final = 64 << 20
+_BYTES_PER_PIXEL: Final = 48
 
 
 class EdgeSettings(ServiceSettings):
@@ -37,7 +41,20 @@ class EdgeSettings(ServiceSettings):
     max_cache_bytes: int = Field(default=2 << 30, ge=1, description="Keys and values of all texts together.")
     max_steps: int = Field(default=100, ge=1, description="Most steps of a denoiser for one image.")
     max_image_bytes: int = Field(default=16 << 20, ge=1, description="Largest image file.")
-    max_image_pixels: int = Field(default=40_000_000, ge=1, description="Largest image, unpacked.")
+    max_image_pixels: int = Field(default=40_000_000, ge=1, le=1 << 31, description="Largest image, unpacked.")
+    max_image_seconds: float = Field(
+        default=10.0, gt=0, le=3600, description="Longest time to decode an image; then it is rejected."
+    )
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """The limits of one image. Its memory follows from its pixels: more than the costliest format needs."""
+        return ImageLimits(
+            max_bytes=self.max_image_bytes,
+            max_pixels=self.max_image_pixels,
+            max_seconds=self.max_image_seconds,
+            max_memory_bytes=_BASE_BYTES + 2 * self.max_message_bytes + _BYTES_PER_PIXEL * self.max_image_pixels,
+        )
 
     @property
     def cloud_tls(self) -> Tls | None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 from PIL import Image
 
 from dtufc.errors import InputError
-from dtufc.models.preprocess import open_image
+from dtufc.models.images import open_image
 
 TEXTS: Final = (".txt", ".md", ".rst")
 IMAGES: Final = (".jpg", ".jpeg", ".png", ".webp")

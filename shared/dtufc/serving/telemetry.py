@@ -25,6 +25,7 @@ _STAGES: Final = frozenset(
     | {"cloud.parse", "cloud.decode", "cloud.head", "cloud.png"}
 )
 SESSION_ENDS: Final = ("closed", "idle", "drained", "lost", "error")
+IMAGE_DECODER_ENDS: Final = ("time", "cancelled", "died", "fault")
 _OTHER: Final = "other"  # stages that only a plug-in knows, or that a peer made up
 _log = logging.getLogger("dtufc.request")
 
@@ -133,6 +134,12 @@ class Telemetry:
             "Sessions that ended: closed by the edge, idle, drained, lost with the edge, or by an error.",
             ("reason", "model"),
         )
+        self._decoders = counter(
+            "image_decoders_ended_total",
+            "Processes that decoded an image and were killed: its time was over (time), the call ended (cancelled), "
+            "or it died or failed by itself.",
+            ("reason",),
+        )
         self._pass_sequences = histogram(
             "pass_sequences", "Sequences that share a pass through the model.", ("model",), _SHARING
         )
@@ -163,6 +170,15 @@ class Telemetry:
         for codec in codecs:
             self.desyncs.labels(model, codec)
             self._recoveries.labels(model, codec)
+
+    def expect_images(self) -> None:
+        """`expect`, of the ends of processes that decode images."""
+        for reason in IMAGE_DECODER_ENDS:
+            self._decoders.labels(reason)
+
+    def image_decoder_ended(self, reason: str) -> None:
+        """Counts a process that decoded images."""
+        self._decoders.labels(reason).inc()
 
     def expect_sessions(self, model: str) -> None:
         """`expect`, of the ends of sessions."""
