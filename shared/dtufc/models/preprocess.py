@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dtufc.coding.arrays import Array
 from dtufc.errors import InputError
+from dtufc.models.image_colours import as_shown
+from dtufc.models.images import open_image as open_image
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
@@ -60,7 +62,7 @@ def cropped(image: Image.Image, view: View) -> Tensor:
     edge = min(image.size) * view.side / view.resized
     left, top = (image.width - edge) / 2, (image.height - edge) / 2
     box = (left, top, min(left + edge, image.width), min(top + edge, image.height))
-    square = image.convert("RGB").resize((view.side, view.side), Image.Resampling.BICUBIC, box)
+    square = as_shown(image).resize((view.side, view.side), Image.Resampling.BICUBIC, box)
     return to_tensor(np.asarray(square), view.mean, view.std)
 
 
