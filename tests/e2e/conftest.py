@@ -17,7 +17,7 @@ from tests.e2e.services import SAMPLES, Service, start, stop_all
 
 MAX_IMAGE_SECONDS = 3
 SMALL_LIMITS = (
-    *("--max-image-bytes", "200000", "--max-image-pixels", "4000000", "--max-image-seconds", str(MAX_IMAGE_SECONDS)),
+    *("--max-image-bytes", "200000", "--max-image-pixels", "36000000", "--max-image-seconds", str(MAX_IMAGE_SECONDS)),
     *("--max-prompt-tokens", "200"),
 )
 

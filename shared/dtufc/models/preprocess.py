@@ -13,7 +13,6 @@ from torch import Tensor
 from dtufc.coding.arrays import Array
 from dtufc.errors import InputError
 from dtufc.models.image_colours import as_shown
-from dtufc.models.images import open_image as open_image
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
