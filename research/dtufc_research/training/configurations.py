@@ -4,7 +4,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dtufc.coding.codecs.learned.networks import Kind, Widths
@@ -98,7 +97,7 @@ class TrainSpec(_Spec):
         """Loads the configuration of that name, or a YAML file."""
         shipped = _folder() / f"{name}.yaml"
         path = shipped if shipped.exists() else Path(name)
-        return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return cls.model_validate(load_mapping(path.read_text(encoding="utf-8")))
 
 
 def configurations() -> list[str]:

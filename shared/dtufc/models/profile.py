@@ -34,6 +34,7 @@ from dtufc.coding.layout import Family, Layout, family_of
 from dtufc.coding.quality import FOR_ENCODERS
 from dtufc.errors import InputError
 from dtufc.models.fingerprint import fingerprint
+from dtufc.models.yaml_mapping import load_mapping
 
 LATENT_PATCH: Final = 2  # as the denoiser's own: the sides of its latents are even
 NO_MODEL: Final = "features"  # the family of a profile that encodes and decodes, and names no model
@@ -344,11 +345,11 @@ def load_profile(name: str | Path, split: int | None = None) -> Profile:
             remedy=f"Name one of {', '.join(shipped_profiles())}, or a folder with a profile.yaml",
         )
     try:
-        spec = ProfileSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        spec = ProfileSpec.model_validate(load_mapping(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise InputError(field="profile", problem=f"{path}: {problems}", remedy="Fix the file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         problem = f"{path}: {' '.join(str(error).split())}"
         raise InputError(field="profile", problem=problem, remedy="Fix the file") from error
     spec = spec.model_copy(update={"source": _located(spec.source, home)})
