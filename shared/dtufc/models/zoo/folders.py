@@ -7,11 +7,14 @@ error, or not at all.
 import json
 from pathlib import Path
 from typing import Final
+from zipfile import is_zipfile
 
 from dtufc.errors import InputError
+from dtufc.models.cache import require_readable
 
 _INDEX: Final = ".safetensors.index.json"
 _POINTER: Final = b"version https://git-lfs"  # what `git clone` leaves where Git LFS is not installed
+_ZIP: Final = b"PK"
 _LARGEST_HEADER: Final = 100_000_000  # bytes, as safetensors has it
 
 
@@ -47,8 +50,11 @@ def check_folder(folder: Path) -> None:
         raise InputError(field="source", problem=f"no model in {folder}", remedy=remedy)
     if not any(any(folder.glob(f"**/*.{suffix}")) for suffix in ("safetensors", "bin")):
         raise _broken(folder, "holds a config and no weights (*.safetensors or *.bin)", "Copy the weights there too")
+    require_readable(path for path in folder.rglob("*") if path.is_file())
     for index in sorted(folder.glob(f"**/*{_INDEX}")):
         _check_shards(index)
+    for path in sorted(folder.glob("**/*.bin")):
+        _check_pickle(path)
     for path in sorted(folder.glob("**/*.safetensors")):
         _check_safetensors(path)
 
@@ -63,6 +69,13 @@ def _check_shards(index: Path) -> None:
     for name in shards:
         if not (index.parent / name).is_file():
             raise _broken(index.parent / name, f"is missing; {index.name} names it")
+
+
+def _check_pickle(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(len(_ZIP))
+    if not start or (start == _ZIP and not is_zipfile(path)):  # the index of a zip is its end; older pickles are none
+        raise _broken(path, f"has {path.stat().st_size} bytes and is cut short")
 
 
 def _check_safetensors(path: Path) -> None:
