@@ -36,7 +36,7 @@ class DtufcError(Exception):
     template: ClassVar[str]
 
     def __init__(self, **context: object) -> None:
-        self.context: dict[str, str] = {name: str(value)[:_LONGEST] for name, value in context.items()}
+        self.context: dict[str, str] = {name: _cut(str(value)) for name, value in context.items()}
         super().__init__(self.template.format_map(self.context))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -134,6 +134,10 @@ class DeadlineExceeded(ServiceError):
 class Internal(ServiceError):
     code = "INTERNAL"
     template = "the service failed. Its log has the cause."
+
+
+def _cut(fact: str) -> str:
+    return fact if len(fact) <= _LONGEST else f"{fact[: _LONGEST - 3]}..."
 
 
 def _rebuild(cls: type[DtufcError], context: dict[str, str]) -> DtufcError:
