@@ -181,6 +181,25 @@ def test_a_prompt_that_only_the_third_text_encoder_takes_whole_is_taken(sd3_fold
         backbone.check(replace(GENERATION, prompt="a " * 300), max_steps=3)
 
 
+@pytest.mark.parametrize("sd3_folder", ["two text encoders"], indirect=True)
+def test_a_file_of_a_pipeline_that_is_missing_is_one_line_that_names_its_part(sd3_folder: Path) -> None:
+    """For a vocabulary or a text encoder's configuration, transformers would make an empty one up."""
+    for name in (
+        "tokenizer_2/tokenizer.json",
+        "text_encoder/config.json",
+        "text_encoder_2/model.safetensors",
+        "scheduler/scheduler_config.json",
+        "transformer/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+    ):
+        path = sd3_folder / name
+        path.rename(sd3_folder.parent / "aside")
+        with pytest.raises(InputError, match=str(path.parent)) as caught:
+            EdgePipeline(profile_of(sd3_folder), CPU, torch.float32)
+        assert "\n" not in str(caught.value)
+        (sd3_folder.parent / "aside").rename(path)
+
+
 def test_the_size_is_of_whole_patches_and_within_the_position_table(sd3_folder: Path) -> None:
     edge = EdgePipeline(profile_of(sd3_folder), CPU, torch.float32)
     assert (edge.backbone.step_pixels, edge.backbone.max_pixels, edge.backbone.default_pixels) == (16, 128, 64)

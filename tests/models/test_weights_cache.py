@@ -450,7 +450,7 @@ def test_fetch_finds_damaged_weights_and_makes_them_anew(tmp_path: Path) -> None
     kept = weights_folder(load_profile("efficientnet-lite0").spec)
     (tmp_path / "packages").symlink_to(kept.parent.parent / "packages")
     env = {**os.environ, "DTUFC_CACHE": str(tmp_path)}
-    command = [Path(sys.executable).with_name("dtufc"), "fetch", "efficientnet-lite0"]
+    command = [str(Path(sys.executable).with_name("dtufc")), "fetch", "efficientnet-lite0"]
     subprocess.run(command, env=env, capture_output=True, check=True)
     weights = tmp_path / "models" / kept.name / "model.safetensors"
     before = weights.read_bytes()

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dtufc.coding.codecs.learned.networks import Kind, Widths
+from dtufc.models.yaml_mapping import load_mapping
 from dtufc_research.training.features import Task
 from dtufc_research.training.plane_transforms import PlaneTransformKind
 
