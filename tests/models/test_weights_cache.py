@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from dtufc.cli import app
 from dtufc.errors import InputError
 from dtufc.models.cache import MANIFEST, build, discard_damaged, is_whole, require_space
 from dtufc.models.fingerprint import file_sha256, fingerprint
@@ -446,16 +448,17 @@ def test_a_folder_of_an_older_release_stays_as_it_is_and_gets_its_sha256_where_i
     assert not is_whole(folder)
 
 
-def test_fetch_finds_damaged_weights_and_makes_them_anew(tmp_path: Path) -> None:
-    kept = weights_folder(load_profile("efficientnet-lite0").spec)
+def test_fetch_finds_damaged_weights_and_makes_them_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec: ProfileSpec = load_profile("efficientnet-lite0").spec
+    kept = weights_folder(spec)
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
     (tmp_path / "packages").symlink_to(kept.parent.parent / "packages")
-    env = {**os.environ, "DTUFC_CACHE": str(tmp_path)}
-    command = [str(Path(sys.executable).with_name("dtufc")), "fetch", "efficientnet-lite0"]
-    subprocess.run(command, env=env, capture_output=True, check=True)
-    weights = tmp_path / "models" / kept.name / "model.safetensors"
+    weights = weights_folder(spec) / "model.safetensors"
     before = weights.read_bytes()
     flip(weights, 1_000_000)
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert weights_folder(spec) == weights.parent  # as a service starts
+    done = CliRunner().invoke(app, ["fetch", "efficientnet-lite0"])
+    assert done.exit_code == 0, done.output
     assert f"{weights.parent}: damaged: model.safetensors. It is made anew." in done.stderr
     assert weights.read_bytes() == before
 
