@@ -24,7 +24,8 @@ async def start(settings: CloudSettings) -> None:
             profile.name: await asyncio.to_thread(CloudPipeline, profile, device, dtype, settings.max_tokens)
             for profile in served_profiles(settings)
         }
-        service = HeadService(pipelines, worker, telemetry, settings)
+        bound = settings.model_copy(update={"listen": server.addresses["address"]})
+        service = HeadService(pipelines, worker, telemetry, bound)
         server.on_drain.append(service.drain)
         head_pb2_grpc.add_HeadServiceServicer_to_server(service, server.grpc)
         return [head_pb2.DESCRIPTOR.services_by_name["HeadService"].full_name]

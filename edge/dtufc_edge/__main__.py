@@ -35,13 +35,15 @@ async def start(settings: EdgeSettings) -> None:
             digests = {name: p.profile.digest for name, p in pipelines.items()}
             cloud = Cloud(to_cloud, settings.cloud, digests, unary=unary)
             stack.push_async_callback(cloud.close)
-            service = InferenceService(pipelines, cloud, worker, telemetry, settings)
+            bound = settings.model_copy(update={"listen": server.addresses["address"]})
+            service = InferenceService(pipelines, cloud, worker, telemetry, bound)
             stack.push_async_callback(service.images.close)
             if service.takes_images:
                 telemetry.expect_images()
                 await service.images.start()
             if http is not None:
                 await http.start(service, telemetry.registry)
+                server.addresses["http"] = http.address
                 server.beside.append(http.stop)
             return service.add_to(server.grpc)
 

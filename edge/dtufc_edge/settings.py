@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from dtufc.errors import InputError
+from dtufc.serving.given import check_target
+from dtufc.serving.limits import MAX_TOKENS
 from dtufc.serving.settings import ServiceSettings
 from dtufc.serving.transport import Tls
 from dtufc_edge.image_process import ImageLimits
@@ -36,15 +38,22 @@ class EdgeSettings(ServiceSettings):
         default="stream",
         description="How sessions of generation reach the cloud: unary where it routes such calls alone.",
     )
-    max_prompt_tokens: int = Field(default=1024, ge=1, description="Longest prompt, in tokens.")
-    max_new_tokens: int = Field(default=256, ge=1, description="Longest completion, in tokens.")
-    max_cache_bytes: int = Field(default=2 << 30, ge=1, description="Keys and values of all texts together.")
-    max_steps: int = Field(default=100, ge=1, description="Most steps of a denoiser for one image.")
-    max_image_bytes: int = Field(default=16 << 20, ge=1, description="Largest image file.")
+    max_prompt_tokens: int = Field(default=1024, ge=1, le=MAX_TOKENS, description="Longest prompt, in tokens.")
+    max_new_tokens: int = Field(default=256, ge=1, le=MAX_TOKENS, description="Longest completion, in tokens.")
+    max_cache_bytes: int = Field(
+        default=2 << 30, ge=1, le=1 << 50, description="Keys and values of all texts together."
+    )
+    max_steps: int = Field(default=100, ge=1, le=10_000, description="Most steps of a denoiser for one image.")
+    max_image_bytes: int = Field(default=16 << 20, ge=1, le=1 << 30, description="Largest image file.")
     max_image_pixels: int = Field(default=40_000_000, ge=1, le=1 << 31, description="Largest image, unpacked.")
     max_image_seconds: float = Field(
         default=10.0, gt=0, le=3600, description="Longest time to decode an image; then it is rejected."
     )
+
+    @field_validator("cloud")
+    @classmethod
+    def _is_target(cls, value: str) -> str:
+        return check_target(value, "cloud")
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -36,7 +36,7 @@ class DtufcError(Exception):
     template: ClassVar[str]
 
     def __init__(self, **context: object) -> None:
-        self.context: dict[str, str] = {name: _printable(str(value))[:_LONGEST] for name, value in context.items()}
+        self.context: dict[str, str] = {name: _told(str(value)) for name, value in context.items()}
         super().__init__(self.template.format_map(self.context))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -136,11 +136,11 @@ class Internal(ServiceError):
     template = "the service failed. Its log has the cause."
 
 
-def _printable(text: str) -> str:
+def _told(fact: str) -> str:
     """One line that can be shown and sent: control characters, and halves of surrogate pairs, as Python escapes them."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    if not fact.isprintable():
+        fact = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in fact)
+    return fact if len(fact) <= _LONGEST else f"{fact[: _LONGEST - 3]}..."
 
 
 def _rebuild(cls: type[DtufcError], context: dict[str, str]) -> DtufcError:

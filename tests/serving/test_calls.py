@@ -18,6 +18,7 @@ from dtufc.serving.transport import Server, channel
 from dtufc.serving.worker import Worker
 
 TIMEOUT_S = 0.3
+CENTURY_S = 3.2e9
 Body = Callable[[Admitted, Worker, grpc.aio.ServicerContext], Awaitable[bytes | None]]
 
 
@@ -131,6 +132,19 @@ def test_the_callers_own_deadline_goes_before_the_services() -> None:
             assert time.monotonic() - start < TIMEOUT_S
             await asyncio.sleep(0.1)
             assert at.worker.admitted == 0
+
+    asyncio.run(scene())
+
+
+def test_a_deadline_in_a_century_is_one_in_a_day_which_can_be_passed_on() -> None:
+    """The clients of some languages send it where they want none."""
+
+    async def body(admitted: Admitted, _: Worker, __: grpc.aio.ServicerContext) -> bytes:
+        return str(admitted.remaining_s).encode()
+
+    async def scene() -> None:
+        async with served(body) as at:
+            assert 86_300 < float(await at.method(b"", timeout=CENTURY_S)) <= 86_400
 
     asyncio.run(scene())
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import grpc
 
 from dtufc.errors import DeadlineExceeded, DtufcError, Internal
+from dtufc.serving.limits import MAX_TIMEOUT_S
 from dtufc.serving.status import abort
 from dtufc.serving.telemetry import Record, Telemetry
 from dtufc.serving.worker import Worker
@@ -69,12 +70,13 @@ class Calls:
         """Ends what is inside at a deadline, which it gives, of time.monotonic().
 
         Args:
-            timeout_s: until then. None: the service's own.
+            timeout_s: until then. None: the service's own. Some clients write "none" as a deadline in a century, which
+                could not be passed on: one in more than a day is one in a day.
 
         Raises:
             DeadlineExceeded: it has passed.
         """
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        timeout_s = self._timeout_s if timeout_s is None else min(timeout_s, MAX_TIMEOUT_S)
         try:
             async with asyncio.timeout(timeout_s) as timeout:
                 yield time.monotonic() + timeout_s

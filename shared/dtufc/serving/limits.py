@@ -3,7 +3,9 @@
 from typing import Final
 
 MAX_MESSAGE_BYTES: Final = 65 << 20  # the largest raw frame is 64 MiB of values, and its head
+MAX_TIMEOUT_S: Final = 86_400  # of a call: a deadline beyond 2262 is one that has passed, to gRPC
 MAX_CALLS: Final = 256  # at a time, the queued ones counted: a bound on the memory of messages
+MAX_TOKENS: Final = 1 << 20  # of one text, whatever a setting says
 MAX_CHOICES: Final = 26  # of one question: a letter each
 MAX_LABELS: Final = 100  # of one classified image
 MAX_LATENT_POSITIONS: Final = 1 << 14  # of one generated image: 1024 x 1024 pixels of a Stable Diffusion

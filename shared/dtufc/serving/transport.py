@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from dtufc import errors
 from dtufc.files import read_file
+from dtufc.serving.given import address_of, check_target, check_timeout, listen_address
 from dtufc.serving.limits import MAX_CALLS, MAX_MESSAGE_BYTES
 from dtufc.serving.status import error_of
 
@@ -85,7 +86,11 @@ def channel(
 
     Where the address stands for several servers (a name with several records, or `ipv4:HOST:PORT,HOST:PORT`), the
     calls go to each that answers in turn; if `sticky`, to one for as long as it answers.
+
+    Raises:
+        InputError: the address is none, or the TLS files cannot be read.
     """
+    check_target(address, "address")
     options = [*_options(max_message_bytes), *_RECONNECT, *_KEEPALIVE, *([] if sticky else [_ROUND_ROBIN])]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
@@ -94,6 +99,7 @@ def channel(
 
 def blocking_channel(address: str, tls: Tls | None = None) -> grpc.Channel:
     """`channel`, for callers without an event loop."""
+    check_target(address, "address")
     options = [*_options(MAX_MESSAGE_BYTES), *_RECONNECT]
     if tls is None:
         return grpc.insecure_channel(address, options=options)
@@ -105,7 +111,9 @@ def check_health(address: str, tls: Tls | None = None, *, timeout_s: float = 5.0
 
     Raises:
         Unavailable: it says that it does not, or says nothing.
+        InputError: the address or the time is none.
     """
+    check_timeout(timeout_s)
     with blocking_channel(address, tls) as to_server:
         try:
             reply = health_pb2_grpc.HealthStub(to_server).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
@@ -133,6 +141,7 @@ class Server:
         ] = []  # called once a stop is asked for, before running calls are waited for
         # Other servers of this process: they stop meanwhile, within as many seconds.
         self.beside: list[Callable[[float], Awaitable[None]]] = []
+        self.addresses: dict[str, str] = {}  # where this process serves, by the names that its log has for them
         self._address = address
         self._tls = tls
 
@@ -150,7 +159,8 @@ class Server:
                 field, remedy = "listen, tls", "Choose a free address, and PEM files of a certificate and its key"
             problem = f"cannot bind {self._address}"
             raise errors.InputError(field=field, problem=problem, remedy=remedy) from error
-        return f"{self._address.rpartition(':')[0]}:{port}"
+        self.addresses["address"] = address_of(listen_address(self._address, "listen")[0], port)
+        return self.addresses["address"]
 
     async def start(self, services: Sequence[str]) -> None:
         """Starts to answer, and reports SERVING."""
