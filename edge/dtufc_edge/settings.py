@@ -2,8 +2,9 @@
 
 from pathlib import Path
 from typing import ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from dtufc.errors import InputError
@@ -28,6 +29,10 @@ class EdgeSettings(ServiceSettings):
     )
     cloud_tls_certificate: Path | None = Field(default=None, description="PEM file, where the cloud asks for it.")
     cloud_tls_key: Path | None = Field(default=None, description="PEM file of its key.")
+    cloud_proxy: str | None = Field(
+        default=None,
+        description="http://HOST:PORT of a proxy on the way to the cloud. Those of the environment are not used.",
+    )
     cloud_calls: Literal["stream", "unary"] = Field(
         default="stream",
         description="How sessions of generation reach the cloud: unary where it routes such calls alone.",
@@ -38,6 +43,23 @@ class EdgeSettings(ServiceSettings):
     max_steps: int = Field(default=100, ge=1, description="Most steps of a denoiser for one image.")
     max_image_bytes: int = Field(default=16 << 20, ge=1, description="Largest image file.")
     max_image_pixels: int = Field(default=40_000_000, ge=1, description="Largest image, unpacked.")
+
+    @field_validator("cloud_proxy")
+    @classmethod
+    def _is_proxy(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme != "http" or not parts.hostname or parts.port is None or parts.path not in ("", "/"):
+            raise ValueError("give http://HOST:PORT")
+        return value
+
+    @property
+    def cloud_name(self) -> str:
+        """The cloud as errors name it: its address, and the proxy on the way, without a password."""
+        if self.cloud_proxy is None:
+            return self.cloud
+        return f"{self.cloud} through the proxy {self.cloud_proxy.rpartition('@')[2].removeprefix('http://')}"
 
     @property
     def cloud_tls(self) -> Tls | None:

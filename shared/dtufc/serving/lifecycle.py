@@ -49,7 +49,7 @@ async def serve(settings: ServiceSettings, telemetry: Telemetry, register: Regis
     metrics = _metrics(host, int(port), telemetry)
     worker = Worker(threads=settings.threads, queue_limit=settings.queue_limit)
     telemetry.watch_queue(lambda: worker.admitted, worker.slots)
-    server = Server(settings.listen, settings.server_tls, settings.max_message_bytes)
+    server = Server(settings.listen, settings.server_tls, settings.max_message_bytes, telemetry.rejected)
     address = server.bind()
     await server.start(await register(server, worker, telemetry))
     _log.info("serving", extra={"fields": {"address": address, "metrics": settings.metrics_listen}})
