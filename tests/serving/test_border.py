@@ -168,7 +168,10 @@ def test_hundreds_of_idle_streams_leave_health_and_requests_answered_and_are_cou
             await eventually(
                 lambda: at.rejected("health", "INPUT") + at.rejected("list", "INPUT") >= 200 - MAX_BRIEF_READS
             )
-            await eventually(lambda: at.rejected("reflection", "TOO_MANY_STREAMS") == 20 - MAX_STREAMS_OF_KIND_EACH)
+            reflected = ("TOO_MANY_STREAMS", "INPUT")  # some give way to calls that come later
+            await eventually(
+                lambda: sum(at.rejected("reflection", why) for why in reflected) >= 20 - MAX_STREAMS_OF_KIND_EACH
+            )
             await eventually(lambda: at.rejected("health", "TOO_MANY_STREAMS") == 20 - MAX_STREAMS_OF_KIND_EACH)
             assert await serves(at)
             async with at.connection() as third:
@@ -213,7 +216,7 @@ def test_a_full_queue_says_at_once_when_to_try_again_and_is_counted() -> None:
 
 def test_a_flood_of_one_client_leaves_another_a_place_and_its_turn() -> None:
     async def scene() -> None:
-        async with served(timeout_s=5) as at, at.connection() as flood, at.connection("[::1]") as other:
+        async with served(queue_limit=15, timeout_s=5) as at, at.connection() as flood, at.connection("[::1]") as other:
             ends: list[grpc.StatusCode | None] = []
 
             async def hammer() -> None:
@@ -225,13 +228,13 @@ def test_a_flood_of_one_client_leaves_another_a_place_and_its_turn() -> None:
                         ends.append(error.code())
                         await asyncio.sleep(0.002)
 
-            hammers = [asyncio.create_task(hammer()) for _ in range(12)]
-            await eventually(lambda: grpc.StatusCode.RESOURCE_EXHAUSTED in ends and at.worker.admitted == 4)
+            hammers = [asyncio.create_task(hammer()) for _ in range(24)]
+            await eventually(lambda: grpc.StatusCode.RESOURCE_EXHAUSTED in ends and at.worker.admitted >= 16)
             await other.unary_unary(LIST)(b"", timeout=2)  # connects
             for _ in range(5):
                 before = ends.count(None)
                 await other.unary_unary(RUN)(request(), timeout=5)
-                assert ends.count(None) - before <= 3, "it waited for more of the flood than what was at work"
+                assert ends.count(None) - before <= 6, "it waited behind the flood"
             for task in hammers:
                 task.cancel()
             await asyncio.gather(*hammers, return_exceptions=True)
