@@ -6,6 +6,7 @@ MAX_MESSAGE_BYTES: Final = 65 << 20  # the largest raw frame is 64 MiB of values
 MAX_SETTABLE_MESSAGE_BYTES: Final = 1 << 30  # what a service may be told to take, and a client takes
 MAX_PENDING_BYTES: Final = 8 * MAX_MESSAGE_BYTES  # of messages of all requests that are not done
 MAX_HTTP_CALLS: Final = 256  # at a time, the queued ones counted
+UNREAD_BYTES: Final = 2 << 20  # of a message that its receiver has no room for: a stream's window
 MAX_STREAMS: Final = 256  # of one connection: more wait at its client
 MAX_STREAMS_OF_KIND: Final = 256  # of health watches, and of reflection
 MAX_STREAMS_OF_KIND_EACH: Final = 8  # of one connection

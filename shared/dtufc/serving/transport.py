@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from dtufc import errors
 from dtufc.serving.border import Border, Incoming, Rejected, Rpc, Streams
-from dtufc.serving.limits import MAX_MESSAGE_BYTES, MAX_SETTABLE_MESSAGE_BYTES, MAX_STREAMS
+from dtufc.serving.limits import MAX_MESSAGE_BYTES, MAX_SETTABLE_MESSAGE_BYTES, MAX_STREAMS, UNREAD_BYTES
 from dtufc.serving.status import error_of
 
 # How long one attempt to connect may take, and the pause before the next: who does not answer is Unavailable soon.
@@ -41,6 +41,8 @@ _ALLOWED_PINGS: Final = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
+# How much of a message may arrive before it is read. gRPC would raise it to megabytes by itself, for every stream.
+_WINDOW: Final = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", UNREAD_BYTES)]
 _ROUND_ROBIN: Final = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
 # Connections end, without harm to calls, so that a caller looks up anew which servers there are. One that is idle, or
 # never says that it speaks HTTP/2, ends too, and sooner.
@@ -162,7 +164,7 @@ class Server:
             rejected: counts calls that fail and are no requests, as `Telemetry.rejected` does.
         """
         self.grpc = grpc.aio.server(
-            options=[*_options(max_message_bytes), *_ALLOWED_PINGS, *_CONNECTIONS],
+            options=[*_options(max_message_bytes), *_ALLOWED_PINGS, *_CONNECTIONS, *_WINDOW],
             compression=grpc.Compression.NoCompression,
         )
         self._border = Border(rejected)
