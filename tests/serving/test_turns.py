@@ -85,8 +85,7 @@ def test_a_client_may_fill_the_places_and_others_still_get_their_share() -> None
         for number in range(100):
             try:
                 held.enter_context(places.hold())
-            except Overloaded as error:
-                assert error.context["limit"] == "4"
+            except Overloaded:
                 return number
         raise AssertionError("there is no end to them")
 
