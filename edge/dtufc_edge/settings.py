@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import ClassVar, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -34,6 +35,10 @@ class EdgeSettings(ServiceSettings):
     )
     cloud_tls_certificate: Path | None = Field(default=None, description="PEM file, where the cloud asks for it.")
     cloud_tls_key: Path | None = Field(default=None, description="PEM file of its key.")
+    cloud_proxy: str | None = Field(
+        default=None,
+        description="http://HOST:PORT of a proxy on the way to the cloud. Those of the environment are not used.",
+    )
     cloud_calls: Literal["stream", "unary"] = Field(
         default="stream",
         description="How sessions of generation reach the cloud: unary where it routes such calls alone.",
@@ -64,6 +69,23 @@ class EdgeSettings(ServiceSettings):
             max_seconds=self.max_image_seconds,
             max_memory_bytes=_BASE_BYTES + 2 * self.max_message_bytes + _BYTES_PER_PIXEL * self.max_image_pixels,
         )
+
+    @field_validator("cloud_proxy")
+    @classmethod
+    def _is_proxy(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme != "http" or not parts.hostname or parts.port is None or parts.path not in ("", "/"):
+            raise ValueError("give http://HOST:PORT")
+        return value
+
+    @property
+    def cloud_name(self) -> str:
+        """The cloud as errors name it: its address, and the proxy on the way, without a password."""
+        if self.cloud_proxy is None:
+            return self.cloud
+        return f"{self.cloud} through the proxy {self.cloud_proxy.rpartition('@')[2].removeprefix('http://')}"
 
     @property
     def cloud_tls(self) -> Tls | None:

@@ -16,7 +16,7 @@ from dtufc.models.profile import Profile, load_profile
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server, channel
 from dtufc.serving.worker import Worker
-from dtufc.v1 import head_pb2_grpc, inference_pb2
+from dtufc.v1 import inference_pb2
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.service import HeadService
 from dtufc_cloud.settings import CloudSettings
@@ -73,12 +73,12 @@ async def local_cloud(
     pipeline: CloudPipeline, address: str = "127.0.0.1:0", **settings: Any
 ) -> AsyncIterator[LocalCloud]:
     worker, telemetry = Worker(threads=1, queue_limit=32), Telemetry("cloud")
-    server = Server(address)
+    server = Server(address, rejected=telemetry.rejected)
     address = server.bind()
     pipelines = {pipeline.profile.name: pipeline}
     service = HeadService(pipelines, worker, telemetry, CloudSettings(listen=address, **settings))
     server.on_drain.append(service.drain)
-    head_pb2_grpc.add_HeadServiceServicer_to_server(service, server.grpc)  # type: ignore[no-untyped-call]
+    service.add_to(server)
     await server.start([])
     try:
         yield LocalCloud(server, service, address, telemetry)

@@ -8,10 +8,10 @@ import ssl
 from collections.abc import Iterator
 
 import uvicorn
-from prometheus_client import CollectorRegistry
 
 from dtufc.errors import InputError
 from dtufc.serving.given import address_of, listen_address
+from dtufc.serving.telemetry import Telemetry
 from dtufc_edge.http.app import Endpoints, stopping
 from dtufc_edge.service import InferenceService
 from dtufc_edge.settings import EdgeSettings
@@ -40,8 +40,8 @@ class HttpServer:
         self._socket = _bound(host, port)
         self.address = address_of(host, self._socket.getsockname()[1])
 
-    async def start(self, service: InferenceService, registry: CollectorRegistry) -> None:
-        """Starts to answer, with the service's work and the registry's metrics, once models are loaded.
+    async def start(self, service: InferenceService, telemetry: Telemetry) -> None:
+        """Starts to answer, with the service's work and the edge's metrics, once models are loaded.
 
         What the process holds now is not searched for garbage any more: a body of many small lists would start that
         several times, and each time goes through all objects of the libraries.
@@ -49,7 +49,7 @@ class HttpServer:
         gc.collect()
         gc.freeze()
         settings = self._settings
-        self._endpoints = Endpoints(service, registry, settings.model_copy(update={"http_listen": self.address}))
+        self._endpoints = Endpoints(service, telemetry, settings.model_copy(update={"http_listen": self.address}))
         config = uvicorn.Config(
             self._endpoints.app(),
             http="h11",

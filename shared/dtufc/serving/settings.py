@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -19,7 +19,7 @@ from dtufc.errors import InputError
 from dtufc.models.profile import default_profiles
 from dtufc.models.strict_yaml import read_mapping
 from dtufc.serving.given import listen_address
-from dtufc.serving.limits import MAX_MESSAGE_BYTES, MAX_TIMEOUT_S
+from dtufc.serving.limits import MAX_MESSAGE_BYTES, MAX_PENDING_BYTES, MAX_SETTABLE_MESSAGE_BYTES, MAX_TIMEOUT_S
 from dtufc.serving.transport import Tls
 from dtufc.serving.variables import check_variables, variable
 
@@ -48,7 +48,12 @@ class ServiceSettings(BaseSettings):
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N. auto takes CUDA where there is one.")
     dtype: Literal["float32", "float16", "bfloat16"] = Field(default="float32", description="What the model runs in.")
     threads: int = Field(default=1, ge=1, le=64, description="Requests whose model or codec work runs at a time.")
-    queue_limit: int = Field(default=32, ge=0, le=4096, description="Requests that may wait; one more is rejected.")
+    queue_limit: int = Field(
+        default=32,
+        ge=0,
+        le=4096,
+        description="Requests that may wait; one more is rejected, but for clients that have fewer than their share.",
+    )
     timeout_s: float = Field(
         default=60.0,
         gt=0,
@@ -58,7 +63,16 @@ class ServiceSettings(BaseSettings):
     drain_s: float = Field(
         default=5.0, ge=0, le=MAX_TIMEOUT_S, description="How long running calls may take once a stop is asked for."
     )
-    max_message_bytes: int = Field(default=MAX_MESSAGE_BYTES, ge=1 << 16, le=1 << 30, description="Both ways.")
+    max_message_bytes: int = Field(
+        default=MAX_MESSAGE_BYTES, ge=1 << 16, le=MAX_SETTABLE_MESSAGE_BYTES, description="Both ways."
+    )
+    max_pending_bytes: int = Field(
+        default=MAX_PENDING_BYTES,
+        ge=1 << 16,
+        le=1 << 40,
+        description="Messages of all requests that are read or worked on; at least max_message_bytes. The others stay "
+        "unread until there is room.",
+    )
     tls_certificate: Path | None = Field(default=None, description="PEM file of this service's certificate.")
     tls_key: Path | None = Field(default=None, description="PEM file of its key.")
     tls_ca: Path | None = Field(default=None, description="PEM file of the CA that clients' certificates must be of.")
@@ -82,6 +96,12 @@ class ServiceSettings(BaseSettings):
         if value is not None:
             listen_address(value, str(info.field_name))
         return value
+
+    @model_validator(mode="after")
+    def _holds_a_message(self) -> Self:
+        if self.max_pending_bytes < self.max_message_bytes:
+            raise ValueError(f"max_pending_bytes {self.max_pending_bytes} is below max_message_bytes")
+        return self
 
     @property
     def server_tls(self) -> Tls | None:

@@ -9,16 +9,18 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from dtufc import errors
 from dtufc.files import read_file
+from dtufc.serving.border import Border, Incoming, Rejected, Rpc, Streams
 from dtufc.serving.given import address_of, check_target, check_timeout, listen_address
-from dtufc.serving.limits import MAX_CALLS, MAX_MESSAGE_BYTES
+from dtufc.serving.limits import MAX_MESSAGE_BYTES, MAX_SETTABLE_MESSAGE_BYTES, MAX_STREAMS, UNREAD_BYTES
 from dtufc.serving.status import error_of
 
 _MAX_PEM_BYTES: Final = 1 << 20
@@ -42,9 +44,16 @@ _ALLOWED_PINGS: Final = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
+# How much of a message may arrive before it is read. gRPC would raise it to megabytes by itself, for every stream.
+_WINDOW: Final = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", UNREAD_BYTES)]
 _ROUND_ROBIN: Final = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
-# Connections end, without harm to calls, so that a caller looks up anew which servers there are.
-_RENEWED: Final = ("grpc.max_connection_age_ms", 30_000)
+# Connections end, without harm to calls, so that a caller looks up anew which servers there are. One that is idle, or
+# never says that it speaks HTTP/2, ends too, and sooner.
+_CONNECTIONS: Final = [
+    ("grpc.max_connection_age_ms", 30_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,28 +88,46 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
+def _channel_options(max_message_bytes: int, proxy: str | None) -> list[tuple[str, int | str]]:
+    # The environment's proxies are for the web: without a word, gRPC would send calls to 127.0.0.1 through them too.
+    through = [("grpc.enable_http_proxy", 0)] if proxy is None else [("grpc.http_proxy", proxy)]
+    return [*_options(max_message_bytes), *_RECONNECT, *_KEEPALIVE, *through]
+
+
 def channel(
-    address: str, tls: Tls | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES, *, sticky: bool = False
+    address: str,
+    tls: Tls | None = None,
+    max_message_bytes: int = MAX_SETTABLE_MESSAGE_BYTES,
+    *,
+    sticky: bool = False,
+    proxy: str | None = None,
 ) -> grpc.aio.Channel:
     """A channel to `address`, encrypted where `tls` is given. Reconnects within a second of a loss.
 
     Where the address stands for several servers (a name with several records, or `ipv4:HOST:PORT,HOST:PORT`), the
     calls go to each that answers in turn; if `sticky`, to one for as long as it answers.
 
+    Args:
+        address: HOST:PORT, or another that gRPC resolves.
+        tls: of the server.
+        max_message_bytes: both ways. A client leaves it to the server.
+        sticky: see above.
+        proxy: http://HOST:PORT of a proxy that takes CONNECT. None: no proxy, whatever the environment says.
+
     Raises:
         InputError: the address is none, or the TLS files cannot be read.
     """
     check_target(address, "address")
-    options = [*_options(max_message_bytes), *_RECONNECT, *_KEEPALIVE, *([] if sticky else [_ROUND_ROBIN])]
+    options = [*_channel_options(max_message_bytes, proxy), *([] if sticky else [_ROUND_ROBIN])]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(*tls.read()), options=options)
 
 
-def blocking_channel(address: str, tls: Tls | None = None) -> grpc.Channel:
+def blocking_channel(address: str, tls: Tls | None = None, *, proxy: str | None = None) -> grpc.Channel:
     """`channel`, for callers without an event loop."""
     check_target(address, "address")
-    options = [*_options(MAX_MESSAGE_BYTES), *_RECONNECT]
+    options = _channel_options(MAX_SETTABLE_MESSAGE_BYTES, proxy)
     if tls is None:
         return grpc.insecure_channel(address, options=options)
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(*tls.read()), options=options)
@@ -127,14 +154,27 @@ def check_health(address: str, tls: Tls | None = None, *, timeout_s: float = 5.0
 class Server:
     """A gRPC server with health and reflection, which stops gracefully on SIGTERM and SIGINT."""
 
-    def __init__(self, address: str, tls: Tls | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+    def __init__(
+        self,
+        address: str,
+        tls: Tls | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        rejected: Rejected = lambda kind, reason: None,
+    ) -> None:
+        """
+        Args:
+            address: to listen on.
+            tls: of this server.
+            max_message_bytes: both ways.
+            rejected: counts calls that fail and are no requests, as `Telemetry.rejected` does.
+        """
         self.grpc = grpc.aio.server(
-            options=[*_options(max_message_bytes), *_ALLOWED_PINGS, _RENEWED],
+            options=[*_options(max_message_bytes), *_ALLOWED_PINGS, *_CONNECTIONS, *_WINDOW],
             compression=grpc.Compression.NoCompression,
-            maximum_concurrent_rpcs=MAX_CALLS,
         )
+        self._border = Border(rejected)
         self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        self._add_health()
         self._services: list[str] = []
         self.on_drain: list[
             Callable[[], None]
@@ -144,6 +184,10 @@ class Server:
         self.addresses: dict[str, str] = {}  # where this process serves, by the names that its log has for them
         self._address = address
         self._tls = tls
+
+    def add(self, service: str, rpcs: Sequence[Rpc[Any]]) -> None:
+        """Adds a service, by its full name."""
+        self.grpc.add_generic_rpc_handlers((self._border.handlers(service, rpcs),))
 
     def bind(self) -> str:
         """Takes the address, before models are loaded. Returns the one that it will listen on.
@@ -165,7 +209,8 @@ class Server:
     async def start(self, services: Sequence[str]) -> None:
         """Starts to answer, and reports SERVING."""
         self._services = ["", *services]
-        reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
+        self._add_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        self.grpc.add_generic_rpc_handlers((self._border.unknown(),))
         await self.grpc.start()
         await self._report(health_pb2.HealthCheckResponse.SERVING)
 
@@ -200,6 +245,36 @@ class Server:
             )
         credentials = grpc.ssl_server_credentials([(key, certificate)], ca, ca is not None)
         return self.grpc.add_secure_port(self._address, credentials)
+
+    def _add_health(self) -> None:
+        """Check is always answered; watches are bounded."""
+        watches, request = Streams("health"), health_pb2.HealthCheckRequest
+
+        async def check(call: Incoming[health_pb2.HealthCheckRequest]) -> Message:
+            reply: Message = await self._health.Check(await call.brief(), call.context)
+            return reply
+
+        async def watch(call: Incoming[health_pb2.HealthCheckRequest]) -> None:
+            with watches.one(call.connection):
+                await self._health.Watch(await call.brief(), call)
+
+        rpcs = [
+            Rpc(name="Check", request=request, handle=check, kind="health"),
+            Rpc(name="Watch", request=request, handle=watch, streams=True, kind="health"),
+        ]
+        self.add(health.SERVICE_NAME, rpcs)
+
+    def _add_reflection(self, services: Sequence[str]) -> None:
+        streams, servicer = Streams("reflection"), reflection.aio.ReflectionServicer(services)
+
+        async def info(call: Incoming[reflection_pb2.ServerReflectionRequest]) -> None:
+            with streams.one(call.connection):
+                async for reply in servicer.ServerReflectionInfo(call.briefs(), call.context):
+                    await call.write(reply)
+
+        request = reflection_pb2.ServerReflectionRequest
+        rpc = Rpc(name="ServerReflectionInfo", request=request, handle=info, streams=True, kind="reflection")
+        self.add(reflection.SERVICE_NAME, [rpc])
 
     async def _report(self, status: int) -> None:
         for service in self._services:

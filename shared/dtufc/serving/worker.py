@@ -1,19 +1,19 @@
 """Model and codec work off the event loop: few threads, and a bounded number of requests at a time."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
 from dtufc.coding.feature_codec import FeatureCodec
-from dtufc.errors import Overloaded
+from dtufc.serving.turns import Places, Turns
 
 T = TypeVar("T")
 
 
 class Worker:
-    """Runs pieces of work in threads, in the order in which they came.
+    """Runs pieces of work in threads: clients in turn, and what one client has in the order in which it came.
 
     Work is handed to a thread when one is free, and not before: what a cancelled call had waiting is gone at once,
     with its arguments.
@@ -22,21 +22,23 @@ class Worker:
     def __init__(self, *, threads: int, queue_limit: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="dtufc")
         self._threads = threads
-        self._free = asyncio.Semaphore(threads)
+        self._free = Turns(threads)
         self._preparing: dict[tuple[object, ...], asyncio.Task[Any]] = {}
-        self.slots = threads + queue_limit
-        self.admitted = 0
+        self.places = Places(threads + queue_limit)
 
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Holds a place for one request with all its pieces of work. Raises Overloaded where all are taken."""
-        if self.admitted >= self.slots:
-            raise Overloaded(limit=self.slots)
-        self.admitted += 1
-        try:
-            yield
-        finally:
-            self.admitted -= 1
+    @property
+    def slots(self) -> int:
+        """Requests that may be worked on or wait."""
+        return self.places.number
+
+    @property
+    def admitted(self) -> int:
+        """Requests that are worked on or wait."""
+        return self.places.taken
+
+    def admit(self) -> AbstractContextManager[None]:
+        """Holds a place for one request with all its pieces of work. Raises Overloaded where its client gets none."""
+        return self.places.hold()
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """One piece of an admitted request's work.
