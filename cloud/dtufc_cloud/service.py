@@ -89,7 +89,7 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
             async with grpc_status(context):
                 self.sessions.close(message.session_id)
             return head_pb2.GenerateReply()
-        async with grpc_status(context), self._calls.admit(COMPLETE, context.time_remaining()) as admitted:
+        async with grpc_status(context), self._calls.admit(COMPLETE, self._timeout_s(context)) as admitted:
             if self._draining.is_set():
                 raise self.sessions.drained(message.session_id)
             if message.HasField("open"):
@@ -122,8 +122,8 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
 
     async def Run(self, message: head_pb2.RunRequest, context: grpc.aio.ServicerContext) -> head_pb2.RunReply:
         task = self._tasks.get(message.task.TypeName())
-        name, timeout_s = task.name if task else "unknown", context.time_remaining()
-        async with grpc_status(context), self._calls.admit(name, timeout_s) as admitted:
+        name = task.name if task else "unknown"
+        async with grpc_status(context), self._calls.admit(name, self._timeout_s(context)) as admitted:
             record = admitted.record
             pipeline = self._pipeline(message.profile)
             record.model = pipeline.profile.name
@@ -150,6 +150,11 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
         """A network takes seconds to load: not in a thread of the requests, where other calls would wait for it."""
         if not pipeline.codec.is_loaded(codec):
             await self._worker.prepare(pipeline.codec.prepare, codec)
+
+    def _timeout_s(self, context: grpc.aio.ServicerContext) -> float:
+        """Until the caller's deadline, or as long as this service takes for any call."""
+        remaining_s = context.time_remaining()
+        return self._settings.timeout_s if remaining_s is None else min(remaining_s, self._settings.timeout_s)
 
     def _pipeline(self, name: str) -> CloudPipeline:
         if name not in self._pipelines:

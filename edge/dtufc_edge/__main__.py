@@ -10,7 +10,7 @@ from dtufc.serving.lifecycle import run, serve, served_profiles
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server, channel
 from dtufc.serving.worker import Worker
-from dtufc_edge.cloud import Cloud
+from dtufc_edge.cloud import PURE, Cloud
 from dtufc_edge.http.server import HttpServer
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.service import InferenceService
@@ -20,7 +20,7 @@ from dtufc_edge.settings import EdgeSettings
 async def start(settings: EdgeSettings) -> None:
     """Runs the edge until it is told to stop."""
     unary = settings.cloud_calls == "unary"
-    to_cloud = channel(settings.cloud, settings.cloud_tls, settings.max_message_bytes, sticky=unary)
+    to_cloud = channel(settings.cloud, settings.cloud_tls, settings.max_message_bytes, sticky=unary, retried=PURE)
     async with to_cloud, AsyncExitStack() as stack:
 
         async def register(server: Server, worker: Worker, telemetry: Telemetry) -> Sequence[str]:

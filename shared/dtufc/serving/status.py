@@ -13,6 +13,8 @@ from dtufc.serving.limits import MAX_CALLS
 
 _DOMAIN: Final = "dtufc"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
+# A service's own word is final: a caller's gRPC does not try again what is Unavailable behind the service.
+_NO_RETRY: Final = ("grpc-retry-pushback-ms", "-1")
 _log = logging.getLogger(__name__)
 
 _STATUS: dict[type[errors.DtufcError], grpc.StatusCode] = {
@@ -44,7 +46,7 @@ async def abort(context: grpc.aio.ServicerContext, error: errors.DtufcError) -> 
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.ErrorInfo(reason=error.code, domain=_DOMAIN, metadata=error.context))
     status = status_pb2.Status(code=code.value[0], message=str(error), details=[detail])
-    await context.abort(code, str(error), ((_DETAILS_KEY, status.SerializeToString()),))
+    await context.abort(code, str(error), ((_DETAILS_KEY, status.SerializeToString()), _NO_RETRY))
     raise AssertionError("abort returned")
 
 

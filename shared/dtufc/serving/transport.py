@@ -4,9 +4,10 @@ Hides channel options, TLS, health and reflection.
 """
 
 import asyncio
+import json
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,7 +40,19 @@ _ALLOWED_PINGS: Final = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
-_ROUND_ROBIN: Final = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
+# A call that a broken connection took along is tried again, within its deadline and two seconds: gRPC does that for as
+# long as no part of an answer has come. An outage is not multiplied: once fifty attempts more have failed than a tenth
+# of the calls that were answered since, there is no other one. What a service says of itself is final (`abort`).
+_RETRY: Final = {
+    "maxAttempts": 5,  # gRPC's own limit
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2.5,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+_RETRY_BUDGET: Final = {"maxTokens": 100, "tokenRatio": 0.1}
+_FRAMING_BYTES: Final = 1 << 16  # of messages, and metadata
+EVERY_METHOD: Final[Sequence[Mapping[str, str]]] = ({},)
 # Connections end, without harm to calls, so that a caller looks up anew which servers there are.
 _RENEWED: Final = ("grpc.max_connection_age_ms", 30_000)
 
@@ -78,38 +91,66 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.so_reuseport", 0),
+        # What has been sent is kept until an answer comes, or it could not be sent again.
+        ("grpc.per_rpc_retry_buffer_size", max_message_bytes + _FRAMING_BYTES),
     ]
 
 
+def _service_config(retried: Sequence[Mapping[str, str]], *, round_robin: bool) -> tuple[str, str]:
+    config: dict[str, object] = {}
+    if round_robin:
+        config["loadBalancingConfig"] = [{"round_robin": {}}]
+    if retried:
+        config["methodConfig"] = [{"name": list(retried), "retryPolicy": _RETRY}]
+        config["retryThrottling"] = _RETRY_BUDGET
+    return "grpc.service_config", json.dumps(config)
+
+
 def channel(
-    address: str, tls: Tls | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES, *, sticky: bool = False
+    address: str,
+    tls: Tls | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    *,
+    sticky: bool = False,
+    retried: Sequence[Mapping[str, str]] = EVERY_METHOD,
 ) -> grpc.aio.Channel:
     """A channel to `address`, encrypted where `tls` is given. Reconnects within a second of a loss.
 
     Where the address stands for several servers (a name with several records, or `ipv4:HOST:PORT,HOST:PORT`), the
     calls go to each that answers in turn; if `sticky`, to one for as long as it answers.
+
+    Args:
+        address: of the server, or of several.
+        tls: None for none.
+        max_message_bytes: both ways.
+        sticky: whether calls stay with one server.
+        retried: `service` and `method` of the calls that may be made twice, and go to another server where a connection
+            breaks before anything of an answer has come.
     """
-    options = [*_options(max_message_bytes), *_RECONNECT, *_KEEPALIVE, *([] if sticky else [_ROUND_ROBIN])]
+    service_config = _service_config(retried, round_robin=not sticky)
+    options = [*_options(max_message_bytes), *_RECONNECT, *_KEEPALIVE, service_config]
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(*tls.read()), options=options)
 
 
-def blocking_channel(address: str, tls: Tls | None = None) -> grpc.Channel:
+def blocking_channel(
+    address: str, tls: Tls | None = None, *, retried: Sequence[Mapping[str, str]] = EVERY_METHOD
+) -> grpc.Channel:
     """`channel`, for callers without an event loop."""
-    options = [*_options(MAX_MESSAGE_BYTES), *_RECONNECT]
+    options = [*_options(MAX_MESSAGE_BYTES), *_RECONNECT, _service_config(retried, round_robin=False)]
     if tls is None:
         return grpc.insecure_channel(address, options=options)
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(*tls.read()), options=options)
 
 
 def check_health(address: str, tls: Tls | None = None, *, timeout_s: float = 5.0) -> None:
-    """Asks grpc.health.v1 whether the server at `address` serves.
+    """Asks grpc.health.v1 whether the server at `address` serves, once.
 
     Raises:
         Unavailable: it says that it does not, or says nothing.
     """
-    with blocking_channel(address, tls) as to_server:
+    with blocking_channel(address, tls, retried=()) as to_server:
         try:
             reply = health_pb2_grpc.HealthStub(to_server).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.RpcError as error:
