@@ -112,7 +112,7 @@ class HeadService:
             if message.close:  # takes no place: where all are taken, memory is what is needed
                 self.sessions.close(message.session_id)
                 return head_pb2.GenerateReply()
-            async with self._calls.admit(COMPLETE, call.timeout_s) as admitted:
+            async with self._calls.admit(COMPLETE, self._timeout_s(call)) as admitted:
                 if self._draining.is_set():
                     raise self.sessions.drained(message.session_id)
                 reply = await self.sessions.step(message, admitted.record)
@@ -141,7 +141,10 @@ class HeadService:
             draining.cancel()
 
     async def _run(self, call: Incoming[head_pb2.RunRequest]) -> head_pb2.RunReply:
-        async with self._calls.admit("unknown", call.timeout_s) as admitted, self._calls.received(call) as message:
+        async with (
+            self._calls.admit("unknown", self._timeout_s(call)) as admitted,
+            self._calls.received(call) as message,
+        ):
             record = admitted.record
             task = self._tasks.get(message.task.TypeName())
             if task is not None:
@@ -166,6 +169,11 @@ class HeadService:
             _add_stages(reply, record)
             return reply
         raise AssertionError("nothing is swallowed")
+
+    def _timeout_s(self, call: Incoming[Any]) -> float:
+        """Until the caller's deadline, or as long as this service takes for any call."""
+        most_s = self._settings.timeout_s
+        return most_s if call.timeout_s is None else min(call.timeout_s, most_s)
 
     def _pipeline(self, name: str) -> CloudPipeline:
         if name not in self._pipelines:

@@ -12,7 +12,7 @@ from dtufc.serving.lifecycle import run, serve, served_profiles
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server, channel
 from dtufc.serving.worker import Worker
-from dtufc_edge.cloud import Cloud
+from dtufc_edge.cloud import PURE, Cloud
 from dtufc_edge.http.server import HttpServer
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.service import InferenceService
@@ -26,7 +26,12 @@ async def start(settings: EdgeSettings) -> None:
     unary = settings.cloud_calls == "unary"
     _tell_of_proxies(settings)
     to_cloud = channel(
-        settings.cloud, settings.cloud_tls, settings.max_message_bytes, sticky=unary, proxy=settings.cloud_proxy
+        settings.cloud,
+        settings.cloud_tls,
+        settings.max_message_bytes,
+        sticky=unary,
+        retried=PURE,
+        proxy=settings.cloud_proxy,
     )
     async with to_cloud, AsyncExitStack() as stack:
 

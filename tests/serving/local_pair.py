@@ -20,7 +20,7 @@ from dtufc.v1 import inference_pb2
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.service import HeadService
 from dtufc_cloud.settings import CloudSettings
-from dtufc_edge.cloud import Cloud
+from dtufc_edge.cloud import PURE, Cloud
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.service import InferenceService
 from dtufc_edge.settings import EdgeSettings
@@ -133,7 +133,7 @@ async def local_edge(
 ) -> AsyncIterator[LocalEdge]:
     worker, telemetry = Worker(threads=1, queue_limit=32), Telemetry("edge")
     name = pipeline.profile.name
-    async with channel(clouds, sticky=unary) as to_cloud:
+    async with channel(clouds, sticky=unary, retried=PURE) as to_cloud:
         cloud = Cloud(to_cloud, clouds, {name: pipeline.profile.digest}, unary=unary)
         yield LocalEdge(
             InferenceService({name: pipeline}, cloud, worker, telemetry, EdgeSettings(cloud=clouds, **settings)),

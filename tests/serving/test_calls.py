@@ -172,7 +172,7 @@ def test_a_stream_cleans_up_in_its_own_task_however_it_ends(end: str) -> None:
 
     async def scene() -> None:
         async with served(body) as at:
-            call = at.stream(b"", timeout=0.1 if end == "expired at the caller" else None)
+            call = at.stream(b"", timeout=0.5 if end == "expired at the caller" else None)
             replies = call.__aiter__()
             assert await anext(replies) == b"0"
             if end == "cancelled":

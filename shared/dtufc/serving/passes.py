@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from dtufc.errors import DtufcError
+from dtufc.interruption import Interrupted, until
 from dtufc.models.capabilities import SequenceState
 from dtufc.serving.limits import MAX_PASS_ROWS, MAX_SHARING
 from dtufc.serving.turns import CALLER, Order
@@ -80,7 +81,8 @@ class Passes(Generic[P, R]):
     async def advance(self, state: SequenceState, part: P, alone: Callable[[SequenceState, P], R]) -> R:
         """What the model makes of one piece, no longer than MAX_PASS_ROWS.
 
-        A caller that is cancelled while it waits takes its pass along.
+        A caller that is cancelled while it waits takes its pass along. A pass that has begun ends where none of its
+        callers is left; what their sequences hold is then of no use.
 
         Args:
             state: of the sequence, which takes the piece in.
@@ -106,6 +108,8 @@ class Passes(Generic[P, R]):
                 start = time.monotonic()
                 try:
                     results = await self._worker.run(self._made, passes)
+                except Interrupted:  # nobody waits for any of it
+                    continue
                 except Exception as error:  # of the model: each of them hears of it
                     results = [error] * len(passes)
                 end = time.monotonic()
@@ -161,9 +165,10 @@ class Passes(Generic[P, R]):
         return sum(at >= since for at in self._stepped.values())
 
     def _made(self, passes: list[_Pass[P, R]]) -> Sequence[R | Exception]:
-        if len(passes) == 1 or self._together is None:
-            return [one.alone(one.state, one.part) for one in passes]
-        return self._together([one.state for one in passes], [one.part for one in passes])
+        with until(lambda: all(one.result.done() for one in passes)):
+            if len(passes) == 1 or self._together is None:
+                return [one.alone(one.state, one.part) for one in passes]
+            return self._together([one.state for one in passes], [one.part for one in passes])
 
 
 def _sharing(steps: Sequence[_Pass[P, R]]) -> list[_Pass[P, R]]:

@@ -14,6 +14,8 @@ from dtufc import errors
 
 _DOMAIN: Final = "dtufc"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
+# A service's own word is final: a caller's gRPC does not try again what is Unavailable behind the service.
+_NO_RETRY: Final = ("grpc-retry-pushback-ms", "-1")
 _log = logging.getLogger(__name__)
 
 _STATUS: dict[type[errors.DtufcError], grpc.StatusCode] = {
@@ -52,7 +54,7 @@ async def abort(context: grpc.aio.ServicerContext, error: errors.DtufcError) -> 
         delay.FromMilliseconds(round(1000 * error.retry_s))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     status = status_pb2.Status(code=code.value[0], message=str(error), details=details)
-    await context.abort(code, str(error), ((_DETAILS_KEY, status.SerializeToString()),))
+    await context.abort(code, str(error), ((_DETAILS_KEY, status.SerializeToString()), _NO_RETRY))
     raise AssertionError("abort returned")
 
 

@@ -4,9 +4,10 @@ Hides channel options, TLS, health and reflection.
 """
 
 import asyncio
+import json
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -46,7 +47,19 @@ _ALLOWED_PINGS: Final = [
 ]
 # How much of a message may arrive before it is read. gRPC would raise it to megabytes by itself, for every stream.
 _WINDOW: Final = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", UNREAD_BYTES)]
-_ROUND_ROBIN: Final = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
+# A call that a broken connection took along is tried again, within its deadline and two seconds: gRPC does that for as
+# long as no part of an answer has come. An outage is not multiplied: once fifty attempts more have failed than a tenth
+# of the calls that were answered since, there is no other one. What a service says of itself is final (`abort`).
+_RETRY: Final = {
+    "maxAttempts": 5,  # gRPC's own limit
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2.5,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+_RETRY_BUDGET: Final = {"maxTokens": 100, "tokenRatio": 0.1}
+_FRAMING_BYTES: Final = 1 << 16  # of messages, and metadata
+EVERY_METHOD: Final[Sequence[Mapping[str, str]]] = ({},)
 # Connections end, without harm to calls, so that a caller looks up anew which servers there are. One that is idle, or
 # never says that it speaks HTTP/2, ends too, and sooner.
 _CONNECTIONS: Final = [
@@ -85,13 +98,28 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.so_reuseport", 0),
+        # What has been sent is kept until an answer comes, or it could not be sent again.
+        ("grpc.per_rpc_retry_buffer_size", max_message_bytes + _FRAMING_BYTES),
     ]
 
 
-def _channel_options(max_message_bytes: int, proxy: str | None) -> list[tuple[str, int | str]]:
+def _service_config(retried: Sequence[Mapping[str, str]], *, round_robin: bool) -> tuple[str, str]:
+    config: dict[str, object] = {}
+    if round_robin:
+        config["loadBalancingConfig"] = [{"round_robin": {}}]
+    if retried:
+        config["methodConfig"] = [{"name": list(retried), "retryPolicy": _RETRY}]
+        config["retryThrottling"] = _RETRY_BUDGET
+    return "grpc.service_config", json.dumps(config)
+
+
+def _channel_options(
+    max_message_bytes: int, proxy: str | None, retried: Sequence[Mapping[str, str]], *, round_robin: bool
+) -> list[tuple[str, int | str]]:
     # The environment's proxies are for the web: without a word, gRPC would send calls to 127.0.0.1 through them too.
     through = [("grpc.enable_http_proxy", 0)] if proxy is None else [("grpc.http_proxy", proxy)]
-    return [*_options(max_message_bytes), *_RECONNECT, *_KEEPALIVE, *through]
+    config = _service_config(retried, round_robin=round_robin)
+    return [*_options(max_message_bytes), *_RECONNECT, *_KEEPALIVE, *through, config]
 
 
 def channel(
@@ -100,6 +128,7 @@ def channel(
     max_message_bytes: int = MAX_SETTABLE_MESSAGE_BYTES,
     *,
     sticky: bool = False,
+    retried: Sequence[Mapping[str, str]] = EVERY_METHOD,
     proxy: str | None = None,
 ) -> grpc.aio.Channel:
     """A channel to `address`, encrypted where `tls` is given. Reconnects within a second of a loss.
@@ -112,36 +141,44 @@ def channel(
         tls: of the server.
         max_message_bytes: both ways. A client leaves it to the server.
         sticky: see above.
+        retried: `service` and `method` of the calls that may be made twice, and go to another server where a connection
+            breaks before anything of an answer has come.
         proxy: http://HOST:PORT of a proxy that takes CONNECT. None: no proxy, whatever the environment says.
 
     Raises:
         InputError: the address is none, or the TLS files cannot be read.
     """
     check_target(address, "address")
-    options = [*_channel_options(max_message_bytes, proxy), *([] if sticky else [_ROUND_ROBIN])]
+    options = _channel_options(max_message_bytes, proxy, retried, round_robin=not sticky)
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(*tls.read()), options=options)
 
 
-def blocking_channel(address: str, tls: Tls | None = None, *, proxy: str | None = None) -> grpc.Channel:
+def blocking_channel(
+    address: str,
+    tls: Tls | None = None,
+    *,
+    retried: Sequence[Mapping[str, str]] = EVERY_METHOD,
+    proxy: str | None = None,
+) -> grpc.Channel:
     """`channel`, for callers without an event loop."""
     check_target(address, "address")
-    options = _channel_options(MAX_SETTABLE_MESSAGE_BYTES, proxy)
+    options = _channel_options(MAX_SETTABLE_MESSAGE_BYTES, proxy, retried, round_robin=False)
     if tls is None:
         return grpc.insecure_channel(address, options=options)
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(*tls.read()), options=options)
 
 
 def check_health(address: str, tls: Tls | None = None, *, timeout_s: float = 5.0) -> None:
-    """Asks grpc.health.v1 whether the server at `address` serves.
+    """Asks grpc.health.v1 whether the server at `address` serves, once.
 
     Raises:
         Unavailable: it says that it does not, or says nothing.
         InputError: the address or the time is none.
     """
     check_timeout(timeout_s)
-    with blocking_channel(address, tls) as to_server:
+    with blocking_channel(address, tls, retried=()) as to_server:
         try:
             reply = health_pb2_grpc.HealthStub(to_server).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.RpcError as error:

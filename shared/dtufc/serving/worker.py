@@ -1,12 +1,17 @@
 """Model and codec work off the event loop: few threads, and a bounded number of requests at a time."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
+from functools import cache
 from typing import Any, TypeVar
 
+from torch.nn.modules.module import register_module_forward_pre_hook
+
 from dtufc.coding.feature_codec import FeatureCodec
+from dtufc.interruption import checkpoint, until
 from dtufc.serving.turns import Places, Turns
 
 T = TypeVar("T")
@@ -16,10 +21,12 @@ class Worker:
     """Runs pieces of work in threads: clients in turn, and what one client has in the order in which it came.
 
     Work is handed to a thread when one is free, and not before: what a cancelled call had waiting is gone at once,
-    with its arguments.
+    with its arguments. Work that has begun ends at its next checkpoint; each call of a torch module is one, whatever
+    family of models it belongs to.
     """
 
     def __init__(self, *, threads: int, queue_limit: int) -> None:
+        _check_in_modules()
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="dtufc")
         self._threads = threads
         self._free = Turns(threads)
@@ -43,18 +50,23 @@ class Worker:
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """One piece of an admitted request's work.
 
-        A caller that is cancelled while it waits takes its work along; work that has begun keeps its thread to the end.
+        A caller that is cancelled while it waits takes its work along; work that has begun keeps its thread up to its
+        next checkpoint.
         """
         await self._free.acquire()
         loop = asyncio.get_running_loop()
+        ended = threading.Event()
 
         def release(_: Future[T]) -> None:
             with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits for a thread any more
                 loop.call_soon_threadsafe(self._free.release)
 
-        future = self._executor.submit(function, *args)
+        future = self._executor.submit(_interruptible, ended.is_set, function, *args)
         future.add_done_callback(release)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            ended.set()
 
     async def prepare(self, function: Callable[..., None], *args: Any) -> None:
         """Slow work that is done once for all, beside the threads of requests: who asks meanwhile waits for the same.
@@ -82,3 +94,14 @@ class Worker:
         except TimeoutError:
             return False
         return not self._preparing
+
+
+def _interruptible(has_ended: Callable[[], bool], function: Callable[..., T], *args: Any) -> T:
+    with until(has_ended):
+        return function(*args)
+
+
+@cache
+def _check_in_modules() -> None:
+    """Makes each call of a torch module a checkpoint, in this process and for good."""
+    register_module_forward_pre_hook(lambda *_: checkpoint())
