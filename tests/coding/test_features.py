@@ -47,7 +47,7 @@ TAKEN: dict[str, Any] = {
     "every other row of another": np.repeat(VALUES, 2, axis=0)[::2],
     "not aligned": unaligned(VALUES),
     "big-endian": VALUES.astype(">f4"),
-    "a masked array that masks nothing": np.ma.masked_array(VALUES, np.zeros(VALUES.shape, bool)),
+    "a masked array that masks nothing": np.ma.masked_array(VALUES, np.zeros(VALUES.shape, bool)),  # type: ignore[no-untyped-call]
     "float16": VALUES.astype(np.float16),
     "bfloat16": BFLOAT16,
     "bfloat16 as numpy.load has it": BFLOAT16.view("V2"),
@@ -82,7 +82,7 @@ class OfAnotherLibrary:
 
 
 def with_a_mask() -> Array:
-    return np.ma.masked_array(VALUES, VALUES > 3)
+    return np.ma.masked_array(VALUES, VALUES > 3)  # type: ignore[no-untyped-call]
 
 
 MANY = 10**6  # squared, more than any memory holds
@@ -172,11 +172,11 @@ def test_samples_of_several_types_and_libraries_are_fitted_together() -> None:
 def test_each_tensor_of_a_tuple_is_named(codec: dtufc.FeatureCodec) -> None:
     pair = dtufc.TupleCodec([codec, codec])
     with pytest.raises(InputError, match=r"tensors\[1\]: features: a list"):
-        pair.encode([VALUES, VALUES.tolist()])  # type: ignore[list-item]
+        pair.encode([VALUES, VALUES.tolist()])
     with pytest.raises(InputError, match=r"samples\[1\]\[0\]: a list"):
-        dtufc.fit_tuple([(VALUES, VALUES), (VALUES.tolist(), VALUES)], axes="TC")  # type: ignore[list-item]
+        dtufc.fit_tuple([(VALUES, VALUES), (VALUES.tolist(), VALUES)], axes="TC")
     with pytest.raises(InputError, match=r"samples\[0\]: .*no list"):
-        dtufc.fit_tuple([VALUES], axes="TC")
+        dtufc.fit_tuple([VALUES], axes="TC")  # type: ignore[list-item]
 
 
 def header(text: str, version: int = 1) -> bytes:

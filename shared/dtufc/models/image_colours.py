@@ -80,8 +80,8 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     if profile and profile[16:20] == _SPACES.get(image.mode):
         flags = ImageCms.Flags.NOOPTIMIZE if image.mode == "L" else ImageCms.Flags.NONE
         try:
-            source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-            target = ImageCms.ImageCmsProfile(target)
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
             transform = ImageCms.ImageCmsTransform(source, target, image.mode, "RGB", flags=flags)
         except (OSError, ValueError):  # broken: passed over, as the page above says
             pass
@@ -110,11 +110,11 @@ def png_profile(chunks: Mapping[bytes, bytes], *, is_grey: bool, max_bytes: int)
         InputError: cICP with another curve than sRGB's, as of HDR.
     """
     if len(chunks.get(b"cICP", b"")) == 4:
-        primaries, curve, matrix, full = chunks[b"cICP"]
-        if primaries not in _CICP or (curve, matrix, full) != (13, 0, 1):
-            problem = f"is a PNG of colours {primaries}/{curve}/{matrix}/{full} (cICP)"
+        number, curve, matrix, full = chunks[b"cICP"]
+        if number not in _CICP or (curve, matrix, full) != (13, 0, 1):
+            problem = f"is a PNG of colours {number}/{curve}/{matrix}/{full} (cICP)"
             raise InputError(field="image", problem=problem, remedy="Save it as sRGB")
-        return matrix_profile(None, _CICP[primaries], is_grey=is_grey)
+        return matrix_profile(None, _CICP[number], is_grey=is_grey)
     profile = _unpacked(chunks.get(b"iCCP", b""), max_bytes)
     if profile or b"sRGB" in chunks:
         return profile
