@@ -146,7 +146,9 @@ class _Process:
         # A session of its own: Ctrl-C in a terminal is for the edge. Of all sockets, it inherits the one.
         command = [sys.executable, "-W", "ignore", "-m", image_process.__name__, limits.to_json()]
         with theirs:
-            self._process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, start_new_session=True)
+            self._process = subprocess.Popen(
+                command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
+            )
         self._is_ready = False
 
     @property

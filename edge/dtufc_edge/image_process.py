@@ -7,6 +7,7 @@ The kernel limits its memory, and who waits for it (`image_decoding`) ends it by
 edge is gone. It imports no torch, so that it starts soon and stays small.
 """
 
+import io
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from PIL import Image
 
@@ -51,7 +52,7 @@ class ImageLimits:
         return json.dumps(asdict(self))
 
 
-def serve(stream: BinaryIO, limits: ImageLimits) -> None:
+def serve(stream: io.BufferedRWPair, limits: ImageLimits) -> None:
     """Answers until the edge closes its end."""
     Image.init()  # loads what would be loaded by the first file
     _confine(limits)
@@ -68,7 +69,7 @@ def serve(stream: BinaryIO, limits: ImageLimits) -> None:
         stream.flush()
 
 
-def _file(stream: BinaryIO) -> bytes | None:
+def _file(stream: io.BufferedRWPair) -> bytes | None:
     """The next file; None where the edge is gone."""
     head = stream.read(FILE_HEAD.size)
     if len(head) < FILE_HEAD.size:
@@ -87,8 +88,8 @@ def _decoded(data: bytes, limits: ImageLimits) -> tuple[dict[str, Any], bytes]:
         return {"error": error.context}, b""
     except MemoryError:
         problem = f"takes more than {limits.max_memory_bytes >> 20} MiB to decode"
-        error = InputError(field="image", problem=problem, remedy="Save it again in another format, or smaller")
-        return {"error": error.context}, b""
+        remedy = "Save it again in another format, or smaller"
+        return {"error": InputError(field="image", problem=problem, remedy=remedy).context}, b""
     except Exception:  # the border of this process
         return {"fault": traceback.format_exc(limit=-20)}, b""
 

@@ -100,7 +100,7 @@ def test_a_client_that_goes_away_ends_the_work_on_its_image(edge: Service, scans
     eventually(lambda: edge.total("dtufc_edge_image_decoders_ended_total", reason="cancelled") == before + 1)
 
 
-def test_no_process_outlives_an_edge_that_is_killed(launch: Callable[..., Service], scans: bytes, jpeg: bytes) -> None:
+def test_no_process_outlives_an_edge_that_is_killed(launch: Callable[..., Service], scans: bytes) -> None:
     edge = launch(
         "edge", "--profiles", "efficientnet-lite0", "--threads", "2", "--max-image-seconds", str(MAX_IMAGE_SECONDS)
     )

@@ -74,6 +74,7 @@ def test_a_conversation_becomes_tokens_within_the_limits(tmp_path: Path) -> None
             exchange=nobody,
             passes=nobody,
             budget=nobody,
+            images=nobody,
         )
         return await prompt_ids(call, turns, plain=plain)
 
