@@ -8,6 +8,7 @@ and another starts at once.
 import asyncio
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -147,7 +148,11 @@ class _Process:
         command = [sys.executable, "-W", "ignore", "-m", image_process.__name__, limits.to_json()]
         with theirs:
             self._process = subprocess.Popen(
-                command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, start_new_session=True
+                command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # numpy would start a thread for each core
+                start_new_session=True,
             )
         self._is_ready = False
 

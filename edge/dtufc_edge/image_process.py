@@ -88,8 +88,8 @@ def _decoded(data: bytes, limits: ImageLimits) -> tuple[dict[str, Any], bytes]:
         return {"error": error.context}, b""
     except MemoryError:
         problem = f"takes more than {limits.max_memory_bytes >> 20} MiB to decode"
-        too_large = InputError(field="image", problem=problem, remedy="Save it again in another format, or smaller")
-        return {"error": too_large.context}, b""
+        remedy = "Save it again in another format, or smaller"
+        return {"error": InputError(field="image", problem=problem, remedy=remedy).context}, b""
     except Exception:  # the border of this process
         return {"fault": traceback.format_exc(limit=-20)}, b""
 
