@@ -63,7 +63,9 @@ def answer(
 
 @app.command()
 def segment(
-    image: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.")],
+    image: Annotated[
+        Path, typer.Argument(help="A JPEG, PNG or WebP file, taken as viewers show it; transparency over white.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The label map, as PNG.")],
     edge: Edge = DEFAULT_ADDRESS,
     timeout_s: Timeout = 60.0,
@@ -91,7 +93,9 @@ def segment(
 
 @app.command()
 def classify(
-    image: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.")],
+    image: Annotated[
+        Path, typer.Argument(help="A JPEG, PNG or WebP file, taken as viewers show it; transparency over white.")
+    ],
     top_k: Annotated[int, typer.Option(help="Labels to show, best first.")] = 5,
     edge: Edge = DEFAULT_ADDRESS,
     timeout_s: Timeout = 60.0,

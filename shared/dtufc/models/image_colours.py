@@ -13,7 +13,7 @@ sRGB, gAMA with cHRM.
 import io
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -78,14 +78,24 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     if image.mode in ("P", "RGBX"):
         image = image.convert("RGB")
     if profile and profile[16:20] == _SPACES.get(image.mode):
+        flags = ImageCms.Flags.NOOPTIMIZE if image.mode == "L" else ImageCms.Flags.NONE
         try:
             source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-            transform = ImageCms.ImageCmsTransform(source, ImageCms.ImageCmsProfile(target), image.mode, "RGB")
+            target = ImageCms.ImageCmsProfile(target)
+            transform = ImageCms.ImageCmsTransform(source, target, image.mode, "RGB", flags=flags)
         except (OSError, ValueError):  # broken: passed over, as the page above says
             pass
         else:
-            return _without_info(transform.apply(image))
+            return _without_info(_transformed(image, transform))
     return _without_info(image.convert("RGB"))
+
+
+def _transformed(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    """Grey goes by a table: of one channel, lcms interpolates between 33 levels, and misses dark ones by 10 of 255."""
+    if image.mode != "L":
+        return transform.apply(image)
+    table = np.asarray(transform.apply(Image.frombytes("L", (256, 1), bytes(range(256)))))[0]
+    return Image.merge("RGB", [image.point(column.tolist()) for column in table.T])
 
 
 def _without_info(image: Image.Image) -> Image.Image:
@@ -104,7 +114,7 @@ def png_profile(chunks: Mapping[bytes, bytes], *, is_grey: bool, max_bytes: int)
         if primaries not in _CICP or (curve, matrix, full) != (13, 0, 1):
             problem = f"is a PNG of colours {primaries}/{curve}/{matrix}/{full} (cICP)"
             raise InputError(field="image", problem=problem, remedy="Save it as sRGB")
-        return _profile(None, _CICP[primaries], is_grey)
+        return matrix_profile(None, _CICP[primaries], is_grey=is_grey)
     profile = _unpacked(chunks.get(b"iCCP", b""), max_bytes)
     if profile or b"sRGB" in chunks:
         return profile
@@ -114,7 +124,7 @@ def png_profile(chunks: Mapping[bytes, bytes], *, is_grey: bool, max_bytes: int)
     if exponent and abs(exponent * _SRGB_GAMMA - 1) < _CLOSE:
         exponent = None
     primaries = tuple(zip(corners[::2], corners[1::2], strict=True)) if corners else _SRGB
-    return _profile(exponent, primaries, is_grey)
+    return matrix_profile(exponent, primaries, is_grey=is_grey)
 
 
 def _unpacked(body: bytes, max_bytes: int) -> bytes:
@@ -132,7 +142,7 @@ def _numbers(body: bytes, count: int) -> list[float]:
     return [number / 100_000 for number in struct.unpack(f">{count}I", body)] if len(body) == 4 * count else []
 
 
-def _profile(exponent: float | None, corners: tuple[tuple[float, float], ...], is_grey: bool) -> bytes:
+def matrix_profile(exponent: float | None, corners: Sequence[tuple[float, float]], *, is_grey: bool) -> bytes:
     """An ICC profile of a curve (None for sRGB's) and of primaries; empty where that is sRGB or no colour space."""
     if is_grey:
         return _icc(b"GRAY", {b"kTRC": _curve(exponent)}) if exponent else b""
@@ -145,7 +155,7 @@ def _profile(exponent: float | None, corners: tuple[tuple[float, float], ...], i
     return _icc(b"RGB ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _curve(exponent)))
 
 
-def _to_d50(corners: tuple[tuple[float, float], ...]) -> Array | None:
+def _to_d50(corners: Sequence[tuple[float, float]]) -> Array | None:
     """[3, 3]: XYZ under D50 of red, green and blue, by Bradford's adaptation; None for what spans no colour space."""
     xyz = np.array([[x, y, 1 - x - y] for x, y in corners]).T  # [3, white and primaries]
     if xyz[1, 0] <= 0 or abs(np.linalg.det(xyz[:, 1:])) < 1e-4:
