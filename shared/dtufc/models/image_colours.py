@@ -50,6 +50,8 @@ def as_shown(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data and not image.info.get("icc_profile"):
         return image
     image = _of_eight_bits(image)
+    if image.mode == "La":
+        image = image.convert("LA")
     profile = image.info.get("icc_profile") or b""
     if not image.has_transparency_data:
         return _in_srgb(image.convert("L") if image.mode in _GREY else image, profile)
