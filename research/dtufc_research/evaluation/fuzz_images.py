@@ -9,7 +9,7 @@ import resource
 import struct
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -117,7 +117,7 @@ def _damaged_chunk(data: bytes, rng: np.random.Generator) -> bytes:
     return png_file(chunks)
 
 
-def fuzz(files: Iterator[bytes]) -> Findings:
+def fuzz(files: Iterable[bytes]) -> Findings:
     """Opens files, with warnings as errors."""
     taken, rejected, escaped, slowest = 0, 0, [], (0.0, 0)
     before, start = _largest_bytes(), time.perf_counter()

@@ -181,12 +181,12 @@ def _png_transparent(rng: np.random.Generator) -> Iterator[Case]:
         )
     samples = _samples(rng, 8, 3)
     samples[2, 2] = samples[3, 4] ^ [0, 0, 1]
-    key = struct.pack(">3H", *samples[3, 4])
+    colour = struct.pack(">3H", *samples[3, 4])
     shown = _over_white(samples, (samples != samples[3, 4]).any(axis=2, keepdims=True))
     yield Case(
         name="rgb-key-8.png",
         holds="RGB, 8 bits, a transparent colour",
-        data=png(samples, 8, _RGB, [(b"tRNS", key)]),
+        data=png(samples, 8, _RGB, [(b"tRNS", colour)]),
         shown=shown,
     )
     data = png(_samples(rng, 16, 3), 16, _RGB, [(b"tRNS", bytes(6))])

@@ -82,8 +82,8 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     if profile and profile[16:20] == _SPACES.get(image.mode):
         flags = ImageCms.Flags.NOOPTIMIZE if image.mode == "L" else ImageCms.Flags.NONE
         try:
-            source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-            target = ImageCms.ImageCmsProfile(target)
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
             transform = ImageCms.ImageCmsTransform(source, target, image.mode, "RGB", flags=flags)
         except (OSError, ValueError):  # broken: passed over, as the page above says
             pass
@@ -125,8 +125,8 @@ def png_profile(chunks: Mapping[bytes, bytes], *, is_grey: bool, max_bytes: int)
     exponent = 1 / gamma[0] if gamma and 0.1 <= gamma[0] <= 10 else None
     if exponent and abs(exponent * _SRGB_GAMMA - 1) < _CLOSE:
         exponent = None
-    primaries = tuple(zip(corners[::2], corners[1::2], strict=True)) if corners else _SRGB
-    return matrix_profile(exponent, primaries, is_grey=is_grey)
+    places = tuple(zip(corners[::2], corners[1::2], strict=True)) if corners else _SRGB
+    return matrix_profile(exponent, places, is_grey=is_grey)
 
 
 def _unpacked(body: bytes, max_bytes: int) -> bytes:
