@@ -171,7 +171,7 @@ def _png_modes(rng: np.random.Generator) -> Iterator[Case]:
 def _png_transparent(rng: np.random.Generator) -> Iterator[Case]:
     for depth in (1, 2, 4, 8, 16):
         samples = _samples(rng, depth, 1)
-        key = int(samples[3, 4, 0])
+        samples[3, 4] = key = 2**depth // 3
         if depth == 16:
             samples[5, 6] = key ^ 1  # of the same upper byte: not transparent
         shown = _over_white(_levels(samples, depth), samples != key)
@@ -181,11 +181,12 @@ def _png_transparent(rng: np.random.Generator) -> Iterator[Case]:
         )
     samples = _samples(rng, 8, 3)
     samples[2, 2] = samples[3, 4] ^ [0, 0, 1]
+    colour = struct.pack(">3H", *samples[3, 4])
     shown = _over_white(samples, (samples != samples[3, 4]).any(axis=2, keepdims=True))
     yield Case(
         name="rgb-key-8.png",
         holds="RGB, 8 bits, a transparent colour",
-        data=png(samples, 8, _RGB, [(b"tRNS", struct.pack(">3H", *samples[3, 4]))]),
+        data=png(samples, 8, _RGB, [(b"tRNS", colour)]),
         shown=shown,
     )
     data = png(_samples(rng, 16, 3), 16, _RGB, [(b"tRNS", bytes(6))])

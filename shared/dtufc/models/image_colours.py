@@ -50,6 +50,8 @@ def as_shown(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data and not image.info.get("icc_profile"):
         return image
     image = _of_eight_bits(image)
+    if image.mode == "La":
+        image = image.convert("LA")
     profile = image.info.get("icc_profile") or b""
     if not image.has_transparency_data:
         return _in_srgb(image.convert("L") if image.mode in _GREY else image, profile)
@@ -110,11 +112,11 @@ def png_profile(chunks: Mapping[bytes, bytes], *, is_grey: bool, max_bytes: int)
         InputError: cICP with another curve than sRGB's, as of HDR.
     """
     if len(chunks.get(b"cICP", b"")) == 4:
-        number, curve, matrix, full = chunks[b"cICP"]
-        if number not in _CICP or (curve, matrix, full) != (13, 0, 1):
-            problem = f"is a PNG of colours {number}/{curve}/{matrix}/{full} (cICP)"
+        primaries, curve, matrix, full = chunks[b"cICP"]
+        if primaries not in _CICP or (curve, matrix, full) != (13, 0, 1):
+            problem = f"is a PNG of colours {primaries}/{curve}/{matrix}/{full} (cICP)"
             raise InputError(field="image", problem=problem, remedy="Save it as sRGB")
-        return matrix_profile(None, _CICP[number], is_grey=is_grey)
+        return matrix_profile(None, _CICP[primaries], is_grey=is_grey)
     profile = _unpacked(chunks.get(b"iCCP", b""), max_bytes)
     if profile or b"sRGB" in chunks:
         return profile
@@ -123,8 +125,8 @@ def png_profile(chunks: Mapping[bytes, bytes], *, is_grey: bool, max_bytes: int)
     exponent = 1 / gamma[0] if gamma and 0.1 <= gamma[0] <= 10 else None
     if exponent and abs(exponent * _SRGB_GAMMA - 1) < _CLOSE:
         exponent = None
-    primaries = tuple(zip(corners[::2], corners[1::2], strict=True)) if corners else _SRGB
-    return matrix_profile(exponent, primaries, is_grey=is_grey)
+    places = tuple(zip(corners[::2], corners[1::2], strict=True)) if corners else _SRGB
+    return matrix_profile(exponent, places, is_grey=is_grey)
 
 
 def _unpacked(body: bytes, max_bytes: int) -> bytes:
