@@ -12,16 +12,15 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 
-from dtufc.errors import InputError, ProfileMismatch
+from dtufc.errors import InputError, Unavailable
 from dtufc.models import plugins
-from dtufc.models.capabilities import SequenceLogits
 from dtufc.serving.calls import Calls, grpc_status
-from dtufc.serving.describe import profile_info
 from dtufc.serving.telemetry import Record, Telemetry
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2, head_pb2_grpc
-from dtufc_cloud.generation import COMPLETE, Sessions, drains, idle
+from dtufc_cloud.generation import Sessions, drains, idle
 from dtufc_cloud.pipeline import CloudPipeline
+from dtufc_cloud.served import COMPLETE, Served
 from dtufc_cloud.settings import CloudSettings
 from dtufc_cloud.tasks import Task
 
@@ -40,26 +39,41 @@ def tasks_by_message(tasks: Iterable[Task]) -> dict[str, Task]:
 
 
 class HeadService(head_pb2_grpc.HeadServiceServicer):
-    """Serves the heads of some profiles."""
+    """Serves the heads of some profiles, once they are loaded."""
 
-    def __init__(
-        self, pipelines: Mapping[str, CloudPipeline], worker: Worker, telemetry: Telemetry, settings: CloudSettings
-    ) -> None:
-        self._pipelines = pipelines
+    def __init__(self, worker: Worker, telemetry: Telemetry, settings: CloudSettings) -> None:
+        self._served: Served | None = None
         self._worker = worker
         self._settings = settings
         self._calls = Calls(
             worker, telemetry, service="the cloud", address=settings.listen, timeout_s=settings.timeout_s
         )
         self._tasks = tasks_by_message(plugins.load(_GROUP, name)() for name in plugins.names(_GROUP))
-        self._check_tasks()
         self._telemetry = telemetry
-        self.sessions = Sessions(pipelines, worker, telemetry, settings)
+        self.sessions = Sessions(worker, telemetry, settings)
         self._draining = asyncio.Event()
-        self._infos = [profile_info(p.profile, p.codec, p.head.num_layers) for p in pipelines.values()]
 
-    async def Describe(self, _: head_pb2.DescribeRequest, __: grpc.aio.ServicerContext) -> head_pb2.DescribeReply:
-        return head_pb2.DescribeReply(profiles=self._infos)
+    @property
+    def served(self) -> Served:
+        """What is served now. Raises Unavailable while models load."""
+        if self._served is None:
+            problem = "it is loading its models"
+            raise Unavailable(peer="the cloud", address=self._settings.listen, problem=problem)
+        return self._served
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether anything is served."""
+        return self._served is not None
+
+    def serve(self, served: Served) -> None:
+        """From now on; calls and sessions that run finish on what was served before."""
+        self._served = served
+
+    async def Describe(self, _: head_pb2.DescribeRequest, context: grpc.aio.ServicerContext) -> head_pb2.DescribeReply:
+        async with grpc_status(context):
+            return head_pb2.DescribeReply(profiles=[one.info for one in self.served.profiles.values()])
+        raise AssertionError("a call that fails is aborted")
 
     async def Generate(self, _: AsyncIterator[head_pb2.GenerateRequest], context: grpc.aio.ServicerContext) -> None:
         async with grpc_status(context):
@@ -68,8 +82,9 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
                 if message is None or not message.HasField("open"):
                     problem, remedy = "it is missing", "Open the session by the first message"
                     raise InputError(field="open", problem=problem, remedy=remedy)
-                with self.sessions.opened(message.open, record) as session:
-                    await self._load(self._pipeline(message.open.profile), message.open.codec)
+                served = self.served
+                with self.sessions.opened(served, message.open, record) as session:
+                    await self._load(served.pipeline(message.open.profile), message.open.codec)
                     while message is not None:
                         before = dict(record.stages.seconds)
                         async with self._calls.deadline(None):
@@ -92,9 +107,10 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
         async with grpc_status(context), self._calls.admit(COMPLETE, context.time_remaining()) as admitted:
             if self._draining.is_set():
                 raise self.sessions.drained(message.session_id)
+            served = self.served
             if message.HasField("open"):
-                await self._load(self._pipeline(message.open.profile), message.open.codec)
-            reply = await self.sessions.step(message, admitted.record)
+                await self._load(served.pipeline(message.open.profile), message.open.codec)
+            reply = await self.sessions.step(served, message, admitted.record)
             _add_stages(reply, admitted.record)
             return reply
         raise AssertionError("a call that fails is aborted")
@@ -125,7 +141,8 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
         name, timeout_s = task.name if task else "unknown", context.time_remaining()
         async with grpc_status(context), self._calls.admit(name, timeout_s) as admitted:
             record = admitted.record
-            pipeline = self._pipeline(message.profile)
+            served = self.served  # is held to the end: what was replaced is freed with the last call that holds it
+            pipeline = served.pipeline(message.profile)
             record.model = pipeline.profile.name
             if task is None or task.name not in pipeline.profile.spec.tasks:
                 problem = f"{pipeline.profile.name} has no task {message.task.TypeName() or '(none is set)'}"
@@ -150,22 +167,6 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
         """A network takes seconds to load: not in a thread of the requests, where other calls would wait for it."""
         if not pipeline.codec.is_loaded(codec):
             await self._worker.prepare(pipeline.codec.prepare, codec)
-
-    def _pipeline(self, name: str) -> CloudPipeline:
-        if name not in self._pipelines:
-            raise ProfileMismatch(profile=name, expected="not served", found="asked for")
-        return self._pipelines[name]
-
-    def _check_tasks(self) -> None:
-        """Raises InputError where a profile lists a task that is not installed, or that its head cannot do."""
-        needs: dict[str, type] = {task.name: task.needs for task in self._tasks.values()} | {COMPLETE: SequenceLogits}
-        for pipeline in self._pipelines.values():
-            for name in pipeline.profile.spec.tasks:
-                needed = needs.get(name) or plugins.load(_GROUP, name)().needs
-                if not isinstance(pipeline.head, needed):
-                    family = pipeline.profile.spec.family
-                    problem = f"{pipeline.profile.name} lists {name}, and family {family} has no {needed.__name__}"
-                    raise InputError(field="tasks", problem=problem, remedy="List tasks that the family can do")
 
 
 def _unpacked(given: AnyMessage, arguments: Message) -> Message:

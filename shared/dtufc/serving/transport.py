@@ -6,10 +6,11 @@ Hides channel options, TLS, health and reflection.
 import asyncio
 import os
 import signal
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -39,9 +40,15 @@ _ALLOWED_PINGS: Final = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
-_ROUND_ROBIN: Final = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
+# In turn to each that is ready: one that loads its models answers already, and one that drains answers still.
+_ROUND_ROBIN: Final = (
+    "grpc.service_config",
+    '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}',
+)
 # Connections end, without harm to calls, so that a caller looks up anew which servers there are.
 _RENEWED: Final = ("grpc.max_connection_age_ms", 30_000)
+# What grpc.health.v1 has an answer for, beside "" and the names of the services: those say whether requests are served.
+LIVENESS: Final = "liveness"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +63,47 @@ class Tls:
     ca: Path | None = None
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """The three files' bytes: CA, key, certificate. Raises InputError where one cannot be read or is missing."""
+        """The three files' bytes: CA, key, certificate.
+
+        Raises:
+            InputError: one is missing, cannot be read, or is no certificate; or the key is not the certificate's.
+        """
         if (self.key is None) != (self.certificate is None):
             raise errors.InputError(
                 field="tls", problem="a key without a certificate, or the reverse", remedy="Set both, or neither"
             )
-        return _read(self.ca), _read(self.key), _read(self.certificate)
+        found = _read(self.ca), _read(self.key), _read(self.certificate)
+        self._context(ssl.PROTOCOL_TLS_CLIENT)
+        return found
+
+    def read_for_server(self) -> tuple[bytes | None, bytes, bytes]:
+        """`read`, of a server. Raises InputError where it has no certificate of its own."""
+        ca, key, certificate = self.read()
+        if key is None or certificate is None:
+            raise errors.InputError(
+                field="tls", problem="a server needs certificate and key", remedy="Set both, or neither"
+            )
+        return ca, key, certificate
+
+    def server_context(self) -> ssl.SSLContext:
+        """The same for a server of another protocol than gRPC. Raises InputError as `read_for_server` does."""
+        self.read_for_server()
+        context = self._context(ssl.PROTOCOL_TLS_SERVER)
+        context.verify_mode = ssl.CERT_NONE if self.ca is None else ssl.CERT_REQUIRED
+        return context
+
+    def _context(self, protocol: int) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        try:
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key, password="")  # never asks the terminal for it
+            if self.ca is not None:
+                context.load_verify_locations(self.ca)
+        except (OSError, ValueError) as error:
+            files = ", ".join(str(path) for path in (self.certificate, self.key, self.ca) if path is not None)
+            remedy = "Give PEM files of a certificate, its key without a password, and a CA"
+            raise errors.InputError(field="tls", problem=f"{files}: {error}", remedy=remedy) from error
+        return context
 
 
 def _read(path: Path | None) -> bytes | None:
@@ -120,7 +162,10 @@ def check_health(address: str, tls: Tls | None = None, *, timeout_s: float = 5.0
 
 
 class Server:
-    """A gRPC server with health and reflection, which stops gracefully on SIGTERM and SIGINT."""
+    """A gRPC server with health and reflection, which stops gracefully on SIGTERM and SIGINT.
+
+    From its start on it is alive; it is ready once it is told so, until it stops.
+    """
 
     def __init__(self, address: str, tls: Tls | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self.grpc = grpc.aio.server(
@@ -138,6 +183,7 @@ class Server:
         self.beside: list[Callable[[float], Awaitable[None]]] = []
         self._address = address
         self._tls = tls
+        self._certificates: Any = None
 
     def bind(self) -> str:
         """Takes the address, before models are loaded. Returns the one that it will listen on.
@@ -148,19 +194,33 @@ class Server:
         try:
             port = self._bind()
         except RuntimeError as error:
-            field, remedy = "listen", "Choose a free address"
-            if self._tls is not None:
-                field, remedy = "listen, tls", "Choose a free address, and PEM files of a certificate and its key"
             problem = f"cannot bind {self._address}"
-            raise errors.InputError(field=field, problem=problem, remedy=remedy) from error
+            raise errors.InputError(field="listen", problem=problem, remedy="Choose a free address") from error
         return f"{self._address.rpartition(':')[0]}:{port}"
 
-    async def start(self, services: Sequence[str]) -> None:
-        """Starts to answer, and reports SERVING."""
+    async def start(self, services: Sequence[str], *, is_ready: bool = True) -> None:
+        """Starts to answer, and reports that it is alive; that it serves at once, or when it is `ready`."""
         self._services = ["", *services]
         reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
+        status = health_pb2.HealthCheckResponse
+        await self._report(status.SERVING if is_ready else status.NOT_SERVING)
+        await self._health.set(LIVENESS, status.SERVING)
         await self.grpc.start()
+
+    async def ready(self) -> None:
+        """Reports SERVING."""
         await self._report(health_pb2.HealthCheckResponse.SERVING)
+
+    def read_certificates(self) -> Any:
+        """The certificates as their files are now; None without TLS. Raises InputError where they are none."""
+        if self._tls is None:
+            return None
+        ca, key, certificate = self._tls.read_for_server()
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], ca)
+
+    def use(self, certificates: Any) -> None:
+        """From now on, for new connections; those that are open stay so until their age ends them."""
+        self._certificates = certificates
 
     async def serve_until_signal(self, drain_s: float) -> None:
         """Waits for SIGTERM or SIGINT, then reports NOT_SERVING, drains and stops. A second signal ends it at once."""
@@ -186,12 +246,9 @@ class Server:
     def _bind(self) -> int:
         if self._tls is None:
             return self.grpc.add_insecure_port(self._address)
-        ca, key, certificate = self._tls.read()
-        if key is None or certificate is None:
-            raise errors.InputError(
-                field="tls", problem="a server needs certificate and key", remedy="Set both, or neither"
-            )
-        credentials = grpc.ssl_server_credentials([(key, certificate)], ca, ca is not None)
+        self.use(self.read_certificates())
+        has_ca = self._tls.ca is not None
+        credentials = grpc.dynamic_ssl_server_credentials(self._certificates, lambda: self._certificates, has_ca)
         return self.grpc.add_secure_port(self._address, credentials)
 
     async def _report(self, status: int) -> None:

@@ -53,7 +53,7 @@ class Worker:
         future.add_done_callback(release)
         return await asyncio.wrap_future(future)
 
-    async def prepare(self, function: Callable[..., None], *args: Any) -> None:
+    async def prepare(self, function: Callable[..., T], *args: Any) -> T:
         """Slow work that is done once for all, beside the threads of requests: who asks meanwhile waits for the same.
 
         A caller that is cancelled leaves it to the others.
@@ -62,7 +62,8 @@ class Worker:
         if key not in self._preparing:
             self._preparing[key] = asyncio.create_task(asyncio.to_thread(function, *args))
             self._preparing[key].add_done_callback(lambda _: self._preparing.pop(key))
-        await asyncio.shield(self._preparing[key])
+        done: T = await asyncio.shield(self._preparing[key])
+        return done
 
     async def close(self, timeout_s: float) -> bool:
         """Waits for the work that runs, no longer than `timeout_s`; returns whether all of it ended."""
