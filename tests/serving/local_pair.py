@@ -85,6 +85,7 @@ async def local_cloud(
     address = server.bind()
     service = HeadService(worker, telemetry, CloudSettings(listen=address, **settings))
     service.serve(cloud_served(pipeline, worker, telemetry))
+    del pipeline  # the service alone holds it
     server.on_drain.append(service.drain)
     head_pb2_grpc.add_HeadServiceServicer_to_server(service, server.grpc)  # type: ignore[no-untyped-call]
     await server.start([])
@@ -146,6 +147,7 @@ async def local_edge(
         service = InferenceService(worker, telemetry, EdgeSettings(cloud=clouds, **settings))
         profile = dtufc_edge.served.ServedProfile.of(pipeline, worker, telemetry)
         service.serve(dtufc_edge.served.Served(profiles={name: profile}, cloud=cloud))
+        del pipeline, profile  # the service alone holds them
         yield LocalEdge(service, telemetry)
         await cloud.close()
         await worker.close(5)

@@ -122,8 +122,12 @@ def settle_after(served: object | None) -> None:
     if served is None:
         _settle()
     else:
-        loop = asyncio.get_running_loop()
-        weakref.finalize(served, loop.call_soon_threadsafe, _settle)
+        weakref.finalize(served, _settle_soon, asyncio.get_running_loop())
+
+
+def _settle_soon(loop: asyncio.AbstractEventLoop) -> None:
+    if not loop.is_closed():  # in whichever thread the last call ended, and once what it held is free to be found
+        loop.call_soon_threadsafe(_settle)
 
 
 def _settle() -> None:
