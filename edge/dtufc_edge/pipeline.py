@@ -44,10 +44,10 @@ class EdgePipeline:
             state = backbone.start()
             yield backbone.features(state, backbone.plain_ids("a") or [0])
             yield backbone.features(state, [0])
-        elif isinstance(backbone, PatchFeatures | ImageFeatures):
-            image = Image.new("RGB", (64, 64))
-            is_whole = isinstance(backbone, PatchFeatures) and "classify" not in profile.spec.tasks
-            yield backbone.features(backbone.fit(image)[0] if is_whole else backbone.crop(image))
+        elif isinstance(backbone, PatchFeatures) and "classify" not in profile.spec.tasks:
+            yield backbone.features(backbone.fit(Image.new("RGB", (64, 64)))[0])
+        elif isinstance(backbone, ImageFeatures):
+            yield backbone.features(backbone.crop(Image.new("RGB", (64, 64))))
         elif isinstance(backbone, LatentFeatures):
             defaults, side = profile.spec.generation, backbone.default_pixels
             one_step = Generation(prompt="a", seed=0, steps=1, guidance=defaults.guidance, width=side, height=side)

@@ -15,7 +15,7 @@ from dtufc_edge.service import InferenceService
 from dtufc_edge.settings import EdgeSettings
 
 _POLL_S = 0.01
-_LAST_RESPONSES_S = 0.5  # for clients that do not read what they are sent
+_LAST_RESPONSES_S = 1  # for clients that do not read what they are sent
 
 
 class _Uvicorn(uvicorn.Server):

@@ -24,7 +24,7 @@ from dtufc.serving.telemetry import Telemetry, configure_logging
 from dtufc.serving.transport import Server
 from dtufc.serving.worker import Worker
 
-REST_S: Final = 1.0  # from the end of a drain to the end of the process, at most
+REST_S: Final = 1.5  # from the end of a drain to the end of the process, at most
 _LAST_WORK_S: Final = 0.3  # for work that is running once calls have been drained
 _log = logging.getLogger(__name__)
 S = TypeVar("S", bound=ServiceSettings)
