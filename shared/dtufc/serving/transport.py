@@ -155,7 +155,10 @@ def check_health(address: str, tls: Tls | None = None, *, timeout_s: float = 5.0
         try:
             reply = health_pb2_grpc.HealthStub(to_server).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.RpcError as error:
-            raise error_of(error, "the service", address, timeout_s) from error
+            found = error_of(error, "the service", address, timeout_s)
+            if isinstance(found, errors.DeadlineExceeded):
+                found = errors.Unavailable(peer="the service", address=address, problem=f"silent for {timeout_s} s")
+            raise found from error
     if reply.status != health_pb2.HealthCheckResponse.SERVING:
         status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
         raise errors.Unavailable(peer="the service", address=address, problem=status)
