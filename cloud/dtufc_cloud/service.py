@@ -12,18 +12,16 @@ from typing import Any, Final
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 
-from dtufc.errors import InputError, ProfileMismatch
+from dtufc.errors import InputError, Unavailable
 from dtufc.models import plugins
-from dtufc.models.capabilities import SequenceLogits
 from dtufc.serving.border import Incoming, Rpc
 from dtufc.serving.calls import Calls
-from dtufc.serving.describe import profile_info
 from dtufc.serving.telemetry import Record, Telemetry
 from dtufc.serving.transport import Server
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2
-from dtufc_cloud.generation import COMPLETE, Sessions, drains, idle
-from dtufc_cloud.pipeline import CloudPipeline
+from dtufc_cloud.generation import Sessions, drains, idle
+from dtufc_cloud.served import COMPLETE, Served
 from dtufc_cloud.settings import CloudSettings
 from dtufc_cloud.tasks import Task
 
@@ -43,12 +41,10 @@ def tasks_by_message(tasks: Iterable[Task]) -> dict[str, Task]:
 
 
 class HeadService:
-    """Serves the heads of some profiles."""
+    """Serves the heads of some profiles, once they are loaded."""
 
-    def __init__(
-        self, pipelines: Mapping[str, CloudPipeline], worker: Worker, telemetry: Telemetry, settings: CloudSettings
-    ) -> None:
-        self._pipelines = pipelines
+    def __init__(self, worker: Worker, telemetry: Telemetry, settings: CloudSettings) -> None:
+        self._served: Served | None = None
         self._worker = worker
         self._settings = settings
         self._calls = Calls(
@@ -61,11 +57,26 @@ class HeadService:
             max_pending_bytes=settings.max_pending_bytes,
         )
         self._tasks = tasks_by_message(plugins.load(_GROUP, name)() for name in plugins.names(_GROUP))
-        self._check_tasks()
         self._telemetry = telemetry
-        self.sessions = Sessions(pipelines, worker, telemetry, settings)
+        self.sessions = Sessions(worker, telemetry, settings)
         self._draining = asyncio.Event()
-        self._infos = [profile_info(p.profile, p.codec, p.head.num_layers) for p in pipelines.values()]
+
+    @property
+    def served(self) -> Served:
+        """What is served now. Raises Unavailable while models load."""
+        if self._served is None:
+            problem = "it is loading its models"
+            raise Unavailable(peer="the cloud", address=self._settings.listen, problem=problem)
+        return self._served
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether anything is served."""
+        return self._served is not None
+
+    def serve(self, served: Served) -> None:
+        """From now on; calls and sessions that run finish on what was served before."""
+        self._served = served
 
     def add_to(self, server: Server) -> Sequence[str]:
         """Adds the service to the server; returns its name, as a list of one."""
@@ -80,7 +91,7 @@ class HeadService:
 
     async def _describe(self, call: Incoming[head_pb2.DescribeRequest]) -> head_pb2.DescribeReply:
         await call.brief()
-        return head_pb2.DescribeReply(profiles=self._infos)
+        return head_pb2.DescribeReply(profiles=[one.info for one in self.served.profiles.values()])
 
     async def _generate(self, call: Incoming[head_pb2.GenerateRequest]) -> None:
         async with AsyncExitStack() as received:
@@ -91,7 +102,8 @@ class HeadService:
                 if not message.HasField("open"):
                     problem, remedy = "it is missing", "Open the session by the first message"
                     raise InputError(field="open", problem=problem, remedy=remedy)
-                with self.sessions.opened(message.open, record) as session:
+                served = self.served  # is held to the end: what was replaced is freed with the last call that holds it
+                with self.sessions.opened(served, message.open, record) as session:
                     while message is not None:
                         before = dict(record.stages.seconds)
                         async with self._calls.deadline(None):
@@ -115,7 +127,7 @@ class HeadService:
             async with self._calls.admit(COMPLETE, self._timeout_s(call)) as admitted:
                 if self._draining.is_set():
                     raise self.sessions.drained(message.session_id)
-                reply = await self.sessions.step(message, admitted.record)
+                reply = await self.sessions.step(self.served, message, admitted.record)
                 _add_stages(reply, admitted.record)
                 return reply
         raise AssertionError("nothing is swallowed")
@@ -149,7 +161,8 @@ class HeadService:
             task = self._tasks.get(message.task.TypeName())
             if task is not None:
                 record.task = task.name
-            pipeline = self._pipeline(message.profile)
+            served = self.served  # is held to the end: what was replaced is freed with the last call that holds it
+            pipeline = served.pipeline(message.profile)
             record.model = pipeline.profile.name
             if task is None or task.name not in pipeline.profile.spec.tasks:
                 problem = f"{pipeline.profile.name} has no task {message.task.TypeName() or '(none is set)'}"
@@ -174,22 +187,6 @@ class HeadService:
         """Until the caller's deadline, or as long as this service takes for any call."""
         most_s = self._settings.timeout_s
         return most_s if call.timeout_s is None else min(call.timeout_s, most_s)
-
-    def _pipeline(self, name: str) -> CloudPipeline:
-        if name not in self._pipelines:
-            raise ProfileMismatch(profile=name, expected="not served", found="asked for")
-        return self._pipelines[name]
-
-    def _check_tasks(self) -> None:
-        """Raises InputError where a profile lists a task that is not installed, or that its head cannot do."""
-        needs: dict[str, type] = {task.name: task.needs for task in self._tasks.values()} | {COMPLETE: SequenceLogits}
-        for pipeline in self._pipelines.values():
-            for name in pipeline.profile.spec.tasks:
-                needed = needs.get(name) or plugins.load(_GROUP, name)().needs
-                if not isinstance(pipeline.head, needed):
-                    family = pipeline.profile.spec.family
-                    problem = f"{pipeline.profile.name} lists {name}, and family {family} has no {needed.__name__}"
-                    raise InputError(field="tasks", problem=problem, remedy="List tasks that the family can do")
 
 
 def _unpacked(given: AnyMessage, arguments: Message) -> Message:

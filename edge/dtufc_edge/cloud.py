@@ -38,6 +38,7 @@ class Cloud:
             unary: whether sessions are calls of `Step`, instead of a stream.
         """
         self._unary = unary
+        self._channel = channel  # is closed with the last call that holds this
         self._stub = head_pb2_grpc.HeadServiceStub(channel)
         self.address = address
         self._digests = digests

@@ -60,13 +60,26 @@ class ImageDecoders:
         self._limits, self._count, self._ended = limits, count, ended
         self._idle: deque[_Process] = deque()
         self._ending: set[asyncio.Task[int]] = set()
-        self._is_closed = False
+        self._is_started = self._is_closed = False
 
     async def start(self) -> None:
-        """Starts the processes, so that the first image does not wait for one. Raises what starting one raises."""
-        self._idle.extend(_Process(self._limits) for _ in range(self._count))
-        async with asyncio.timeout(_START_S):
-            await asyncio.gather(*(process.ready() for process in self._idle))
+        """Starts the processes, unless they run, so that the first image does not wait for one.
+
+        Raises what starting one raises, and leaves none behind.
+        """
+        if self._is_started:
+            return
+        try:
+            for _ in range(self._count):
+                self._idle.append(_Process(self._limits))
+            async with asyncio.timeout(_START_S), asyncio.TaskGroup() as starting:
+                for process in self._idle:
+                    starting.create_task(process.ready())
+        except BaseException:
+            while self._idle:
+                self._end(self._idle.popleft())
+            raise
+        self._is_started = True
 
     async def close(self) -> None:
         """Ends the processes, and waits until they are gone."""

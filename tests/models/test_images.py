@@ -11,8 +11,9 @@ from PIL import Image
 
 from dtufc.errors import InputError
 from dtufc.models.image_colours import as_shown
+from dtufc.models.images import open_image
 from dtufc.models.inputs import ImageFile
-from dtufc.models.preprocess import View, cropped, open_image
+from dtufc.models.preprocess import View, cropped
 from dtufc_research.evaluation.fuzz_images import damaged_files, fuzz
 from dtufc_research.evaluation.image_files import MAX_BYTES, Case, blocks, cases, outcome, saved
 from dtufc_research.evaluation.images_page import write_section

@@ -12,6 +12,8 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import dtufc_cloud.served
+import dtufc_edge.served
 from dtufc.models.profile import Profile, load_profile
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server, channel
@@ -68,6 +70,12 @@ class LocalCloud:
         await self.server.grpc.stop(None)
 
 
+def cloud_served(pipeline: CloudPipeline, worker: Worker, telemetry: Telemetry) -> dtufc_cloud.served.Served:
+    """One profile and no other."""
+    profile = dtufc_cloud.served.ServedProfile.of(pipeline, worker, telemetry)
+    return dtufc_cloud.served.Served(profiles={pipeline.profile.name: profile})
+
+
 @asynccontextmanager
 async def local_cloud(
     pipeline: CloudPipeline, address: str = "127.0.0.1:0", **settings: Any
@@ -75,8 +83,9 @@ async def local_cloud(
     worker, telemetry = Worker(threads=1, queue_limit=32), Telemetry("cloud")
     server = Server(address, rejected=telemetry.rejected)
     address = server.bind()
-    pipelines = {pipeline.profile.name: pipeline}
-    service = HeadService(pipelines, worker, telemetry, CloudSettings(listen=address, **settings))
+    service = HeadService(worker, telemetry, CloudSettings(listen=address, **settings))
+    service.serve(cloud_served(pipeline, worker, telemetry))
+    del pipeline  # the service alone holds it
     server.on_drain.append(service.drain)
     service.add_to(server)
     await server.start([])
@@ -135,10 +144,11 @@ async def local_edge(
     name = pipeline.profile.name
     async with channel(clouds, sticky=unary, retried=PURE) as to_cloud:
         cloud = Cloud(to_cloud, clouds, {name: pipeline.profile.digest}, unary=unary)
-        yield LocalEdge(
-            InferenceService({name: pipeline}, cloud, worker, telemetry, EdgeSettings(cloud=clouds, **settings)),
-            telemetry,
-        )
+        service = InferenceService(worker, telemetry, EdgeSettings(cloud=clouds, **settings))
+        profile = dtufc_edge.served.ServedProfile.of(pipeline, worker, telemetry)
+        service.serve(dtufc_edge.served.Served(profiles={name: profile}, cloud=cloud))
+        del pipeline, profile  # the service alone holds them
+        yield LocalEdge(service, telemetry)
         await cloud.close()
         await worker.close(5)
 

@@ -42,14 +42,18 @@ def test_each_thread_of_the_worker_has_its_share_of_the_cores(threads: int) -> N
 SERVES = """
 import asyncio, os, signal, sys, urllib.request
 from dtufc.serving.lifecycle import serve
+from dtufc.serving.reload import Side
 from dtufc.serving.telemetry import Telemetry, configure_logging
 from dtufc_cloud.settings import CloudSettings
 
-async def register(server, worker, telemetry):
-    return []
+async def add(server, worker, telemetry):
+    async def load(settings):
+        return lambda: None
+
+    return Side(services=[], load=load)
 
 configure_logging("INFO")
-asyncio.run(serve(CloudSettings(listen="[::1]:0", metrics_listen="[::1]:0"), Telemetry("cloud"), register))
+asyncio.run(serve(CloudSettings(listen="[::1]:0", metrics_listen="[::1]:0"), Telemetry("cloud"), add))
 """
 
 

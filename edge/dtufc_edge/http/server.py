@@ -1,8 +1,7 @@
-"""The HTTP server's life: it takes its address before models are loaded, and drains as gRPC does."""
+"""The HTTP server's life: it answers before models are loaded, takes new certificates, and drains as gRPC does."""
 
 import asyncio
 import contextlib
-import gc
 import socket
 import ssl
 from collections.abc import Iterator
@@ -39,17 +38,12 @@ class HttpServer:
         host, port = listen_address(str(settings.http_listen), "http_listen")
         self._socket = _bound(host, port)
         self.address = address_of(host, self._socket.getsockname()[1])
+        self._context = self.read_certificates()
 
     async def start(self, service: InferenceService, telemetry: Telemetry) -> None:
-        """Starts to answer, with the service's work and the edge's metrics, once models are loaded.
-
-        What the process holds now is not searched for garbage any more: a body of many small lists would start that
-        several times, and each time goes through all objects of the libraries.
-        """
-        gc.collect()
-        gc.freeze()
-        settings = self._settings
-        self._endpoints = Endpoints(service, telemetry, settings.model_copy(update={"http_listen": self.address}))
+        """Starts to answer, with the service's work and the edge's metrics."""
+        settings = self._settings.model_copy(update={"http_listen": self.address})
+        self._endpoints = Endpoints(service, telemetry, settings)
         config = uvicorn.Config(
             self._endpoints.app(),
             http="h11",
@@ -61,10 +55,7 @@ class HttpServer:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=_LAST_RESPONSES_S,
-            ssl_certfile=settings.tls_certificate,
-            ssl_keyfile=settings.tls_key,
-            ssl_ca_certs=str(settings.tls_ca) if settings.tls_ca else None,
-            ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_ca else ssl.CERT_NONE,
+            ssl_context_factory=None if self._context is None else lambda _, __: self._first_context(),
         )
         self._server = _Uvicorn(config)
         self._serving = asyncio.create_task(self._server.serve([self._socket]))
@@ -72,6 +63,26 @@ class HttpServer:
             await asyncio.sleep(_POLL_S)
             if self._serving.done():
                 self._serving.result()
+
+    def read_certificates(self) -> ssl.SSLContext | None:
+        """The certificates as their files are now; None without TLS. Raises InputError where they are none."""
+        tls = self._settings.server_tls
+        return None if tls is None else tls.server_context()
+
+    def use(self, certificates: ssl.SSLContext | None) -> None:
+        """From now on, for new connections."""
+        self._context = certificates
+
+    def _first_context(self) -> ssl.SSLContext:
+        """What uvicorn keeps; each connection, whether it names a host or not, gets the latest instead."""
+
+        def latest(connection: ssl.SSLObject, *_: object) -> None:
+            assert self._context is not None
+            connection.context = self._context
+
+        assert self._context is not None
+        self._context.sni_callback = latest
+        return self._context
 
     async def stop(self, drain_s: float) -> None:
         """Rejects new requests, gives those that run their time, ends the rest with an error, and stops."""

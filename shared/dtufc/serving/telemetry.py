@@ -158,6 +158,9 @@ class Telemetry:
         self._cache_limit = gauge("cache_limit_bytes", "What may be reserved; a text that needs more is rejected.")
         self._running = gauge("running", "Requests that are being worked on or wait for it.")
         self._slots = gauge("slots", "Requests that may be worked on or wait for it; one more is rejected.")
+        self.reloads = counter("reloads_total", "Reloads of profiles and certificates: ok, or failed.", ("result",))
+        for result in ("ok", "failed"):
+            self.reloads.labels(result)
         ProcessCollector(namespace=f"dtufc_{side}", registry=self.registry)
 
     def watch_queue(self, running: Callable[[], int], slots: int) -> None:

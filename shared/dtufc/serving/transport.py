@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,8 @@ _CONNECTIONS: Final = [
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
 ]
+# What grpc.health.v1 has an answer for, beside "" and the names of the services: those say whether requests are served.
+LIVENESS: Final = "liveness"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +84,47 @@ class Tls:
     ca: Path | None = None
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """The three files' bytes: CA, key, certificate. Raises InputError where one cannot be read or is missing."""
+        """The three files' bytes: CA, key, certificate.
+
+        Raises:
+            InputError: one is missing, cannot be read, or is no certificate; or the key is not the certificate's.
+        """
         if (self.key is None) != (self.certificate is None):
             raise errors.InputError(
                 field="tls", problem="a key without a certificate, or the reverse", remedy="Set both, or neither"
             )
-        return _read(self.ca), _read(self.key), _read(self.certificate)
+        found = _read(self.ca), _read(self.key), _read(self.certificate)
+        self._context(ssl.PROTOCOL_TLS_CLIENT)
+        return found
+
+    def read_for_server(self) -> tuple[bytes | None, bytes, bytes]:
+        """`read`, of a server. Raises InputError where it has no certificate of its own."""
+        ca, key, certificate = self.read()
+        if key is None or certificate is None:
+            raise errors.InputError(
+                field="tls", problem="a server needs certificate and key", remedy="Set both, or neither"
+            )
+        return ca, key, certificate
+
+    def server_context(self) -> ssl.SSLContext:
+        """The same for a server of another protocol than gRPC. Raises InputError as `read_for_server` does."""
+        self.read_for_server()
+        context = self._context(ssl.PROTOCOL_TLS_SERVER)
+        context.verify_mode = ssl.CERT_NONE if self.ca is None else ssl.CERT_REQUIRED
+        return context
+
+    def _context(self, protocol: int) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        try:
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key, password="")  # never asks the terminal for it
+            if self.ca is not None:
+                context.load_verify_locations(self.ca)
+        except (OSError, ValueError) as error:
+            files = ", ".join(str(path) for path in (self.certificate, self.key, self.ca) if path is not None)
+            remedy = "Give PEM files of a certificate, its key without a password, and a CA"
+            raise errors.InputError(field="tls", problem=f"{files}: {error}", remedy=remedy) from error
+        return context
 
 
 def _read(path: Path | None) -> bytes | None:
@@ -105,8 +143,9 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
 
 def _service_config(retried: Sequence[Mapping[str, str]], *, round_robin: bool) -> tuple[str, str]:
     config: dict[str, object] = {}
-    if round_robin:
+    if round_robin:  # to each that is ready: one that loads its models answers already, and one that drains still does
         config["loadBalancingConfig"] = [{"round_robin": {}}]
+        config["healthCheckConfig"] = {"serviceName": ""}
     if retried:
         config["methodConfig"] = [{"name": list(retried), "retryPolicy": _RETRY}]
         config["retryThrottling"] = _RETRY_BUDGET
@@ -182,14 +221,20 @@ def check_health(address: str, tls: Tls | None = None, *, timeout_s: float = 5.0
         try:
             reply = health_pb2_grpc.HealthStub(to_server).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.RpcError as error:
-            raise error_of(error, "the service", address, timeout_s) from error
+            found = error_of(error, "the service", address, timeout_s)
+            if isinstance(found, errors.DeadlineExceeded):
+                found = errors.Unavailable(peer="the service", address=address, problem=f"silent for {timeout_s} s")
+            raise found from error
     if reply.status != health_pb2.HealthCheckResponse.SERVING:
         status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
         raise errors.Unavailable(peer="the service", address=address, problem=status)
 
 
 class Server:
-    """A gRPC server with health and reflection, which stops gracefully on SIGTERM and SIGINT."""
+    """A gRPC server with health and reflection, which stops gracefully on SIGTERM and SIGINT.
+
+    From its start on it is alive; it is ready once it is told so, until it stops.
+    """
 
     def __init__(
         self,
@@ -221,6 +266,7 @@ class Server:
         self.addresses: dict[str, str] = {}  # where this process serves, by the names that its log has for them
         self._address = address
         self._tls = tls
+        self._certificates: Any = None
 
     def add(self, service: str, rpcs: Sequence[Rpc[Any]]) -> None:
         """Adds a service, by its full name."""
@@ -235,21 +281,35 @@ class Server:
         try:
             port = self._bind()
         except RuntimeError as error:
-            field, remedy = "listen", "Choose a free address"
-            if self._tls is not None:
-                field, remedy = "listen, tls", "Choose a free address, and PEM files of a certificate and its key"
             problem = f"cannot bind {self._address}"
-            raise errors.InputError(field=field, problem=problem, remedy=remedy) from error
+            raise errors.InputError(field="listen", problem=problem, remedy="Choose a free address") from error
         self.addresses["address"] = address_of(listen_address(self._address, "listen")[0], port)
         return self.addresses["address"]
 
-    async def start(self, services: Sequence[str]) -> None:
-        """Starts to answer, and reports SERVING."""
+    async def start(self, services: Sequence[str], *, is_ready: bool = True) -> None:
+        """Starts to answer, and reports that it is alive; that it serves at once, or when it is `ready`."""
         self._services = ["", *services]
         self._add_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME))
         self.grpc.add_generic_rpc_handlers((self._border.unknown(),))
+        status = health_pb2.HealthCheckResponse
+        await self._report(status.SERVING if is_ready else status.NOT_SERVING)
+        await self._health.set(LIVENESS, status.SERVING)
         await self.grpc.start()
+
+    async def ready(self) -> None:
+        """Reports SERVING."""
         await self._report(health_pb2.HealthCheckResponse.SERVING)
+
+    def read_certificates(self) -> Any:
+        """The certificates as their files are now; None without TLS. Raises InputError where they are none."""
+        if self._tls is None:
+            return None
+        ca, key, certificate = self._tls.read_for_server()
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], ca)
+
+    def use(self, certificates: Any) -> None:
+        """From now on, for new connections; those that are open stay so until their age ends them."""
+        self._certificates = certificates
 
     async def serve_until_signal(self, drain_s: float) -> None:
         """Waits for SIGTERM or SIGINT, then reports NOT_SERVING, drains and stops. A second signal ends it at once."""
@@ -275,12 +335,9 @@ class Server:
     def _bind(self) -> int:
         if self._tls is None:
             return self.grpc.add_insecure_port(self._address)
-        ca, key, certificate = self._tls.read()
-        if key is None or certificate is None:
-            raise errors.InputError(
-                field="tls", problem="a server needs certificate and key", remedy="Set both, or neither"
-            )
-        credentials = grpc.ssl_server_credentials([(key, certificate)], ca, ca is not None)
+        self.use(self.read_certificates())
+        has_ca = self._tls.ca is not None
+        credentials = grpc.dynamic_ssl_server_credentials(self._certificates, lambda: self._certificates, has_ca)
         return self.grpc.add_secure_port(self._address, credentials)
 
     def _add_health(self) -> None:

@@ -68,7 +68,7 @@ class Worker:
         finally:
             ended.set()
 
-    async def prepare(self, function: Callable[..., None], *args: Any) -> None:
+    async def prepare(self, function: Callable[..., T], *args: Any) -> T:
         """Slow work that is done once for all, beside the threads of requests: who asks meanwhile waits for the same.
 
         A caller that is cancelled leaves it to the others.
@@ -77,7 +77,8 @@ class Worker:
         if key not in self._preparing:
             self._preparing[key] = asyncio.create_task(asyncio.to_thread(function, *args))
             self._preparing[key].add_done_callback(lambda _: self._preparing.pop(key))
-        await asyncio.shield(self._preparing[key])
+        done: T = await asyncio.shield(self._preparing[key])
+        return done
 
     async def load(self, codec: FeatureCodec, name: str) -> None:
         """Loads one of the codecs, unless it is: a network takes seconds, and would hold up the requests' threads."""
