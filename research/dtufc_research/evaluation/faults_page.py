@@ -73,3 +73,57 @@ def _faults(found: Found) -> Iterator[str]:
     yield ""
     quick = " In quick mode, which shows that it runs: no figures to quote." if of["quick"] else ""
     yield f"`python -m dtufc_research.evaluation.faults`; on {of['machine']}.{quick}"
+
+
+def _fuzz_answer(found: Found) -> Iterator[str]:
+    codes = {code for tallied in found["codes"].values() for code in tallied}
+    bad = sorted(codes & {"INTERNAL", "UNKNOWN", "500"})
+    slowest = found["slowest"][0]
+    ended = f"some ended in {', '.join(bad)}" if bad else "none ended in an error of the service itself"
+    yield f"Of {found['count']:,} hostile requests {ended}; the slowest took {slowest[0]:.2f} s."
+    for fault in found["faults"]:
+        yield f"\n**Not good**: {fault}."
+
+
+def _fuzz(found: Found) -> Iterator[str]:
+    yield (
+        f"{found['count']:,} requests of seed {found['seed']} in {found['seconds']:.0f} s, some tens at a time, to a "
+        "pair that serves two tiny models: valid messages whose fields have values at their borders, other types, odd "
+        "or long texts, bytes that are no UTF-8, are missing, doubled or invented; bytes that are flipped, cut or "
+        "moved; frames of which half have a checksum that fits. One in 50 is compressed; one in 100 has a deadline of "
+        "milliseconds."
+    )
+    yield ""
+    tallied = found["codes"]
+    codes = sorted({code for each in tallied.values() for code in each}, key=lambda code: (code[0].isdigit(), code))
+    for title, names in (
+        ("method", [name for name in tallied if not name.startswith("HTTP")]),
+        ("over HTTP", [name for name in tallied if name.startswith("HTTP")]),
+    ):
+        met = [code for code in codes if any(code in tallied[name] for name in names)]
+        yield f"| {title} | {' | '.join(met)} |"
+        yield f"|---|{'---:|' * len(met)}"
+        for name in sorted(names):
+            yield f"| {name} | {' | '.join(str(tallied[name].get(code, '')) for code in met)} |"
+        yield ""
+    yield "| the slowest: s | request | method | end |"
+    yield "|---:|---:|---|---|"
+    for seconds, number, method, code in found["slowest"]:
+        yield f"| {seconds:.2f} | {number} | {method} | {code} |"
+    yield ""
+    yield "| memory, MB | before | after |"
+    yield "|---|---:|---:|"
+    for side, (before, after) in found["rss"].items():
+        yield f"| {side} | {before / 1e6:.0f} | {after / 1e6:.0f} |"
+    yield ""
+    ends = ", ".join(f"{count} x {end}" for end, count in found["valid"]["after"].items())
+    yield (
+        f"Behind them, one valid request of each kind ended as before: {ends}."
+        if (found["valid"]["after"] == found["valid"]["before"])
+        else f"Behind them, valid requests ended otherwise than before: {ends}."
+    )
+    yield ""
+    yield (
+        f"`python -m dtufc_research.evaluation.fuzz_requests --count {found['count']} --seed {found['seed']}`; with "
+        f"`--only N` the one of that number; on {found['machine']}."
+    )
