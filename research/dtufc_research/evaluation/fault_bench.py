@@ -101,7 +101,7 @@ class Bench:
         client = self._stack.enter_context(Client(self.edge.address, num_tokens=self._num_tokens))
         self.cloud.wait()
         self.edge.wait()
-        client.learn(["answer in raw", *self.kinds])
+        client.learn(["answer in raw", "complete in raw", *self.kinds])
         return client
 
     @cached_property

@@ -26,6 +26,7 @@ _READERS: Final = 8
 _READERS_S: Final = 30.0
 _MAX_GROWTH_BYTES: Final = 64 << 20
 _FLIPS: Final = 200
+_FLIPPED_STREAMS: Final = 3
 _MODEL: Final = "smollm2-135m"
 _CHANNELS: Final = 576
 _DAMAGED: Final = (*BROKEN, "DATA_LOSS")
@@ -64,7 +65,7 @@ def connection_cut(bench: Bench) -> list[Seen]:
     with _altered(bench, _Cut(100_000)):
         rows = [client.ask("answer in raw", bench.unary_s, "cut behind 100 kB").seen(BROKEN)]
     stream = client.ask("complete", _LONG_S, "cut in a step")
-    until(lambda: stream.is_over or (stream.tokens or 0) >= _BEFORE)
+    until(_has_begun(stream))
     with _altered(bench, _Cut(50)):
         rows.append(stream.seen())
     return rows + back(client, bench.kinds)
@@ -84,10 +85,10 @@ def bit_flipped(bench: Bench) -> list[Seen]:
     client = bench.forwarded_client
     with _altered(bench, _Flip(100_000)):
         rows = [client.ask("answer in raw", bench.unary_s, "in its frame").seen(_DAMAGED)]
-    for number in range(3):
-        stream = client.ask("complete", _LONG_S, f"in a step, {number + 1} of 3")
+    for number in range(_FLIPPED_STREAMS):
+        stream = client.ask("complete in raw", _LONG_S, f"in a step, {number + 1} of {_FLIPPED_STREAMS}")
         until(_has_begun(stream))
-        with _altered(bench, _Flip(200 + 37 * number)):
+        with _altered(bench, _Flip(1000 + 500 * number)):
             rows.append(stream.seen(_DAMAGED))
     return rows + back(client, bench.kinds)
 

@@ -30,10 +30,14 @@ def _requests(num_tokens: int) -> Mapping[str, Any]:
         "answer": inference_pb2.AnswerRequest(question=question, choices=["yes", "no"]),
         "answer in raw": inference_pb2.AnswerRequest(question=question, choices=["yes", "no"], coding=raw),
         "classify": inference_pb2.ClassifyRequest(image=_IMAGE.read_bytes()),
-        _STREAM: inference_pb2.CompleteRequest(
-            prompt="One, two, three, four,", max_tokens=num_tokens, plain=True, drafts=inference_pb2.DRAFTS_OFF
-        ),
+        _STREAM: _stream_request(num_tokens),
+        f"{_STREAM} in raw": _stream_request(num_tokens, raw),
     }
+
+
+def _stream_request(num_tokens: int, coding: inference_pb2.Coding | None = None) -> inference_pb2.CompleteRequest:
+    prompt, drafts = "One, two, three, four,", inference_pb2.DRAFTS_OFF
+    return inference_pb2.CompleteRequest(prompt=prompt, max_tokens=num_tokens, plain=True, drafts=drafts, coding=coding)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +138,7 @@ class Client:
     def learn(self, kinds: Collection[str]) -> None:
         """Asks for the undisturbed results. Raises grpc.RpcError."""
         for kind in kinds:
-            if kind == _STREAM:
+            if kind.startswith(_STREAM):
                 stream = self._stub.Complete(self._requests[kind], timeout=120)
                 self.expected[kind] = [_part(reply) for reply in stream]
             else:
@@ -142,7 +146,7 @@ class Client:
 
     def ask(self, kind: str, deadline_s: float, when: str = "") -> Asked:
         """Makes a call of one of the kinds that were learned."""
-        work = self._stream if kind == _STREAM else self._unary
+        work = self._stream if kind.startswith(_STREAM) else self._unary
         return Asked(f"{kind}, {when}", deadline_s, lambda asked: work(asked, kind, deadline_s))
 
     def flood(self, deadline_s: float) -> Asked:

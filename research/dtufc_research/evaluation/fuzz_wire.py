@@ -88,13 +88,13 @@ def hostile_message(
     way = random.random()
     if way < 0.02:
         return random.choice((b"", random.randbytes(random.choice((1, 2, 10, 1000))), random.choice(others)))
-    if way < 0.25:
+    if way < 0.12:
         return hostile_bytes(random, valid)
     fields = _read(schema, valid)
     for _ in range(random.randint(1, _MAX_EDITS)):
         _edit(random, schema, fields, bytes_of)
     data = _write(fields)
-    return hostile_bytes(random, data) if way < 0.3 else data
+    return hostile_bytes(random, data) if way < 0.15 else data
 
 
 def hostile_bytes(random: Random, data: bytes) -> bytes:
@@ -171,7 +171,7 @@ def _edit(random: Random, schema: Descriptor, fields: list[Field], bytes_of: Cal
         assert isinstance(chosen.value, list)
         assert chosen.of is not None
         return _edit(random, chosen.of.message_type, chosen.value, bytes_of)
-    match random.randrange(10):
+    match random.randrange(20):
         case 0 if fields:
             fields.remove(random.choice(fields))
         case 1 if fields:

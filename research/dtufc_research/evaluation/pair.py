@@ -73,20 +73,23 @@ class Forwarder:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_back: bool) -> None:
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         sending = asyncio.create_task(self._send(queue, writer))
-        while True:
-            while is_back and not self.reads_back:
-                await asyncio.sleep(_POLL_S)
-            try:
-                data = await reader.read(1 << 16)
-            except ConnectionError:
-                data = b""
-            self.num_bytes += len(data)
-            if data and not is_back:
-                data = self.alter(data)
-            queue.put_nowait((time.monotonic() + self.round_trip_s / 2, data))
-            if not data:
-                break
-        await sending
+        try:
+            while True:
+                while is_back and not self.reads_back:
+                    await asyncio.sleep(_POLL_S)
+                try:
+                    data = await reader.read(1 << 16)
+                except ConnectionError:
+                    data = b""
+                self.num_bytes += len(data)
+                if data and not is_back:
+                    data = self.alter(data)
+                queue.put_nowait((time.monotonic() + self.round_trip_s / 2, data))
+                if not data:
+                    break
+            await sending
+        finally:
+            sending.cancel()
 
     async def _send(self, queue: "asyncio.Queue[tuple[float, bytes]]", writer: asyncio.StreamWriter) -> None:
         """What the queue holds, each at its time, up to an empty part."""
