@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from dtufc_research.evaluation.fault_calls import OK, Asked, Client, Seen, health
 from dtufc_research.evaluation.lossy_line import LossyLine, can_make_lines
@@ -60,7 +60,7 @@ class Bench:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         if can_make_lines():
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=True)
-            self._stack.callback(subprocess.run, ["umount", "-l", folder], check=True)
+            self._stack.callback(lambda: subprocess.run(["umount", "-l", folder], check=True))
         return folder
 
     @cached_property
@@ -74,7 +74,7 @@ class Bench:
 
     @cached_property
     def cloud(self) -> Service:
-        behind = {"host": self.line.host, "before": self.line.before} if can_make_lines() else {}
+        behind: Any = {"host": self.line.host, "before": self.line.before} if can_make_lines() else {}
         return self._started(Service("cloud", {"profiles": self._profiles}, self.logs, **behind))
 
     @cached_property

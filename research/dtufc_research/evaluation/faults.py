@@ -63,6 +63,7 @@ def measure(path: Path, names: Sequence[str], make: Callable[[], Bench], of: Map
     with make() as bench:
         for name in (name for name in names if name not in found["rows"]):
             start = time.monotonic()
+            seen: dict[str, Any]
             try:
                 seen = {"seen": [asdict(row) for row in FAULTS[name](bench)]}
             except PermissionError as error:

@@ -123,7 +123,7 @@ class Calls:
         return replace(call, is_compressed=way < 0.04)
 
     def _call(self, method: _Method, side: str, valid: Message, message: bytes) -> Call:
-        before = ()
+        before: tuple[bytes, ...] = ()
         if isinstance(valid, head_pb2.GenerateRequest) and not valid.HasField("open"):
             before = (self._opening(valid).SerializeToString(),)  # rows and ends are of a session
         return Call(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 
 from dtufc.coding import bitstream
 from dtufc.coding.bitstream import StepContext
@@ -72,7 +72,7 @@ class Field:
 def hostile_message(
     random: Random,
     valid: bytes,
-    schema: Descriptor,
+    schema: Any,
     others: Sequence[bytes],
     bytes_of: Callable[[Random, str, bytes], bytes],
 ) -> bytes:
@@ -81,7 +81,7 @@ def hostile_message(
     Args:
         random: all choices are its.
         valid: to start from.
-        schema: of the message.
+        schema: descriptor of the message.
         others: messages of any kind, to mix in.
         bytes_of: hostile content of a bytes field, by its name, made of what it has.
     """
@@ -163,7 +163,7 @@ def hostile_step(random: Random, valid: bytes, context: StepContext) -> bytes:
     return body + struct.pack("<I", zlib.crc32(body, context.crc) ^ reversed_symbols)
 
 
-def _edit(random: Random, schema: Descriptor, fields: list[Field], bytes_of: Callable[..., bytes]) -> None:
+def _edit(random: Random, schema: Any, fields: list[Field], bytes_of: Callable[..., bytes]) -> None:
     """Changes one field, here or in a message within."""
     within = [each for each in fields if isinstance(each.value, list)]
     if within and random.random() < 0.5:
@@ -213,7 +213,7 @@ def _border(
     return _VARINT, random.choice(_NUMBERS)
 
 
-def _read(schema: Descriptor, data: bytes) -> list[Field]:
+def _read(schema: Any, data: bytes) -> list[Field]:
     """The fields of a valid message."""
     fields, offset = list[Field](), 0
     while offset < len(data):
