@@ -9,7 +9,6 @@ from dtufc.serving.lifecycle import run, serve, served_profiles
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server
 from dtufc.serving.worker import Worker
-from dtufc.v1 import head_pb2, head_pb2_grpc
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.service import HeadService
 from dtufc_cloud.settings import CloudSettings
@@ -24,10 +23,10 @@ async def start(settings: CloudSettings) -> None:
             profile.name: await asyncio.to_thread(CloudPipeline, profile, device, dtype, settings.max_tokens)
             for profile in served_profiles(settings)
         }
-        service = HeadService(pipelines, worker, telemetry, settings)
+        bound = settings.model_copy(update={"listen": server.addresses["address"]})
+        service = HeadService(pipelines, worker, telemetry, bound)
         server.on_drain.append(service.drain)
-        head_pb2_grpc.add_HeadServiceServicer_to_server(service, server.grpc)
-        return [head_pb2.DESCRIPTOR.services_by_name["HeadService"].full_name]
+        return service.add_to(server)
 
     await serve(settings, Telemetry("cloud"), register)
 

@@ -81,6 +81,8 @@ class Session:
             began = time.perf_counter()
             parts = await self._worker.run(self._parsed, request.rows, record)
             self._check(request, parts)
+            for codec in {part.frame.codec.name for part in parts}:
+                await self._worker.load(self._pipeline.codec, codec)
             decoded = [
                 await self._worker.run(self._decoded, parts[at : at + _DECODED], record)
                 for at in range(0, len(parts), _DECODED)

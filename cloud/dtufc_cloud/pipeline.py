@@ -14,7 +14,6 @@ from dtufc.coding.features import as_tensor
 from dtufc.errors import InputError
 from dtufc.models import plugins
 from dtufc.models.profile import Profile
-from dtufc.models.zoo import weights_folder
 from dtufc.serving.telemetry import Record
 
 
@@ -22,8 +21,7 @@ class CloudPipeline:
     """One profile's decoder and head; a mirror of the edge's pipeline."""
 
     def __init__(self, profile: Profile, device: torch.device, dtype: torch.dtype, max_tokens: int = 2048) -> None:
-        family = plugins.load(plugins.HEADS, profile.spec.family)
-        self.head: Any = family(weights_folder(profile.spec), profile, device, dtype)
+        self.head: Any = plugins.built(plugins.HEADS, profile, device, dtype)
         self.profile = profile.with_prefix(getattr(self.head, "prefix", 0))
         self.codec = FeatureCodec(self.profile)
         self.codec.prepare(self.codec.default_codec)  # before the first request; a damaged one ends the start

@@ -18,6 +18,9 @@ from dtufc.v1 import head_pb2, head_pb2_grpc
 _PEER: Final = "the cloud"
 _CLOSE_S: Final = 5.0  # for a cloud to hear that a session ends
 _SESSION_KEY: Final = "dtufc-session"
+_SERVICE: Final = head_pb2.DESCRIPTOR.services_by_name["HeadService"].full_name
+PURE: Final = [{"service": _SERVICE, "method": name} for name in ("Run", "Describe")]
+"""The calls that a channel to a cloud may make twice. Sessions are opened again instead, with all that was sent."""
 _log = logging.getLogger(__name__)
 
 
@@ -52,19 +55,23 @@ class Cloud:
         task.add_done_callback(self._ending.discard)
 
     async def run(self, request: head_pb2.RunRequest, timeout_s: float) -> head_pb2.RunReply:
-        """One frame and task to the head's result.
+        """One frame and task to the head's result. A cloud that is lost meanwhile is replaced by another (`channel`).
 
         Raises:
-            Unavailable: the cloud cannot be reached.
+            Unavailable: no cloud can be reached; it says for how long it was tried.
             DeadlineExceeded: it did not answer in time.
             DtufcError: whatever the cloud raised.
         """
-        deadline = time.monotonic() + timeout_s
+        start = time.monotonic()
         try:
             await self._meet(request.profile, timeout_s)
-            return await self._stub.Run(request, timeout=max(0.0, deadline - time.monotonic()))
+            return await self._stub.Run(request, timeout=max(0.0, start + timeout_s - time.monotonic()))
         except grpc.aio.AioRpcError as error:
-            raise self.translated(error, timeout_s) from error
+            translated = self.translated(error, timeout_s)
+            if isinstance(translated, Unavailable):
+                problem = f"{translated.context['problem']}, after {time.monotonic() - start:.1f} s"
+                raise Unavailable(**{**translated.context, "problem": problem}) from error
+            raise translated from error
 
     async def open(self, profile: str, timeout_s: float) -> "Link":
         """The way of one session to a cloud, before its first message.

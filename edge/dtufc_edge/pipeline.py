@@ -14,7 +14,6 @@ from dtufc.coding.feature_codec import EncodedFrame, FeatureCodec
 from dtufc.coding.rate import Rate
 from dtufc.models import plugins
 from dtufc.models.profile import Profile
-from dtufc.models.zoo import weights_folder
 from dtufc.serving.telemetry import Record
 
 
@@ -22,8 +21,7 @@ class EdgePipeline:
     """One profile's backbone and encoder; a mirror of the cloud's pipeline."""
 
     def __init__(self, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
-        family = plugins.load(plugins.BACKBONES, profile.spec.family)
-        self.backbone: Any = family(weights_folder(profile.spec), profile, device, dtype)
+        self.backbone: Any = plugins.built(plugins.BACKBONES, profile, device, dtype)
         self.profile = profile.with_prefix(getattr(self.backbone, "prefix", 0))
         self.codec = FeatureCodec(self.profile)
         self.codec.prepare(self.codec.default_codec)  # before the first request; a damaged one ends the start

@@ -4,27 +4,29 @@ request --> admission, deadline --> task: backbone --> encode --cloud--> result 
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any, Final
 
-import grpc
 from google.protobuf.message import Message
 from torch import Tensor
 
 from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.models import plugins
-from dtufc.models.capabilities import TokenFeatures
+from dtufc.models.capabilities import ImageFeatures, PatchFeatures, TokenFeatures
+from dtufc.serving.border import Incoming, Rpc
 from dtufc.serving.cache_budget import CacheBudget
-from dtufc.serving.calls import Admitted, Calls, grpc_status
+from dtufc.serving.calls import Admitted, Calls
 from dtufc.serving.describe import profile_info
 from dtufc.serving.passes import Passes
 from dtufc.serving.telemetry import Telemetry
+from dtufc.serving.transport import Server
 from dtufc.serving.worker import Worker
 from dtufc.v1 import inference_pb2
 from dtufc_edge.cloud import Cloud
 from dtufc_edge.detokenizer import TokenTexts
 from dtufc_edge.exchange import Exchange
+from dtufc_edge.image_decoding import ImageDecoders
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.settings import EdgeSettings
 from dtufc_edge.tasks import Call, Task
@@ -55,6 +57,7 @@ class InferenceService:
     Attributes:
         infos: what it says of each profile.
         token_texts: of each profile that completes.
+        images: what decodes image files: start it before the first request where `takes_images`, and close it.
     """
 
     def __init__(
@@ -72,10 +75,17 @@ class InferenceService:
         self._telemetry = telemetry
         self._settings = settings
         self._calls = Calls(
-            worker, telemetry, service="the edge", address=settings.listen, timeout_s=settings.timeout_s
+            worker,
+            telemetry,
+            service="the edge",
+            address=settings.listen,
+            timeout_s=settings.timeout_s,
+            max_message_bytes=settings.max_message_bytes,
+            max_pending_bytes=settings.max_pending_bytes,
         )
         self.budget = CacheBudget(settings.max_cache_bytes)
         telemetry.watch_cache(self.budget)
+        self.images = ImageDecoders(settings.image_limits, settings.threads, telemetry.image_decoder_ended)
         self._passes = {
             name: Passes(worker, _together(p.backbone), telemetry.watch_passes(name)) for name, p in pipelines.items()
         }
@@ -86,35 +96,26 @@ class InferenceService:
         }
         self.infos = [profile_info(p.profile, p.codec, p.backbone.num_layers) for p in pipelines.values()]
 
-    def add_to(self, server: grpc.aio.Server) -> Sequence[str]:
+    @property
+    def takes_images(self) -> bool:
+        """Whether a profile has a task of images."""
+        return any(isinstance(p.backbone, ImageFeatures | PatchFeatures) for p in self._pipelines.values())
+
+    def add_to(self, server: Server) -> Sequence[str]:
         """Adds every task's method to the server; returns the names of the services that have any."""
-        methods: dict[str, dict[str, grpc.RpcMethodHandler]] = {
-            _SERVICE: {
-                "ListModels": grpc.unary_unary_rpc_method_handler(
-                    self.list_models,
-                    request_deserializer=inference_pb2.ListModelsRequest.FromString,
-                    response_serializer=inference_pb2.ListModelsReply.SerializeToString,
-                )
-            }
-        }
+        listing = Rpc(name="ListModels", request=inference_pb2.ListModelsRequest, handle=self._list_models, kind="list")
+        methods: dict[str, dict[str, Rpc[Any]]] = {_SERVICE: {listing.name: listing}}
         for task in (plugins.load(plugins.EDGE_TASKS, name)() for name in plugins.names(plugins.EDGE_TASKS)):
             of_service = methods.setdefault(task.method.service, {})
             if task.method.name in of_service:
                 problem = f"{task.name} is served as {task.method.service}/{task.method.name}, which is taken"
                 raise InputError(field="task", problem=problem, remedy="Give it a method of its own")
-            of_service[task.method.name] = self._handler(task)
-        for service, handlers in methods.items():
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+            of_service[task.method.name] = self._rpc(task)
+        for service, rpcs in methods.items():
+            server.add(service, list(rpcs.values()))
         return list(methods)
 
-    async def list_models(
-        self, _: inference_pb2.ListModelsRequest, __: grpc.aio.ServicerContext
-    ) -> inference_pb2.ListModelsReply:
-        return inference_pb2.ListModelsReply(profiles=self.infos)
-
-    async def replies(
-        self, task: Task | str, request: Message, timeout_s: float | None
-    ) -> AsyncGenerator[Message, None]:
+    def replies(self, task: Task | str, request: Message, timeout_s: float | None) -> AsyncGenerator[Message, None]:
         """One request's replies, however it came. Read it to the end, or close it: that ends the work.
 
         Args:
@@ -126,28 +127,33 @@ class InferenceService:
             DtufcError: the request cannot be served. Closing raises DeadlineExceeded where the deadline is the cause.
         """
         task = plugins.load(plugins.EDGE_TASKS, task)() if isinstance(task, str) else task
-        async with self._calls.admit(task.name, timeout_s) as admitted:
+        return self._replies(task, nullcontext(request), timeout_s)
+
+    async def _list_models(self, call: Incoming[inference_pb2.ListModelsRequest]) -> inference_pb2.ListModelsReply:
+        await call.brief()
+        return inference_pb2.ListModelsReply(profiles=self.infos)
+
+    async def _replies(
+        self, task: Task, arriving: AbstractAsyncContextManager[Message], timeout_s: float | None
+    ) -> AsyncGenerator[Message, None]:
+        async with self._calls.admit(task.name, timeout_s) as admitted, arriving as request:
             call = self._call(task, getattr(request, "coding", inference_pb2.Coding()), admitted)
             async with aclosing(task.run(call, request)) as replies:  # type: ignore[type-var]
                 async for reply in replies:
                     yield reply
 
-    def _handler(self, task: Task) -> grpc.RpcMethodHandler:
-        async def serve(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            replies = self.replies(task, request, context.time_remaining())
-            async with grpc_status(context), aclosing(replies):
+    def _rpc(self, task: Task) -> Rpc[Any]:
+        async def handle(call: Incoming[Any]) -> Message | None:
+            async with aclosing(self._replies(task, self._calls.received(call), call.timeout_s)) as replies:
                 if not task.method.streams:
                     (only,) = [reply async for reply in replies]
                     return only
                 async for reply in replies:
-                    await context.write(reply)
+                    await call.write(reply)
             return None
 
         method = task.method
-        handler = grpc.unary_stream_rpc_method_handler if method.streams else grpc.unary_unary_rpc_method_handler
-        return handler(
-            serve, request_deserializer=method.request.FromString, response_serializer=method.reply.SerializeToString
-        )
+        return Rpc(name=method.name, request=method.request, handle=handle, streams=method.streams)
 
     def _call(self, task: Task, coding: inference_pb2.Coding, admitted: Admitted) -> Call:
         pipeline, record = self._pipeline(task, coding.profile), admitted.record
@@ -170,6 +176,7 @@ class InferenceService:
             exchange=exchange,
             passes=self._passes[pipeline.profile.name],
             budget=self.budget,
+            images=self.images,
         )
 
     def _pipeline(self, task: Task, name: str) -> EdgePipeline:

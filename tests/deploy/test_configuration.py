@@ -19,6 +19,7 @@ LEFT_OUT = {
     "listen",
     "metrics_listen",
     "http_listen",
+    "cloud_proxy",
     *(f"{whose}tls_{what}" for whose in ("", "cloud_") for what in ("ca", "key", "certificate")),
 }
 

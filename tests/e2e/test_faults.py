@@ -32,8 +32,9 @@ from tests.e2e.services import (
 STUBBORN = """
 import asyncio, os, sys, time
 import grpc
-from dtufc.serving.calls import Calls, grpc_status
+from dtufc.serving.calls import Calls
 from dtufc.serving.lifecycle import run, serve
+from dtufc.serving.status import grpc_status
 from dtufc.serving.telemetry import Telemetry
 from dtufc_edge.settings import EdgeSettings
 

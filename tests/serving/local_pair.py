@@ -12,11 +12,11 @@ from dtufc.models.profile import Profile
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server, channel
 from dtufc.serving.worker import Worker
-from dtufc.v1 import head_pb2_grpc, inference_pb2
+from dtufc.v1 import inference_pb2
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.service import HeadService
 from dtufc_cloud.settings import CloudSettings
-from dtufc_edge.cloud import Cloud
+from dtufc_edge.cloud import PURE, Cloud
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.service import InferenceService
 from dtufc_edge.settings import EdgeSettings
@@ -50,12 +50,12 @@ async def local_cloud(
     pipeline: CloudPipeline, address: str = "127.0.0.1:0", **settings: Any
 ) -> AsyncIterator[LocalCloud]:
     worker, telemetry = Worker(threads=1, queue_limit=32), Telemetry("cloud")
-    server = Server(address)
+    server = Server(address, rejected=telemetry.rejected)
     address = server.bind()
     pipelines = {pipeline.profile.name: pipeline}
     service = HeadService(pipelines, worker, telemetry, CloudSettings(listen=address, **settings))
     server.on_drain.append(service.drain)
-    head_pb2_grpc.add_HeadServiceServicer_to_server(service, server.grpc)  # type: ignore[no-untyped-call]
+    service.add_to(server)
     await server.start([])
     try:
         yield LocalCloud(server, service, address, telemetry)
@@ -110,7 +110,7 @@ async def local_edge(
 ) -> AsyncIterator[LocalEdge]:
     worker, telemetry = Worker(threads=1, queue_limit=32), Telemetry("edge")
     name = pipeline.profile.name
-    async with channel(clouds, sticky=unary) as to_cloud:
+    async with channel(clouds, sticky=unary, retried=PURE) as to_cloud:
         cloud = Cloud(to_cloud, clouds, {name: pipeline.profile.digest}, unary=unary)
         yield LocalEdge(
             InferenceService({name: pipeline}, cloud, worker, telemetry, EdgeSettings(cloud=clouds, **settings)),

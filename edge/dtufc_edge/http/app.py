@@ -4,18 +4,22 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dtufc.errors import DtufcError, Internal, Overloaded, Unavailable
-from dtufc.serving.limits import MAX_CALLS
+from dtufc.serving.border import client_of_host
+from dtufc.serving.limits import MAX_HTTP_CALLS
+from dtufc.serving.telemetry import Telemetry
+from dtufc.serving.turns import CALLER, Places
 from dtufc.v1 import head_pb2
 from dtufc_edge.http.errors import Json, body_of, body_of_error, json_response, response_of
 from dtufc_edge.http.replies import ClientGone, Replies, Reply, unless_gone
@@ -34,17 +38,18 @@ class Endpoints:
 
     Attributes:
         address: where they are served.
+        telemetry: of the edge.
         draining: whether new requests are rejected.
         active: replies that are being made.
     """
 
-    def __init__(self, service: InferenceService, registry: CollectorRegistry, settings: EdgeSettings) -> None:
+    def __init__(self, service: InferenceService, telemetry: Telemetry, settings: EdgeSettings) -> None:
         self.draining = False
         self.active: set[Replies] = set()
         self.address = str(settings.http_listen)
         self._service = service
         self._models = {info.name: info for info in service.infos if "complete" in info.tasks}
-        self._registry = registry
+        self.telemetry = telemetry
         self._settings = settings
         self._created = int(time.time())
 
@@ -80,7 +85,7 @@ class Endpoints:
         return json_response(200, {"status": "SERVING"})
 
     async def metrics(self) -> Response:
-        return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(generate_latest(self.telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def _served(self, name: str) -> head_pb2.ProfileInfo:
         if name not in self._models:
@@ -173,21 +178,23 @@ class _Gate:
 
     def __init__(self, app: ASGIApp, endpoints: Endpoints) -> None:
         self._app, self._endpoints = app, endpoints
-        self._running = 0
+        self._places = Places(MAX_HTTP_CALLS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
         elif self._endpoints.draining:
             await response_of(stopping(self._endpoints.address))(scope, receive, send)
-        elif self._running >= MAX_CALLS:
-            await response_of(Overloaded(limit=MAX_CALLS))(scope, receive, send)
         else:
-            self._running += 1
-            try:
+            CALLER.set(client_of_host(scope["client"][0] if scope.get("client") else ""))
+            with ExitStack() as held:
+                try:
+                    held.enter_context(self._places.hold())
+                except Overloaded as error:
+                    self._endpoints.telemetry.rejected("http", error.code)
+                    await response_of(error)(scope, receive, send)
+                    return
                 await self._app(scope, _limited(receive), send)
-            finally:
-                self._running -= 1
 
 
 def _limited(receive: Receive) -> Receive:

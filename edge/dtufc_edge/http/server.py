@@ -8,9 +8,10 @@ import ssl
 from collections.abc import Iterator
 
 import uvicorn
-from prometheus_client import CollectorRegistry
 
 from dtufc.errors import InputError
+from dtufc.serving.given import address_of, listen_address
+from dtufc.serving.telemetry import Telemetry
 from dtufc_edge.http.app import Endpoints, stopping
 from dtufc_edge.service import InferenceService
 from dtufc_edge.settings import EdgeSettings
@@ -27,14 +28,20 @@ class _Uvicorn(uvicorn.Server):
 
 
 class HttpServer:
-    """OpenAI's interface to one edge, with the TLS of its gRPC address."""
+    """OpenAI's interface to one edge, with the TLS of its gRPC address.
+
+    Attributes:
+        address: where it is served.
+    """
 
     def __init__(self, settings: EdgeSettings) -> None:
         self._settings = settings
-        self._socket = _bound(str(settings.http_listen))
+        host, port = listen_address(str(settings.http_listen), "http_listen")
+        self._socket = _bound(host, port)
+        self.address = address_of(host, self._socket.getsockname()[1])
 
-    async def start(self, service: InferenceService, registry: CollectorRegistry) -> None:
-        """Starts to answer, with the service's work and the registry's metrics, once models are loaded.
+    async def start(self, service: InferenceService, telemetry: Telemetry) -> None:
+        """Starts to answer, with the service's work and the edge's metrics, once models are loaded.
 
         What the process holds now is not searched for garbage any more: a body of many small lists would start that
         several times, and each time goes through all objects of the libraries.
@@ -42,7 +49,7 @@ class HttpServer:
         gc.collect()
         gc.freeze()
         settings = self._settings
-        self._endpoints = Endpoints(service, registry, settings)
+        self._endpoints = Endpoints(service, telemetry, settings.model_copy(update={"http_listen": self.address}))
         config = uvicorn.Config(
             self._endpoints.app(),
             http="h11",
@@ -74,20 +81,19 @@ class HttpServer:
                 while self._endpoints.active:
                     await asyncio.sleep(_POLL_S)
         for replies in self._endpoints.active:
-            replies.close(stopping(str(self._settings.http_listen)))
+            replies.close(stopping(self.address))
         self._server.should_exit = True
         await self._serving
 
 
-def _bound(address: str) -> socket.socket:
+def _bound(host: str, port: int) -> socket.socket:
     """A socket that has taken the address. Raises InputError where it is not free, or none of this machine."""
-    host, _, port = address.rpartition(":")
     try:
-        family, kind, _, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(place)
     except OSError as error:
-        problem = f"cannot bind {address}: {error.strerror}"
+        problem = f"cannot bind {address_of(host, port)}: {error.strerror}"
         raise InputError(field="http_listen", problem=problem, remedy="Choose a free address") from error
     return bound

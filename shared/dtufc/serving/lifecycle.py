@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -13,12 +14,14 @@ from prometheus_client import start_http_server
 
 from dtufc.errors import DtufcError, InputError
 from dtufc.models.profile import Profile, load_profile
+from dtufc.serving.given import address_of, listen_address
 from dtufc.serving.settings import ServiceSettings
 from dtufc.serving.telemetry import Telemetry, configure_logging
 from dtufc.serving.transport import Server
 from dtufc.serving.worker import Worker
 
 _log = logging.getLogger(__name__)
+_AT_SPLIT = re.compile(r"(.+)@([0-9]{1,9})")
 _LAST_WORK_S = 0.5  # for work that is running once calls have been drained
 S = TypeVar("S", bound=ServiceSettings)
 Register = Callable[[Server, Worker, Telemetry], Awaitable[Sequence[str]]]
@@ -28,8 +31,8 @@ def served_profiles(settings: ServiceSettings) -> list[Profile]:
     """The profiles that the settings name; NAME@K is NAME split after layer K."""
     profiles = []
     for entry in settings.profiles:
-        name, _, split = entry.rpartition("@")
-        profiles.append(load_profile(name, int(split)) if name and split.isdecimal() else load_profile(entry))
+        match = _AT_SPLIT.fullmatch(entry)
+        profiles.append(load_profile(match[1], int(match[2])) if match else load_profile(entry))
     names = [profile.name for profile in profiles]
     if not names or len(set(names)) < len(names):
         raise InputError(field="profiles", problem=f"{names}", remedy="Name each profile once, and at least one")
@@ -45,14 +48,14 @@ async def serve(settings: ServiceSettings, telemetry: Telemetry, register: Regis
         register: loads the models, adds the services to the server, and returns the services' names.
     """
     share_cores(settings.threads)
-    host, _, port = settings.metrics_listen.rpartition(":")
-    metrics = _metrics(host, int(port), telemetry)
+    metrics = _metrics(settings.metrics_listen, telemetry)
     worker = Worker(threads=settings.threads, queue_limit=settings.queue_limit)
     telemetry.watch_queue(lambda: worker.admitted, worker.slots)
-    server = Server(settings.listen, settings.server_tls, settings.max_message_bytes)
-    address = server.bind()
+    server = Server(settings.listen, settings.server_tls, settings.max_message_bytes, telemetry.rejected)
+    server.bind()
+    server.addresses["metrics"] = address_of(listen_address(settings.metrics_listen, "")[0], metrics.server_port)
     await server.start(await register(server, worker, telemetry))
-    _log.info("serving", extra={"fields": {"address": address, "metrics": settings.metrics_listen}})
+    _log.info("serving", extra={"fields": server.addresses})
     await server.serve_until_signal(settings.drain_s)
     ended = await worker.close(_LAST_WORK_S)
     metrics.shutdown()
@@ -86,9 +89,11 @@ def run(settings_class: type[S], start: Callable[[S], Coroutine[Any, Any, None]]
     return 0
 
 
-def _metrics(host: str, port: int, telemetry: Telemetry) -> WSGIServer:
+def _metrics(address: str, telemetry: Telemetry) -> WSGIServer:
+    host, port = listen_address(address, "metrics_listen")
     try:
         server, _ = start_http_server(port, host, telemetry.registry)
     except OSError as error:
-        raise InputError(field="metrics_listen", problem=str(error), remedy="Choose a free address") from error
+        problem = f"cannot bind {address}: {error.strerror}"
+        raise InputError(field="metrics_listen", problem=problem, remedy="Choose a free address") from error
     return server
