@@ -4,17 +4,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 import dtufc_cloud.served
 import dtufc_edge.served
-from dtufc.models.profile import Profile, load_profile
+from dtufc.models.profile import Profile
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server, channel
 from dtufc.serving.worker import Worker
@@ -26,30 +22,11 @@ from dtufc_edge.cloud import PURE, Cloud
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.service import InferenceService
 from dtufc_edge.settings import EdgeSettings
-from dtufc_research.evaluation.cuts import NUM_LAYERS, save_decoder
+from dtufc_research.evaluation.tiny import CHARACTERS, tiny_decoder
+
+__all__ = ["tiny_decoder"]  # other tests find it here
 
 CPU = torch.device("cpu")
-CHARACTERS = [*map(chr, range(33, 127)), *"ĠĊĉ"]  # as byte-level tokenizers write them; the last: space, newline, tab
-
-
-def tiny_decoder(name: str, folder: Path, split: int = NUM_LAYERS // 2) -> Profile:
-    """A random language model of this class, whose tokens are single characters, and its profile."""
-    save_decoder(name, folder / "model")
-    tokenizer = Tokenizer(models.BPE({character: index for index, character in enumerate(CHARACTERS)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder / "model")
-    spec = {
-        "name": "tiny",
-        "family": "decoder",
-        "layout": {"family": "llm"},
-        "split": split,
-        "tasks": ["answer", "complete"],
-        "source": {"folder": str(folder / "model")},
-    }
-    (folder / "profile").mkdir()
-    (folder / "profile" / "profile.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
-    return load_profile(folder / "profile")
 
 
 def text_of(ids: Sequence[int]) -> str:
