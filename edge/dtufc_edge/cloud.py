@@ -12,7 +12,7 @@ import grpc
 
 from dtufc.errors import BitstreamError, DeadlineExceeded, DtufcError, Internal, ProfileMismatch, Unavailable
 from dtufc.serving.limits import SESSION_ID_BYTES
-from dtufc.serving.status import error_info, error_of
+from dtufc.serving.status import error_info, error_of, readable
 from dtufc.v1 import head_pb2, head_pb2_grpc
 
 _PEER: Final = "the cloud"
@@ -66,7 +66,8 @@ class Cloud:
         start = time.monotonic()
         try:
             await self._meet(request.profile, timeout_s)
-            return await self._stub.Run(request, timeout=max(0.0, start + timeout_s - time.monotonic()))
+            reply = await self._stub.Run(request, timeout=max(0.0, start + timeout_s - time.monotonic()))
+            return readable(reply, _PEER, self.address)
         except grpc.aio.AioRpcError as error:
             translated = self.translated(error, timeout_s)
             if isinstance(translated, Unavailable):
@@ -89,7 +90,8 @@ class Cloud:
     async def _meet(self, profile: str, timeout_s: float) -> None:
         if self._theirs is None:
             reply = await self._stub.Describe(head_pb2.DescribeRequest(), timeout=timeout_s)
-            self._theirs = {info.name: info.digest for info in reply.profiles}
+            described = readable(reply, _PEER, self.address)
+            self._theirs = {info.name: info.digest for info in described.profiles}
         theirs = self._theirs.get(profile)
         if theirs != self._digests[profile]:
             self._theirs = None  # ask again next time: the cloud may have been corrected
@@ -131,7 +133,7 @@ class Stream:
                 await self._call.write(request)
                 reply = await self._call.read()
                 if reply is not grpc.aio.EOF:
-                    return reply
+                    return readable(reply, _PEER, self._cloud.address)
         except TimeoutError as error:
             raise DeadlineExceeded(peer=_PEER, address=self._cloud.address, timeout_s=round(timeout_s, 3)) from error
         except grpc.aio.AioRpcError as error:
@@ -172,7 +174,8 @@ class StepCalls:
     async def exchange(self, request: head_pb2.GenerateRequest, timeout_s: float) -> head_pb2.GenerateReply:
         request.session_id = self._id
         try:
-            return await self._stub.Step(request, timeout=timeout_s, metadata=self._metadata)
+            reply = await self._stub.Step(request, timeout=timeout_s, metadata=self._metadata)
+            return readable(reply, _PEER, self._cloud.address)
         except grpc.aio.AioRpcError as error:
             raise self._cloud.translated(error, timeout_s) from error
 

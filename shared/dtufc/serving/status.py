@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from dtufc import errors
 
+T = TypeVar("T")
 _DOMAIN: Final = "dtufc"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 # A service's own word is final: a caller's gRPC does not try again what is Unavailable behind the service.
@@ -78,6 +79,17 @@ def known_errors() -> Iterator[None]:
     except Exception as fault:
         _log.exception("unexpected")
         raise errors.Internal from fault
+
+
+def readable(reply: T | None, peer: str, address: str) -> T:
+    """A reply, as grpc.aio gives it: one that cannot be parsed is None, and only the log says so.
+
+    Raises:
+        Rejected: it cannot be parsed.
+    """
+    if reply is None:
+        raise errors.Rejected(peer=peer, address=address, problem="its answer cannot be read")
+    return reply
 
 
 def error_of(
