@@ -72,9 +72,9 @@ class ImageDecoders:
         try:
             for _ in range(self._count):
                 self._idle.append(_Process(self._limits))
-            async with asyncio.timeout(_START_S), asyncio.TaskGroup() as starting:
+            async with asyncio.timeout(_START_S):
                 for process in self._idle:
-                    starting.create_task(process.ready())
+                    await process.ready()
         except BaseException:
             while self._idle:
                 self._end(self._idle.popleft())

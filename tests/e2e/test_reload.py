@@ -1,12 +1,12 @@
 """Health while models load; profiles and certificates read anew while requests run: real processes, tiny models."""
 
-import os
 import signal
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ import pytest
 import trustme
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from safetensors.numpy import save
 
 from dtufc.client import EdgeClient
 from dtufc.errors import DtufcError, InputError, Unavailable
+from dtufc.models.profile import load_profile
 from dtufc.serving.transport import LIVENESS, Tls
 from tests.e2e.services import Service, free_port, start, stop_all
-from tests.serving.local_pair import tiny_decoder
+from tests.serving.local_pair import pipelines, tiny_decoder
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 EDGE_SERVICE = "dtufc.v1.InferenceService"
@@ -51,13 +51,15 @@ def status(address: str, service: str) -> int:
 
 
 def test_an_edge_that_loads_is_alive_and_not_ready_and_says_so_to_everybody(
-    tmp_path: Path, launch: Callable[..., Service]
+    tmp_path: Path, launch: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path / "cache"))
     folder = profile_folder(tmp_path, "tiny")
-    spec = yaml.safe_load((folder / "profile.yaml").read_text(encoding="utf-8"))
-    spec["calibrations"] = {spec["split"]: "gate"}
-    (folder / "profile.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
-    os.mkfifo(folder / "gate")  # who reads it waits until somebody writes
+    pipelines(load_profile(folder))  # proves its cut
+    (proof,) = (tmp_path / "cache" / "proofs").glob("*.json")
+    proof.unlink()
+    gate = proof.with_suffix(".lock").open("w")
+    flock(gate, LOCK_EX)  # who proves it anew waits
     http = f"127.0.0.1:{free_port()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
@@ -80,9 +82,8 @@ def test_an_edge_that_loads_is_alive_and_not_ready_and_says_so_to_everybody(
                     call()
         edge.process.send_signal(signal.SIGHUP)  # is no end; the reload comes once models are loaded
 
-        (folder / "gate").write_bytes(save({}))
+        gate.close()
         assert systemd.recv(4096).startswith(b"READY=1\n")
-        (folder / "gate").write_bytes(save({}))
         reloading = systemd.recv(4096).decode().splitlines()
         assert reloading[0] == "RELOADING=1"
         assert int(reloading[1].removeprefix("MONOTONIC_USEC=")) > 0
@@ -248,7 +249,7 @@ def test_a_reload_that_fails_says_why_in_one_line_and_all_goes_on_as_before(relo
 
     def name_nothing(side: str) -> str:
         reloaded.configure(side, ["one", "gpt-9"])
-        return "no profile gpt-9"
+        return "gpt-9/profile.yaml cannot be read"
 
     def lose_weights(side: str) -> str:
         reloaded.configure(side, ["one", str(nowhere)])
