@@ -110,6 +110,8 @@ class Asked:
             self._outcome = error.code().name + (f" ({sent.code})" if sent else "")
         except DtufcError as error:
             self._outcome = error.code
+        except Exception as error:  # of the suite itself: a row, and no end of the command
+            self._outcome = f"{type(error).__name__}: {error}"
         self._seconds = time.monotonic() - self._start
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from dtufc_research.evaluation.fault_bench import Bench
 from dtufc_research.evaluation.fault_calls import OK, Asked, Seen
 
-_START_S: Final = 60.0
+_START_S: Final = 180.0
 _LATE_S: Final = 120.0
 
 
@@ -28,7 +28,7 @@ def _start(side: str) -> Callable[[Asked], str]:
             listen = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--profiles", "smollm2-135m")
             command = [sys.executable, "-m", f"dtufc_{side}", *listen]
             env = {**os.environ, "DTUFC_CACHE": str(disk / "cache")}
-            ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_START_S, check=False)
+            ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         lines = ended.stderr.splitlines()
         if ended.returncode == 2 and len(lines) == 1:
             return f"exit 2: {lines[0].replace(str(disk), 'DISK')}"

@@ -15,7 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
+
 import dtufc
+from dtufc.errors import Unavailable
 from dtufc_research.evaluation import fault_bytes, fault_disk, fault_kinds
 from dtufc_research.evaluation.fault_bench import PROFILES, Bench
 from dtufc_research.evaluation.fault_calls import Seen
@@ -68,6 +71,12 @@ def measure(path: Path, names: Sequence[str], make: Callable[[], Bench], of: Map
                 seen = {"seen": [asdict(row) for row in FAULTS[name](bench)]}
             except PermissionError as error:
                 seen = {"not run": str(error)}
+            except (TimeoutError, Unavailable, grpc.RpcError) as error:
+                problem = f"{type(error).__name__}: {error}"
+                row = Seen(
+                    call="the fault", outcome=problem, seconds=0, deadline_s=0, verdict="was not seen to its end"
+                )
+                seen = {"seen": [asdict(row)]}
             found["rows"][name] = {"title": FAULTS[name].__doc__, **seen}
             path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)

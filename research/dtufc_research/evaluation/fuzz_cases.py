@@ -58,6 +58,11 @@ class Call:
     exists: bool = True
 
     @property
+    def is_ours(self) -> bool:
+        """Whether a failure has a reason of ours."""
+        return self.exists and self.method.startswith("/dtufc.")
+
+    @property
     def name(self) -> str:
         """For a tally: side, service and method."""
         return f"{self.side} {self.method.rpartition('.')[2]}" if self.exists else "methods that do not exist"

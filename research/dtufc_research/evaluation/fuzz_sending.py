@@ -21,6 +21,8 @@ _LATE_S: Final = 30.0  # deadline of a call: nothing hostile may take so long
 _SLOWEST: Final = 5
 _TOLD: Final = 5000
 _NO_END: Final = "no end"
+_TOO_LARGE: Final = "message larger than max"  # which gRPC itself says
+_WRITTEN_TO_LATE: Final = "INTERNAL"  # says the client's own gRPC of a stream that ends while it is written to
 _LATE: Final = "DEADLINE_EXCEEDED"
 _BAD: Final = frozenset({"INTERNAL", "UNKNOWN", _LATE, "500", "502", _NO_END})
 
@@ -121,9 +123,9 @@ class Sender:
         start = time.monotonic()
         error = await self._error_of(call)
         code, said = ("OK", None) if error is None else (error.code().name, error_info(error))
-        if code == _LATE and call.deadline_s is not None:
+        if call.deadline_s is not None and said is None and code in (_LATE, _WRITTEN_TO_LATE):
             code = "as late as asked"
-        elif error is not None and said is None and call.exists and call.method.startswith("/dtufc."):
+        elif error is not None and said is None and call.is_ours and _TOO_LARGE not in str(error.details()):
             self.tally.bare[code] += 1
         self.tally.add(number, call.name, code, time.monotonic() - start)
         return f"{call}\n{code} {said or (error.details() if error else '')}"
