@@ -7,6 +7,7 @@ it stopped; from that docs/results/faults.md is written. The status is 1 where a
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = sorted(set(given.faults) - set(FAULTS))
     if unknown:
         parser.error(f"{', '.join(unknown)}: give some of {', '.join(FAULTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # networks and disks are taken away again
     good = True
     if not given.page_only:
         profiles = "smollm2-135m" if given.quick else PROFILES
