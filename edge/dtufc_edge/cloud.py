@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import grpc
 
-from dtufc.errors import BitstreamError, DeadlineExceeded, DtufcError, Internal, ProfileMismatch, Unavailable
+from dtufc.errors import BitstreamError, DeadlineExceeded, DtufcError, ProfileMismatch, Unavailable
 from dtufc.serving.limits import SESSION_ID_BYTES
 from dtufc.serving.status import error_info, error_of, readable
 from dtufc.v1 import head_pb2, head_pb2_grpc
@@ -19,7 +19,7 @@ _PEER: Final = "the cloud"
 _CLOSE_S: Final = 5.0  # for a cloud to hear that a session ends
 _SESSION_KEY: Final = "dtufc-session"
 _SERVICE: Final = head_pb2.DESCRIPTOR.services_by_name["HeadService"].full_name
-PURE: Final = [{"service": _SERVICE, "method": name} for name in ("Run", "Describe")]
+PURE: Final = [{"service": _SERVICE, "method": "Run"}]
 """The calls that a channel to a cloud may make twice. Sessions are opened again instead, with all that was sent."""
 _log = logging.getLogger(__name__)
 
@@ -104,9 +104,9 @@ class Cloud:
         if isinstance(translated, Unavailable | ProfileMismatch):
             self._theirs = None  # it may come back as another: compare before the next frame is sent
         if isinstance(translated, BitstreamError):
-            # The client sent no frame: between here and there one was broken, or one of the two is.
+            # The client sent no frame: between here and there one was damaged, or one of the two is broken.
             _log.error("the cloud at %s rejected a frame: %s", self.address, translated)
-            return Internal()
+            return Unavailable(peer=_PEER, address=self.address, problem=f"a frame arrived damaged: {translated}")
         return translated
 
 
