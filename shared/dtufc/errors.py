@@ -36,7 +36,7 @@ class DtufcError(Exception):
     template: ClassVar[str]
 
     def __init__(self, **context: object) -> None:
-        self.context: dict[str, str] = {name: str(value)[:_LONGEST] for name, value in context.items()}
+        self.context: dict[str, str] = {name: _printable(str(value))[:_LONGEST] for name, value in context.items()}
         super().__init__(self.template.format_map(self.context))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -134,6 +134,13 @@ class DeadlineExceeded(ServiceError):
 class Internal(ServiceError):
     code = "INTERNAL"
     template = "the service failed. Its log has the cause."
+
+
+def _printable(text: str) -> str:
+    """One line that can be shown and sent: control characters, and halves of surrogate pairs, as Python escapes them."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _rebuild(cls: type[DtufcError], context: dict[str, str]) -> DtufcError:

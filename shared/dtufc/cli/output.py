@@ -5,17 +5,21 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import typer
 
 from dtufc.coding.arrays import Array
+from dtufc.coding.bitstream import MAX_PAYLOAD_BYTES
 from dtufc.coding.evaluation import Evaluation
-from dtufc.errors import DtufcError, InputError
+from dtufc.coding.features import read_npy
+from dtufc.errors import DtufcError
+from dtufc.files import read_file
 
 if TYPE_CHECKING:
     from dtufc.v1 import inference_pb2
+
+_MAX_BYTES: Final = MAX_PAYLOAD_BYTES + (1 << 16)  # of a frame, or of a file of features: the largest, and its header
 
 
 @contextmanager
@@ -83,16 +87,10 @@ def generated_facts(generated: "inference_pb2.Generated") -> dict[str, Any]:
 
 
 def load_features(path: Path) -> Array:
-    """A .npy file of one array. Raises InputError for anything else."""
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(field=str(path), problem=str(error), remedy="Give a .npy file of one array") from error
+    """The features in a .npy file of one array. Raises InputError for anything else."""
+    return read_npy(read_file(path, _MAX_BYTES), str(path))
 
 
 def read_frame(path: Path) -> bytes:
     """A file's bytes. Raises InputError where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(field="frame", problem=str(error), remedy="Name a readable file") from error
+    return read_file(path, _MAX_BYTES, field="frame")

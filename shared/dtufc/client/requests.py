@@ -11,7 +11,8 @@ from typing import Final, TypedDict, Unpack
 
 from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
-from dtufc.serving.limits import MAX_LABELS
+from dtufc.files import read_file
+from dtufc.serving.limits import MAX_LABELS, MAX_MESSAGE_BYTES
 from dtufc.v1 import head_pb2, inference_pb2
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
@@ -253,7 +254,4 @@ def _check_whole(name: str, number: int | None, *, least: int = 0, most: int = _
 def _image(image: bytes | Path) -> bytes:
     if not isinstance(image, Path):
         return image
-    try:
-        return image.read_bytes()
-    except OSError as error:
-        raise InputError(field="image", problem=str(error), remedy="Name a readable file") from error
+    return read_file(image, MAX_MESSAGE_BYTES, field="image")

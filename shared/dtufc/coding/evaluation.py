@@ -211,6 +211,8 @@ def _warnings(codec: FeatureCodec, overflow: float, lengths: set[int]) -> list[s
     if overflow:
         found.append(f"no row of float16: a value of {overflow:.0f} is beyond its range")
     fitted = codec.profile.calibration.get(TOKENS)
+    if fitted is not None and (fitted.shape != (2,) or fitted.dtype != np.int32):
+        raise InputError(field="profile", problem=f"the array {TOKENS} is damaged", remedy="Restore the profile")
     if fitted is not None and lengths:
         low, high = int(fitted[0]), int(fitted[1])
         if min(lengths) * _FAR < low or max(lengths) > high * _FAR:

@@ -22,7 +22,7 @@ from dtufc.coding.codecs.klt_transform import KltTransform
 from dtufc.coding.codecs.learned import VARIANTS, can_run, fit_learned, is_shipped
 from dtufc.coding.codecs.levels import LevelsCodec
 from dtufc.coding.codecs.raw import RawCodec
-from dtufc.coding.features import NUMPY_DTYPES, as_array, as_tensor, dtype_of
+from dtufc.coding.features import NUMPY_DTYPES, as_array, as_arrays, as_tensor, dtype_of
 from dtufc.coding.layout import Layout
 from dtufc.coding.quality import DEFAULT_QUALITY, PREFIX, TOKENS, is_sound, measured_qualities, range_of, setting_for
 from dtufc.coding.rate import Rate, within
@@ -37,6 +37,7 @@ FITTED: Final[Mapping[str, type[FittedCodec]]] = {"levels": LevelsCodec, "klt": 
 _MEASURED_VALUES: Final = 1 << 18  # of samples, to measure what a quality is,
 _MEASURED_SAMPLES: Final = 3  # at most so many,
 _MIN_MEASURED: Final = 1 << 12  # and one, if it is smaller: a network pads its plane, and takes as long
+_MAX_GRADIENT_VALUES: Final = 1 << 28  # of a sample: several gradients, of several heads
 _KLT_SHARE: Final = 0.8  # of the time of a fit
 
 
@@ -375,17 +376,20 @@ def fit_calibration(
         learned: whether the learned codecs are fitted too.
 
     Raises:
-        InputError: no sample, or one that does not fit the layout or the others.
+        InputError: no sample, or one that does not fit the layout or the others, or is mostly padding; gradients of
+            other shapes.
     """
-    arrays = [as_array(sample).astype(np.float32) for sample in samples]
-    slopes = None if gradients is None else [as_array(gradient).astype(np.float32) for gradient in gradients]
-    if not arrays:
-        raise InputError(field="samples", problem="none were given", remedy="Give about ten features")
+    arrays = [array.astype(np.float32) for array in as_arrays(samples)]
     for array in arrays:
         layout.check(array.shape)
+    slopes = None
+    if gradients is not None:
+        slopes = [slope.astype(np.float32) for slope in as_arrays(gradients, "gradients", _MAX_GRADIENT_VALUES)]
     klt_share = _KLT_SHARE if learned else 1.0
     klt = KltCodec.fit(arrays, layout, slopes, progress=lambda share: progress(klt_share * share))
-    fitted = {"levels": LevelsCodec.fit(arrays, layout).arrays(), "klt": klt.arrays()}
+    levels = LevelsCodec.fit(arrays, layout)
+    _check_own_samples((klt, levels), arrays)
+    fitted = {"levels": levels.arrays(), "klt": klt.arrays()}
     qualities: dict[str, Array] = {}
     if learned:
         fitted |= fit_learned(arrays, layout, klt.transform)
@@ -396,6 +400,18 @@ def fit_calibration(
     lengths = [layout.rows_shape(array.shape)[1] for array in arrays]
     progress(1.0)
     return {**calibration, **qualities, TOKENS: np.array([min(lengths), max(lengths)], np.int32)}, klt.report
+
+
+def _check_own_samples(codecs: Iterable[Codec], samples: Sequence[Array]) -> None:
+    """Raises InputError where a codec rejects what it was fitted to, at its finest."""
+    for codec in codecs:
+        for index, sample in enumerate(samples):
+            try:
+                codec.encoder(sample)(1.0)
+            except InputError as error:
+                problem = f"{codec.id.name}, fitted to it, cannot code it: {error.context['problem']}"
+                remedy = "Leave padding out of the samples, and rows that are unlike all others"
+                raise InputError(field=f"samples[{index}]", problem=problem, remedy=remedy) from error
 
 
 def fit_qualities(

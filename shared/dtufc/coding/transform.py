@@ -81,7 +81,10 @@ class PeakyToBalanced:
                 field="samples", problem=f"{values.size} values, not all finite", remedy="Give finite features"
             )
         values.sort()
-        return cls(_lloyd(values, _compand(values), tolerance, max_iterations).astype(np.float32))
+        levels = _lloyd(values, _compand(values), tolerance, max_iterations)
+        levels[-1] = max(levels[-1], (2 * values[-1].astype(np.float64) + levels[0]) / 3)  # so that all are in reach:
+        levels[0] = min(levels[0], (2 * values[0].astype(np.float64) + levels[-1]) / 3)  # changes next to no fit
+        return cls(levels.astype(np.float32))
 
     def forward(self, features: Array) -> UInt8[Array, "..."]:
         """Nearest level of each value (eq. 2, 5).
@@ -96,6 +99,16 @@ class PeakyToBalanced:
             return self._table(features.dtype).take(features.view(np.uint16))
         values = np.ascontiguousarray(features, dtype=np.float32)
         return self._nearest(values)
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """(lowest, highest) value that has a level: half the width of all levels beyond the outermost ones.
+
+        Samples end beyond their outermost levels, which are means, and other samples a little further.
+        """
+        lowest, highest = float(self.centroids[0]), float(self.centroids[-1])
+        beyond = (highest - lowest) / 2 + 1e-6 * max(abs(lowest), abs(highest))  # of constant values, rounding
+        return lowest - beyond, highest + beyond
 
     def inverse(self, levels: UInt8[Array, "..."]) -> Float[Array, "..."]:
         """c_k of each level (eq. 3), float32."""

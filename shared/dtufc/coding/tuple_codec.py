@@ -4,7 +4,6 @@ tensors --FeatureCodec of each position--> frames --container--> bytes, and back
 """
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from dtufc.coding import container
 from dtufc.coding.arrays import Array
 from dtufc.coding.feature_codec import FeatureCodec
-from dtufc.coding.features import as_tensor
+from dtufc.coding.features import as_array, as_tensor
 from dtufc.coding.rate import Rate, within
 from dtufc.errors import Corrupt, InputError
 
@@ -61,12 +60,13 @@ class TupleCodec:
         if len(tensors) != len(self.codecs):
             remedy = f"Give {len(self.codecs)}, one for each position"
             raise InputError(field="tensors", problem=f"{len(tensors)} of them", remedy=remedy)
-        num_values = sum(math.prod(tensor.shape) for tensor in tensors)
-        container.check_sizes(len(tensors), num_values)
+        arrays = self._each(tensors, lambda one, x: as_array(x))
+        num_values = sum(array.size for array in arrays)
+        container.check_sizes(len(arrays), num_values)
         limit = rate.byte_limit(num_values)
         if limit is None:
-            return container.pack(self._each(tensors, lambda one, x: one.encode(x, quality=quality, codec=codec)))
-        encoders = self._each(tensors, lambda one, x: one.encoder(x, codec=codec))
+            return container.pack(self._each(arrays, lambda one, x: one.encode(x, quality=quality, codec=codec)))
+        encoders = self._each(arrays, lambda one, x: one.encoder(x, codec=codec))
         has_rate = any(one.has_rate(codec or one.default_codec) for one in self.codecs)
         return within(limit, num_values, lambda setting: container.pack([at(setting) for at in encoders]), has_rate)
 

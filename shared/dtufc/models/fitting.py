@@ -1,17 +1,17 @@
 """The library's front: the feature codec of a shipped profile, or of any model from about ten of its features."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 from pydantic import ValidationError
 
 from dtufc.coding.arrays import Array
 from dtufc.coding.codecs.klt_fit import Progress
 from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
-from dtufc.coding.features import as_array
+from dtufc.coding.features import as_array, as_arrays
 from dtufc.coding.layout import Family, Layout
 from dtufc.coding.tuple_codec import INDEX_NAME
 from dtufc.coding.wrong_layout import check_samples
@@ -37,9 +37,10 @@ def load(profile: str | Path, *, split: int | None = None) -> FeatureCodec:
     Raises:
         InputError: there is no such profile, or the model has no such split; or the folder is one of tuples.
     """
-    if (Path(profile) / INDEX_NAME).is_file():
-        problem = f"{profile} holds the profiles of a tuple's positions"
-        raise InputError(field="profile", problem=problem, remedy="Load it with dtufc.load_tuple")
+    with suppress(OSError):  # no name that a folder can have, which load_profile says
+        if (Path(profile) / INDEX_NAME).is_file():
+            problem = f"{profile} holds the profiles of a tuple's positions"
+            raise InputError(field="profile", problem=problem, remedy="Load it with dtufc.load_tuple")
     return FeatureCodec(load_profile(profile, split))
 
 
@@ -74,15 +75,14 @@ def fit(
         InputError: no sample, or one that does not fit the layout or the others, or looks as if it were of another
             layout (`dtufc.coding.wrong_layout`).
     """
-    if not samples:
-        raise InputError(field="samples", problem="none were given", remedy="Give about ten features")
+    arrays = as_arrays(samples)
     if axes is not None and (layout is not None or prefix or profile is not None):
         problem = "axes together with a layout, a prefix or a profile"
         raise InputError(field="axes", problem=problem, remedy="Give axes alone, or none")
     if profile is None:
         wanted = _layout_for(layout or Family.llm, prefix) if axes is None else Layout.of_axes(axes)
-        profile = _profile_for([tuple(np.shape(sample)) for sample in samples], wanted, name)
-    calibration, report = fit_calibration(samples, profile.layout, gradients, progress, learned=learned)
+        profile = _profile_for([array.shape for array in arrays], wanted, name)
+    calibration, report = fit_calibration(arrays, profile.layout, gradients, progress, learned=learned)
     return FeatureCodec(replace(profile, calibration=calibration), report)
 
 

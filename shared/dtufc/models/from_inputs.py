@@ -15,14 +15,16 @@ from torch import Tensor
 from dtufc.coding.arrays import Array
 from dtufc.coding.evaluation import QUALITIES, Evaluation, Sample, evaluate
 from dtufc.coding.feature_codec import FeatureCodec
-from dtufc.coding.features import as_array
+from dtufc.coding.features import as_array, as_tensor, read_npy
 from dtufc.errors import InputError
+from dtufc.files import read_file
 from dtufc.models.capabilities import TokenFeatures
 from dtufc.models.fitting import NUM_HELD_OUT, NUM_SAMPLES, fit
 from dtufc.models.inputs import Item
 from dtufc.models.measuring import Feed, Pair
 
 _SCRATCH: Final = ".fit"
+_MAX_KEPT_BYTES: Final = 1 << 27
 _MIN_FITTED_TOKENS: Final = 16  # of an excerpt
 _EVERY: Final = 4  # source is held out, and excerpt put as a user's turn
 T = TypeVar("T")
@@ -66,8 +68,8 @@ class _Kept:
         path = self.folder / f"{name}.npy"
         self.paths.append(path)
         try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # not there, or cut short
+            return read_npy(read_file(path, _MAX_KEPT_BYTES), str(path))
+        except InputError:  # not there, or cut short
             array = compute()
         scratch = path.with_suffix(".part")
         with scratch.open("wb") as file:
@@ -137,7 +139,7 @@ def fit_to_inputs(
     codec = fit(samples, profile=pair.profile, gradients=slopes, progress=progress.share("fit"))
     codec.save(output)
     others = zip(held_out, every[len(chosen) :], strict=True)
-    of_others = (_sample(feed, torch.from_numpy(one).to(pair.dtype)) for feed, one in others)
+    of_others = (_sample(feed, as_tensor(one).to(pair.dtype)) for feed, one in others)
     shown = progress.steps(of_others, len(held_out), "held-out samples")
     evaluation = evaluate(codec, shown, codecs=[codec.default_codec], qualities=qualities)
     kept.remove()

@@ -75,7 +75,7 @@ class Split:
             nonlocal calls
             calls += 1
             own = _first_of(output, self._after)
-            given = features if isinstance(features, Tensor) else as_tensor(features)
+            given = features if isinstance(features, Tensor) else as_tensor(as_array(features))
             return _with_first(output, given.to(own.device, own.dtype).reshape(own.shape).clone())
 
         with self._hook(enter):
@@ -122,7 +122,7 @@ class Split:
             judge = self._judge(x, lambda output, target=target: {"score": (float(metric(output, target)), 1.0)})  # type: ignore[misc]
             if metric is None:
                 judge = self._judge(x, _agreement(tensor_of(self.output(features, x))))
-            yield Sample(features=as_array(features.cpu()), judge=judge)
+            yield Sample(features=as_array(features), judge=judge)
 
     def _judge(self, x: Any, score: Callable[[Any], Scores]) -> Callable[[Array], Scores]:
         @torch.no_grad()

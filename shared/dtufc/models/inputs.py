@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final
 from PIL import Image
 
 from dtufc.errors import InputError
+from dtufc.files import read_file
 from dtufc.models.preprocess import open_image
 
 TEXTS: Final = (".txt", ".md", ".rst")
@@ -67,7 +68,7 @@ class ImageFile:
 
     def read(self) -> bytes:
         """Raises InputError where there is no such file."""
-        return _read(self.path)
+        return read_file(self.path, _MAX_BYTES)
 
     def open(self) -> Image.Image:
         """Raises InputError for what is no image."""
@@ -180,17 +181,6 @@ def _bad_line(path: Path, number: int, problem: str) -> InputError:
 
 def _text(path: Path) -> str:
     try:
-        return _read(path).decode("utf-8-sig")
+        return read_file(path, _MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(field=str(path), problem="is not UTF-8", remedy="Save it as UTF-8") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            problem = f"has more than {_MAX_BYTES >> 20} MiB"
-            raise InputError(field=str(path), problem=problem, remedy="Give smaller files")
-        return path.read_bytes()
-    except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
-        raise InputError(field=str(path), problem=problem, remedy="Name a readable file") from error

@@ -26,18 +26,22 @@ from pydantic import (
 )
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save_file
+from safetensors.numpy import save as tensors_to_bytes
 
 from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import DIGEST_BYTES
 from dtufc.coding.layout import Family, Layout, family_of
 from dtufc.coding.quality import FOR_ENCODERS
 from dtufc.errors import InputError
+from dtufc.files import read_file
 from dtufc.models.fingerprint import fingerprint
+from dtufc.models.strict_yaml import read_yaml
 
 LATENT_PATCH: Final = 2  # as the denoiser's own: the sides of its latents are even
 NO_MODEL: Final = "features"  # the family of a profile that encodes and decodes, and names no model
 _LATENT_CHANNELS: Final = 16  # of a latent whose profile names no number, as the shipped one
+_FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,199}$"  # beside the profile
+_MAX_TABLES_BYTES: Final = 1 << 28
 _PACKAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._\-]*$"  # nothing that pip could take for an option or a place
 
 
@@ -196,7 +200,7 @@ class ProfileSpec(_Schema):
     source: Source = None
     tasks: tuple[str, ...] = ()
     generation: GenerationSpec = GenerationSpec()
-    calibrations: Mapping[int, str] = {}
+    calibrations: Mapping[int, Annotated[str, Field(pattern=_FILE_NAME)]] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> "ProfileSpec":
@@ -291,8 +295,7 @@ class Profile:
 
     def save_calibration(self, path: Path) -> None:
         """Writes the codecs' arrays into a safetensors file, which takes every array for row-major."""
-        save_file({name: np.ascontiguousarray(array) for name, array in self.calibration.items()}, path)
-        path.chmod(0o644)  # safetensors leaves it to its owner alone, and a container's user is another
+        path.write_bytes(tensors_to_bytes({name: np.ascontiguousarray(x) for name, x in self.calibration.items()}))
 
     def save(self, folder: Path) -> None:
         """Writes `profile.yaml` and the calibration into a folder, for `load_profile`."""
@@ -337,20 +340,13 @@ def load_profile(name: str | Path, split: int | None = None) -> Profile:
     else:
         home = Path(name)
         path = home / "profile.yaml"
-    if not path.is_file():
-        raise InputError(
-            field="profile",
-            problem=f"no profile {name}",
-            remedy=f"Name one of {', '.join(shipped_profiles())}, or a folder with a profile.yaml",
-        )
+    remedy = f"Name one of {', '.join(shipped_profiles())}, or a folder with a profile.yaml"
+    read = read_yaml(path, field="profile", remedy=remedy)
     try:
-        spec = ProfileSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        spec = ProfileSpec.model_validate(read)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise InputError(field="profile", problem=f"{path}: {problems}", remedy="Fix the file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = f"{path}: {' '.join(str(error).split())}"
-        raise InputError(field="profile", problem=problem, remedy="Fix the file") from error
     spec = spec.model_copy(update={"source": _located(spec.source, home)})
     return _at_split(spec, home, spec.split if split is None else split)
 
@@ -370,8 +366,9 @@ def _at_split(spec: ProfileSpec, home: Path, split: int) -> Profile:
     calibration: dict[str, Array] = {}
     if split in spec.calibrations:
         path = home / spec.calibrations[split]
+        data = read_file(path, _MAX_TABLES_BYTES, field="profile", remedy="Restore the file")
         try:
-            calibration = load_tensors(path.read_bytes())
-        except (OSError, SafetensorError) as error:
+            calibration = load_tensors(data)
+        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that numpy does not have
             raise InputError(field="profile", problem=f"{path}: {error}", remedy="Restore the file") from error
     return Profile(spec=spec, split=split, calibration=calibration)

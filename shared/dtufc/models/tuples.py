@@ -5,15 +5,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dtufc.coding.arrays import Array
 from dtufc.coding.codecs.klt_fit import Progress
 from dtufc.coding.container import MAX_FRAMES
 from dtufc.coding.feature_codec import FeatureCodec
+from dtufc.coding.features import as_arrays
 from dtufc.coding.tuple_codec import INDEX_NAME, TupleCodec, at_position
 from dtufc.errors import InputError
+from dtufc.files import read_file
 from dtufc.models.fitting import fit, load
 
 if TYPE_CHECKING:
@@ -87,30 +88,29 @@ def load_tuple(folder: str | Path) -> TupleCodec:
         InputError: there is none, or a file of it is damaged.
     """
     path = Path(folder) / INDEX_NAME
+    remedy = "Name a folder that a TupleCodec wrote"
+    data = read_file(path, _MAX_INDEX_BYTES, field="profile", remedy=remedy)
     try:
-        with path.open("rb") as file:
-            index = _Index.model_validate_json(file.read(_MAX_INDEX_BYTES))
-    except OSError as error:
-        problem = f"no {INDEX_NAME} in {folder}"
-        raise InputError(field="profile", problem=problem, remedy="Name a folder that a TupleCodec wrote") from error
+        index = _Index.model_validate_json(data)
     except ValidationError as error:
         raise InputError(field="profile", problem=f"{path} is damaged", remedy="Restore the file") from error
     codecs = {number: load(Path(folder) / str(number)) for number in set(index.positions)}
     return TupleCodec([codecs[number] for number in index.positions])
 
 
-def _positions(samples: "Sequence[Sequence[Array | torch.Tensor]]") -> "list[list[Array | torch.Tensor]]":
+def _positions(samples: "Sequence[Sequence[Array | torch.Tensor]]") -> list[list[Array]]:
     """The tensors of each position."""
-    lengths = {len(sample) for sample in samples}
-    if len(lengths) != 1 or not min(lengths):
+    listed = [as_arrays(sample, f"samples[{index}]") for index, sample in enumerate(samples)]
+    lengths = {len(sample) for sample in listed}
+    if len(lengths) != 1:
         problem = f"tuples of {' and '.join(map(str, sorted(lengths)))} tensors" if lengths else "none were given"
         raise InputError(field="samples", problem=problem, remedy="Give about ten tuples of one length")
-    return [list(tensors) for tensors in zip(*samples, strict=True)]
+    return [list(tensors) for tensors in zip(*listed, strict=True)]
 
 
-def _kind(axes: str, tensor: "Array | torch.Tensor") -> tuple[str, int]:
+def _kind(axes: str, tensor: Array) -> tuple[str, int]:
     """(axes, channels); `fit` says what is wrong where there are no channels."""
-    channels = dict(zip(axes, np.shape(tensor), strict=False)).get("C", 0)
+    channels = dict(zip(axes, tensor.shape, strict=False)).get("C", 0)
     return axes, channels
 
 

@@ -16,9 +16,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from dtufc import errors
+from dtufc.files import read_file
 from dtufc.serving.limits import MAX_CALLS, MAX_MESSAGE_BYTES
 from dtufc.serving.status import error_of
 
+_MAX_PEM_BYTES: Final = 1 << 20
 # How long one attempt to connect may take, and the pause before the next: who does not answer is Unavailable soon.
 # A server that comes back under another address is looked up as soon.
 _RECONNECT: Final = [
@@ -65,12 +67,7 @@ class Tls:
 
 
 def _read(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise errors.InputError(field="tls", problem=str(error), remedy="Give a readable PEM file") from error
+    return None if path is None else read_file(path, _MAX_PEM_BYTES, field="tls", remedy="Give a readable PEM file")
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:

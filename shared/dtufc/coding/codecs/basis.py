@@ -130,7 +130,9 @@ class Basis:
     def is_regular(self) -> bool:
         """Whether there is a way from channels to components; asks for what that way needs."""
         try:
-            return bool(np.isfinite(self._inverse_head).all() and np.isfinite(self._inverse_reflections[1]).all())
+            with np.errstate(all="ignore"):  # what overflows is not finite
+                inverses = (self._inverse_scale, self._inverse_head, self._inverse_reflections[1])
+            return all(bool(np.isfinite(inverse).all()) for inverse in inverses)
         except np.linalg.LinAlgError:
             return False
 

@@ -45,6 +45,11 @@ _GRID_SHARE: Final = 0.2
 _BAND_SHARE: Final = 0.05  # of the unweighted error in the bands' gains
 _NUM_BANDS: Final = 16
 _BAND_EXPONENT: Final = 0.6  # below 1: narrower bands at low frequencies
+_SMALLEST_RMS: Final = 1e-30
+_LARGEST_RMS: Final = 1e16  # squares, and sums of them, are in float32
+_LARGEST_GRADIENT: Final = 2.0**40  # the same
+_LEAST_SPREAD: Final = 2.0**-16  # of rows that are all but constant, relative to their RMS
+_COMPARED_CHANNELS: Final = 8
 _BLOCK: Final = 16  # tokens of a text
 _NUM_FOLDS: Final = 5
 _FEWER_FOLDS: Final = 3  # where they allow the same rank
@@ -146,6 +151,7 @@ class _Fit:
         self.block = _BLOCK if layout.family == Family.llm else 0
         self.rows = [layout.to_rows(sample) for sample in samples]  # [images, tokens, C]
         self.channels = self.rows[0].shape[-1]
+        self._check_padding()
         self._find_outliers(gradients)
         usable = [index for index, rows in enumerate(self.ordinary) if len(rows)]
         folds, others, rank = self._folds(usable, _NUM_FOLDS)
@@ -214,10 +220,33 @@ class _Fit:
     def _steps(self) -> tuple[int, int]:
         return _GRID_STEPS if self.has_grid else _TOKEN_STEPS
 
+    def _check_padding(self) -> None:
+        """Raises InputError where most rows that form no grid are one and the same, and not all.
+
+        What most rows are is what the fit takes for ordinary: of padded samples, the padding.
+        """
+        if self.has_grid:
+            return
+        rows = np.concatenate([rows.reshape(-1, self.channels) for rows in self.rows])
+        for channels in (slice(_COMPARED_CHANNELS), slice(None)):  # rows that differ do so in a few of them
+            common = np.median(rows[:, channels], axis=0)  # of which most are one row, it is that row
+            count = int(np.count_nonzero((rows[:, channels] == common).all(axis=1)))
+            if not len(rows) < 2 * count < 2 * len(rows):
+                return
+        problem = f"{count} of {len(rows)} rows are {'the same' if common.any() else 'zero'}, as padding is"
+        raise InputError(
+            field="samples", problem=problem, remedy="Give each sample the rows that count, without padding"
+        )
+
     def _find_outliers(self, gradients: Sequence[Array] | None) -> None:
         """Finds the outlier rows (prefix, unusual RMS), and their mean, each divided by its RMS."""
         sizes = [row_rms(rows) for rows in self.rows]
-        self.reference_rms = max(float(np.median(np.concatenate([size.ravel() for size in sizes]))), 1e-30)
+        every = np.concatenate([size.ravel() for size in sizes])
+        self.reference_rms = float(np.median(every[every > 0])) if every.any() else _SMALLEST_RMS
+        if not _SMALLEST_RMS <= self.reference_rms <= _LARGEST_RMS:
+            problem = f"rows of a root mean square of {self.reference_rms:.3g}, out of the range of the arithmetic"
+            remedy = f"Scale them, to between {_SMALLEST_RMS:g} and {_LARGEST_RMS:g}"
+            raise InputError(field="samples", problem=problem, remedy=remedy)
         outliers = []
         for size in sizes:
             found = is_outlier_row(size, self.reference_rms, on_grid=self.has_grid)
@@ -228,7 +257,7 @@ class _Fit:
         if gradients is not None:
             self.slopes = [
                 [self.layout.to_rows(one)[~found] for one in gradient.reshape(-1, *sample.shape)]
-                for gradient, sample, found in zip(gradients, self.samples, outliers, strict=True)
+                for gradient, sample, found in zip(_in_range(gradients), self.samples, outliers, strict=True)
             ]
             if not any(slope.any() for part in self.slopes for slope in part):
                 remedy = "Take them at features that the result depends on"
@@ -273,6 +302,9 @@ class _Fit:
     def _unweighted(self, rows: Sequence[Array]) -> Array:
         """[C]: the cost of an error in each channel, as far as the features alone tell."""
         variance = np.mean(np.concatenate(rows) ** 2, axis=0, dtype=np.float64)
+        least = (_LEAST_SPREAD * self.reference_rms) ** 2
+        if variance.mean() < least:
+            variance = np.maximum(variance, least)
         variance = np.maximum(variance, 1e-9 * variance.mean() + 1e-30)
         is_unscaled = self.has_grid or self.layout.family == Family.latent  # not by channel
         return np.full(self.channels, 1 / variance.mean()) if is_unscaled else 1 / variance
@@ -451,6 +483,14 @@ class _Fit:
         for count, row in zip(counts, table, strict=True):
             count[:-1] += row[: len(count) - 1]
             count[-1] += row[len(count) - 1 :].sum()
+
+
+def _in_range(gradients: Sequence[Array]) -> Sequence[Array]:
+    """Gradients, of which only the relative size counts, at a size whose squares float32 can hold."""
+    largest = max(float(np.abs(gradient).max(initial=0)) for gradient in gradients)
+    if not largest or 1 / _LARGEST_GRADIENT < largest < _LARGEST_GRADIENT:
+        return gradients
+    return [np.ldexp(gradient, -int(np.log2(largest))) for gradient in gradients]
 
 
 def _unweighted_cost(basis: Basis, weights: Array) -> Array:

@@ -68,14 +68,31 @@ class LevelsCodec:
         return {"centroids": self.transform.centroids, "frequencies": self._stored}
 
     def encoder(self, features: Array, focus: Sequence[int] = ()) -> Callable[[float], Payload]:
-        """`quality` changes nothing."""
+        """`quality` changes nothing.
+
+        Raises:
+            InputError: the number of channels differs from the fit, or values are far from every level.
+        """
         rows = self._layout.to_rows(self.transform.forward(features))  # [images, tokens, channels]
+        if rows.shape[-1] != len(self._stored):
+            problem = f"{rows.shape[-1]} channels, fitted for {len(self._stored)}"
+            raise InputError(field="features", problem=problem, remedy="Use the profile of this model")
+        self._check_reach(features)
         by_channel = rows.reshape(-1, rows.shape[-1]).T.astype(np.int32)
         encoder = Encoder()
         for channel, symbols in enumerate(by_channel):
             encoder.write(self._tables, channel, symbols)
         payload = Payload(data=encoder.finish(), symbol_crc=encoder.crc)
         return lambda quality: payload
+
+    def _check_reach(self, features: Array) -> None:
+        low, high = self.transform.reach
+        values = features.astype(np.float32, copy=False)
+        far = np.count_nonzero((values < low) | (values > high))
+        if far:
+            problem = f"{far} of {values.size} values out of the range of the levels, {low:.6g} to {high:.6g}"
+            remedy = "Use codec 'klt' or 'raw', or fit a profile on such features"
+            raise InputError(field="features", problem=problem, remedy=remedy)
 
     def decode(self, payload: Payload, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         rows_shape = self._layout.rows_shape(shape)
