@@ -137,7 +137,7 @@ class Internal(ServiceError):
 
 
 def _printable(text: str) -> str:
-    """One line that can be shown and sent: control characters, and halves of surrogate pairs, as Python escapes them."""
+    """One line that can be shown and sent: control characters and halves of surrogate pairs as Python escapes them."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -32,6 +32,9 @@ _SAVED_BFLOAT16: Final = np.dtype("V2")  # what numpy.save and numpy.load make o
 _TYPES: Final = ", ".join(list(Dtype.__members__)[:-1]) + f" or {list(Dtype.__members__)[-1]}"
 _NPY_HEADERS: Final = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _ZIP: Final = b"PK"
+_OF_HEADERS: Final = (  # what numpy raises at headers that nobody wrote
+    ValueError, SyntaxError, TokenError, LookupError, TypeError, OverflowError, RecursionError, MemoryError,
+)  # fmt: skip
 
 
 def as_array(features: "Array | torch.Tensor", field: str = "features", max_values: int = MAX_VALUES) -> Array:
@@ -103,17 +106,8 @@ def read_npy(data: bytes, field: str) -> Array:
             problem = f"its header says shape {shape} of {dtype}, and {len(content)} bytes follow"
             raise InputError(field=field, problem=problem, remedy=remedy)
         array = np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
-    except (
-        ValueError,
-        SyntaxError,
-        TokenError,
-        LookupError,
-        TypeError,
-        OverflowError,
-        RecursionError,
-        MemoryError,
-    ) as e:
-        raise InputError(field=field, problem="is no .npy file of one array", remedy=remedy) from e
+    except _OF_HEADERS as error:
+        raise InputError(field=field, problem="is no .npy file of one array", remedy=remedy) from error
     return as_array(array, field)
 
 
