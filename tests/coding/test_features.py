@@ -39,6 +39,10 @@ def unaligned(array: Array) -> Array:
     return np.frombuffer(b"\0" + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
 
 
+def masked(mask: Array) -> Array:
+    return np.ma.masked_array(VALUES, mask)  # type: ignore[no-untyped-call]
+
+
 TAKEN: dict[str, Any] = {
     "a plain array": VALUES,
     "read-only": frozen(VALUES),
@@ -47,7 +51,7 @@ TAKEN: dict[str, Any] = {
     "every other row of another": np.repeat(VALUES, 2, axis=0)[::2],
     "not aligned": unaligned(VALUES),
     "big-endian": VALUES.astype(">f4"),
-    "a masked array that masks nothing": np.ma.masked_array(VALUES, np.zeros(VALUES.shape, bool)),
+    "a masked array that masks nothing": masked(VALUES > 99),
     "float16": VALUES.astype(np.float16),
     "bfloat16": BFLOAT16,
     "bfloat16 as numpy.load has it": BFLOAT16.view("V2"),
@@ -81,13 +85,9 @@ class OfAnotherLibrary:
         return VALUES
 
 
-def with_a_mask() -> Array:
-    return np.ma.masked_array(VALUES, VALUES > 3)
-
-
 MANY = 10**6  # squared, more than any memory holds
 REJECTED: dict[str, tuple[Callable[[], Any], str]] = {
-    "masked values": (with_a_mask, r"13 of 24 values are masked\. .*filled"),
+    "masked values": (lambda: masked(VALUES > 3), r"13 of 24 values are masked\. .*filled"),
     "float64": (lambda: VALUES.astype(np.float64), "dtype float64. Give float32, float16 or bfloat16"),
     "float128": (lambda: VALUES.astype(np.longdouble), "dtype float"),
     "integers": (lambda: VALUES.astype(np.int64), "dtype int64"),
@@ -165,18 +165,23 @@ def test_samples_that_are_no_list_are_rejected(samples: Any) -> None:
 def test_samples_of_several_types_and_libraries_are_fitted_together() -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((20, 6)).astype(np.float16).astype(np.float32) for _ in range(4)]
-    mixed = [arrays[0], torch.from_numpy(arrays[1]).half(), arrays[2].astype(">f4"), torch.from_numpy(arrays[3])]
-    assert dtufc.fit(iter(mixed), learned=False).profile.digest == dtufc.fit(arrays, learned=False).profile.digest  # type: ignore[arg-type]
+    mixed: list[Any] = [
+        arrays[0],
+        torch.from_numpy(arrays[1]).half(),
+        arrays[2].astype(">f4"),
+        torch.from_numpy(arrays[3]),
+    ]
+    assert dtufc.fit(mixed, learned=False).profile.digest == dtufc.fit(arrays, learned=False).profile.digest
 
 
 def test_each_tensor_of_a_tuple_is_named(codec: dtufc.FeatureCodec) -> None:
     pair = dtufc.TupleCodec([codec, codec])
     with pytest.raises(InputError, match=r"tensors\[1\]: features: a list"):
-        pair.encode([VALUES, VALUES.tolist()])  # type: ignore[list-item]
+        pair.encode([VALUES, VALUES.tolist()])
     with pytest.raises(InputError, match=r"samples\[1\]\[0\]: a list"):
-        dtufc.fit_tuple([(VALUES, VALUES), (VALUES.tolist(), VALUES)], axes="TC")  # type: ignore[list-item]
+        dtufc.fit_tuple([(VALUES, VALUES), (VALUES.tolist(), VALUES)], axes="TC")
     with pytest.raises(InputError, match=r"samples\[0\]: .*no list"):
-        dtufc.fit_tuple([VALUES], axes="TC")
+        dtufc.fit_tuple([VALUES], axes="TC")  # type: ignore[list-item]
 
 
 def header(text: str, version: int = 1) -> bytes:

@@ -98,7 +98,7 @@ def read_npy(data: bytes, field: str) -> Array:
         raise InputError(field=field, problem="is an archive, as .npz and .pt are", remedy=remedy)
     file = BytesIO(data)
     try:
-        shape, is_fortran, dtype = _NPY_HEADERS[npy.read_magic(file)](file)
+        shape, is_fortran, dtype = _NPY_HEADERS[npy.read_magic(file)](file)  # type: ignore[no-untyped-call]
         content = memoryview(data)[file.tell() :]
         if dtype.hasobject:
             raise InputError(field=field, problem="holds Python objects, which are not read", remedy=remedy)
@@ -137,10 +137,11 @@ def _of_ndarray(array: Array, field: str, max_values: int) -> Array:
     if dtype not in (*NUMPY_DTYPES.values(), _SAVED_BFLOAT16):
         raise _wrong_type(field, dtype)
     _check_size(field, array.size, max_values)
-    if np.ma.is_masked(array):
-        problem = f"{np.ma.count_masked(array)} of {array.size} values are masked"
+    masked = np.count_nonzero(np.ma.getmaskarray(array)) if isinstance(array, np.ma.MaskedArray) else 0  # type: ignore[no-untyped-call]
+    if masked:
+        problem = f"{masked} of {array.size} values are masked"
         raise InputError(field=field, problem=problem, remedy="Drop these rows, or give features.filled(value)")
-    plain = np.require(np.asarray(array), dtype, "CA")
+    plain = np.require(np.asarray(array), dtype, ["C", "A"])
     return plain.view(NUMPY_DTYPES[Dtype.bfloat16]) if dtype == _SAVED_BFLOAT16 else plain
 
 

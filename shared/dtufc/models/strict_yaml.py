@@ -20,7 +20,7 @@ _REMEDY: Final = "Fix the file"
 
 class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()
         if isinstance(event, AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
             raise ComposerError(None, None, "an anchor, an alias or a tag", event.start_mark)
         return super().compose_node(parent, index)
