@@ -34,6 +34,7 @@ from dtufc.models.inputs import read_inputs
 from dtufc.models.measuring import Pair
 from dtufc.models.profile import default_profiles, load_profile
 from dtufc.models.zoo import weights_folder
+from dtufc.serving.transport import blocking_channel
 from dtufc.v1 import inference_pb2, inference_pb2_grpc
 
 ROOT = Path(__file__).parents[1]
@@ -135,8 +136,7 @@ def _running_pair(flags: dict[str, str], console: Console) -> Iterator[inference
         edge_process = stack.enter_context(_service("dtufc_edge", of_edge))
         for address, process in ((cloud, cloud_process), (edge, edge_process)):
             _wait_until_serving(address, process)
-        options = [("grpc.max_receive_message_length", 1 << 26)]
-        yield inference_pb2_grpc.InferenceServiceStub(stack.enter_context(grpc.insecure_channel(edge, options=options)))
+        yield inference_pb2_grpc.InferenceServiceStub(stack.enter_context(blocking_channel(edge)))
 
 
 def _flags_of(model: str, console: Console) -> dict[str, str]:
@@ -361,7 +361,7 @@ def _free_ports(count: int) -> list[int]:
 
 def _wait_until_serving(address: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + _START_S
-    with grpc.insecure_channel(address) as channel:
+    with blocking_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < deadline and process.poll() is None:
             try:

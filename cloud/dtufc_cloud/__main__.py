@@ -1,16 +1,15 @@
 """`python -m dtufc_cloud`: decodes features and runs the heads."""
 
-import asyncio
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from dtufc.models.device import pick_device, pick_dtype
-from dtufc.serving.lifecycle import run, serve, served_profiles
+from dtufc.serving.lifecycle import run, serve
+from dtufc.serving.reload import Side, Swap, loaded_profiles, settle_after
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server
 from dtufc.serving.worker import Worker
-from dtufc.v1 import head_pb2, head_pb2_grpc
-from dtufc_cloud.pipeline import CloudPipeline
+from dtufc_cloud.served import Served, ServedProfile
 from dtufc_cloud.service import HeadService
 from dtufc_cloud.settings import CloudSettings
 
@@ -18,18 +17,26 @@ from dtufc_cloud.settings import CloudSettings
 async def start(settings: CloudSettings) -> None:
     """Runs the cloud until it is told to stop."""
 
-    async def register(server: Server, worker: Worker, telemetry: Telemetry) -> Sequence[str]:
-        device, dtype = pick_device(settings.device), pick_dtype(settings.dtype)
-        pipelines = {
-            profile.name: await asyncio.to_thread(CloudPipeline, profile, device, dtype, settings.max_tokens)
-            for profile in served_profiles(settings)
-        }
-        service = HeadService(pipelines, worker, telemetry, settings)
+    async def add(server: Server, worker: Worker, telemetry: Telemetry) -> Side[CloudSettings]:
+        bound = settings.model_copy(update={"listen": server.addresses["address"]})
+        service = HeadService(worker, telemetry, bound)
         server.on_drain.append(service.drain)
-        head_pb2_grpc.add_HeadServiceServicer_to_server(service, server.grpc)
-        return [head_pb2.DESCRIPTOR.services_by_name["HeadService"].full_name]
 
-    await serve(settings, Telemetry("cloud"), register)
+        async def load(settings: CloudSettings) -> Swap:
+            before = service.served if service.is_loaded else None
+            device, dtype = pick_device(settings.device), pick_dtype(settings.dtype)
+            load_one = partial(ServedProfile.load, device, dtype, settings.max_tokens, worker, telemetry)
+            profiles = await loaded_profiles(settings, before.profiles if before else {}, load_one, worker)
+
+            def swap() -> None:
+                service.serve(Served(profiles=profiles))
+                settle_after(before)
+
+            return swap
+
+        return Side(services=service.add_to(server), load=load)
+
+    await serve(settings, Telemetry("cloud"), add)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ rows --frame--> features --passes--> logits --sampler--> tokens
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dtufc.coding import bitstream
 from dtufc.coding.bitstream import CodecId, Dtype
-from dtufc.errors import InputError, Overloaded, ProfileMismatch, SessionLost
+from dtufc.errors import InputError, Overloaded, SessionLost
 from dtufc.models.capabilities import SequenceLogits
 from dtufc.serving.cache_budget import CacheBudget
 from dtufc.serving.limits import MAX_DRAFTED, MAX_PASS_ROWS, MAX_STOP_TOKEN_IDS, SESSION_ID_BYTES
@@ -28,10 +28,10 @@ from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.sampling import Sampler, check_token_ids
+from dtufc_cloud.served import Served
 from dtufc_cloud.settings import CloudSettings
 
 _DECODED: Final = 32  # frames that are decoded in one piece of work: steps of other sessions go between them
-COMPLETE: Final = "complete"  # the task, as profiles list it
 
 
 class Session:
@@ -81,6 +81,8 @@ class Session:
             began = time.perf_counter()
             parts = await self._worker.run(self._parsed, request.rows, record)
             self._check(request, parts)
+            for codec in {part.frame.codec.name for part in parts}:
+                await self._worker.load(self._pipeline.codec, codec)
             decoded = [
                 await self._worker.run(self._decoded, parts[at : at + _DECODED], record)
                 for at in range(0, len(parts), _DECODED)
@@ -188,44 +190,33 @@ def idle(idle_s: float) -> SessionLost:
 class Sessions:
     """The sessions of a cloud, within its memory for keys and values."""
 
-    def __init__(
-        self, pipelines: Mapping[str, CloudPipeline], worker: Worker, telemetry: Telemetry, settings: CloudSettings
-    ) -> None:
+    def __init__(self, worker: Worker, telemetry: Telemetry, settings: CloudSettings) -> None:
         self._worker, self._telemetry, self._settings = worker, telemetry, settings
-        self._pipelines = {name: p for name, p in pipelines.items() if COMPLETE in p.profile.spec.tasks}
-        self._passes: dict[str, Passes[Tensor, Tensor]] = {
-            name: Passes(
-                worker, p.head.next_logits_together if p.head.shares_passes else None, telemetry.watch_passes(name)
-            )
-            for name, p in self._pipelines.items()
-        }
-        for name, pipeline in self._pipelines.items():
-            pipeline.head.cache_bytes(1)  # is measured now, and not in the first request
-            telemetry.expect_sessions(name)
         self.budget = CacheBudget(settings.max_cache_bytes)
         telemetry.watch_cache(self.budget)
         self._named: dict[bytes, _Named] = {}
 
     @contextmanager
-    def opened(self, opening: head_pb2.OpenSession, record: Record) -> Iterator[Session]:
-        """A session, whose memory is held until the context ends.
+    def opened(self, served: Served, opening: head_pb2.OpenSession, record: Record) -> Iterator[Session]:
+        """A session on what is served now, whose memory is held until the context ends.
 
         Raises:
             InputError: the opening cannot be served.
             ProfileMismatch: its profile is not here.
             Overloaded, CacheFull: there are too many sessions, or too little memory is left for its keys and values.
         """
-        pipeline = self._checked(opening)
+        pipeline, passes = served.completing(opening.profile)
+        self._check(opening, pipeline)
         if self.budget.sequences >= self._settings.max_sessions:
             raise Overloaded(limit=self._settings.max_sessions)
         record.model, record.codec = opening.profile, opening.codec
         with self.budget.reserve(pipeline.head.cache_bytes(opening.max_rows), opening.max_rows):
-            session = Session(opening, pipeline, self._passes[opening.profile], self._worker, self._telemetry)
+            session = Session(opening, pipeline, passes, self._worker, self._telemetry)
             with self._telemetry.session(opening.profile):
                 yield session
 
-    async def step(self, request: head_pb2.GenerateRequest, record: Record) -> head_pb2.GenerateReply:
-        """One message of a session that is named by its id.
+    async def step(self, served: Served, request: head_pb2.GenerateRequest, record: Record) -> head_pb2.GenerateReply:
+        """One message of a session that is named by its id; one that is open stays on what was served then.
 
         Raises:
             SessionLost: no session of this id is here, or it fails, which ends it.
@@ -238,7 +229,7 @@ class Sessions:
         if request.HasField("open"):
             if key in self._named:
                 self._named[key].close()
-            self._named[key] = _Named(self.opened(request.open, record), partial(self._forget, key))
+            self._named[key] = _Named(self.opened(served, request.open, record), partial(self._forget, key))
         named = self._named.get(key)
         if named is None:
             raise _unknown()
@@ -266,10 +257,7 @@ class Sessions:
         if self._named.get(key) is named:
             del self._named[key]
 
-    def _checked(self, opening: head_pb2.OpenSession) -> CloudPipeline:
-        pipeline = self._pipelines.get(opening.profile)
-        if pipeline is None:
-            raise ProfileMismatch(profile=opening.profile, expected=f"not served for {COMPLETE}", found="asked for")
+    def _check(self, opening: head_pb2.OpenSession, pipeline: CloudPipeline) -> None:
         if opening.codec not in pipeline.codec.codecs or opening.dtype not in Dtype.__members__:
             problem = f"codec {opening.codec}, dtype {opening.dtype}"
             remedy = f"Use one of {', '.join(pipeline.codec.codecs)}, and of {', '.join(Dtype.__members__)}"
@@ -285,7 +273,6 @@ class Sessions:
         if len(opening.new_ids) > opening.max_rows or len(opening.prompt_ids) > opening.max_rows:
             raise InputError(field="open", problem="more tokens than rows", remedy="Name those of the prompt and reply")
         check_sampling(opening.sampling)
-        return pipeline
 
 
 class _Named:

@@ -13,8 +13,8 @@ from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.coding.features import as_tensor
 from dtufc.errors import InputError
 from dtufc.models import plugins
+from dtufc.models.capabilities import DenseLabels, ImageDecoder, Labels, NextTokenLogits, SequenceLogits
 from dtufc.models.profile import Profile
-from dtufc.models.zoo import weights_folder
 from dtufc.serving.telemetry import Record
 
 
@@ -22,12 +22,35 @@ class CloudPipeline:
     """One profile's decoder and head; a mirror of the edge's pipeline."""
 
     def __init__(self, profile: Profile, device: torch.device, dtype: torch.dtype, max_tokens: int = 2048) -> None:
-        family = plugins.load(plugins.HEADS, profile.spec.family)
-        self.head: Any = family(weights_folder(profile.spec), profile, device, dtype)
+        self.head: Any = plugins.built(plugins.HEADS, profile, device, dtype)
         self.profile = profile.with_prefix(getattr(self.head, "prefix", 0))
         self.codec = FeatureCodec(self.profile)
         self.codec.prepare(self.codec.default_codec)  # before the first request; a damaged one ends the start
         self._max_tokens = max_tokens
+
+    def warm_up(self) -> None:
+        """One pass of the default way, on features of its own: what is done once is done before the first request.
+
+        A family whose head names no `example_shape` is not warmed up.
+        """
+        shape: tuple[int, ...] | None = getattr(self.head, "example_shape", None)
+        if shape is None:
+            return
+        record = Record("warm-up")
+        frame = self.codec.encode(torch.zeros(shape))
+        features, head = self.decode(self.parse(frame, record), len(frame), record), self.head
+        if isinstance(head, SequenceLogits):
+            state = head.start()
+            head.next_logits(state, features, last=1)
+            head.next_logits(state, features[-1:], last=1)
+        if isinstance(head, NextTokenLogits):
+            head.answer(features, [0])
+        elif isinstance(head, Labels):
+            head.labels(features, 1)
+        elif isinstance(head, DenseLabels):
+            head.label_map(features, (0, 0, 1, 1), (1, 1))
+        elif isinstance(head, ImageDecoder):
+            head.image(features)
 
     def parse(self, data: bytes, record: Record) -> bitstream.Frame:
         """Bytes to a frame that this profile can decode, and whose features the head takes. Decodes nothing yet.

@@ -5,27 +5,28 @@ stream  --> session --> rows --> tokens
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
-import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 
-from dtufc.errors import InputError, ProfileMismatch
+from dtufc.errors import InputError, Unavailable
 from dtufc.models import plugins
-from dtufc.models.capabilities import SequenceLogits
-from dtufc.serving.calls import Calls, grpc_status
-from dtufc.serving.describe import profile_info
+from dtufc.serving.border import Incoming, Rpc
+from dtufc.serving.calls import Calls
 from dtufc.serving.telemetry import Record, Telemetry
+from dtufc.serving.transport import Server
 from dtufc.serving.worker import Worker
-from dtufc.v1 import head_pb2, head_pb2_grpc
-from dtufc_cloud.generation import COMPLETE, Sessions, drains, idle
-from dtufc_cloud.pipeline import CloudPipeline
+from dtufc.v1 import head_pb2
+from dtufc_cloud.generation import Sessions, drains, idle
+from dtufc_cloud.served import COMPLETE, Served
 from dtufc_cloud.settings import CloudSettings
 from dtufc_cloud.tasks import Task
 
 _GROUP: Final = plugins.CLOUD_TASKS
+_SERVICE: Final = head_pb2.DESCRIPTOR.services_by_name["HeadService"].full_name
 
 
 def tasks_by_message(tasks: Iterable[Task]) -> dict[str, Task]:
@@ -39,73 +40,105 @@ def tasks_by_message(tasks: Iterable[Task]) -> dict[str, Task]:
     return found
 
 
-class HeadService(head_pb2_grpc.HeadServiceServicer):
-    """Serves the heads of some profiles."""
+class HeadService:
+    """Serves the heads of some profiles, once they are loaded."""
 
-    def __init__(
-        self, pipelines: Mapping[str, CloudPipeline], worker: Worker, telemetry: Telemetry, settings: CloudSettings
-    ) -> None:
-        self._pipelines = pipelines
+    def __init__(self, worker: Worker, telemetry: Telemetry, settings: CloudSettings) -> None:
+        self._served: Served | None = None
         self._worker = worker
         self._settings = settings
         self._calls = Calls(
-            worker, telemetry, service="the cloud", address=settings.listen, timeout_s=settings.timeout_s
+            worker,
+            telemetry,
+            service="the cloud",
+            address=settings.listen,
+            timeout_s=settings.timeout_s,
+            max_message_bytes=settings.max_message_bytes,
+            max_pending_bytes=settings.max_pending_bytes,
         )
         self._tasks = tasks_by_message(plugins.load(_GROUP, name)() for name in plugins.names(_GROUP))
-        self._check_tasks()
         self._telemetry = telemetry
-        self.sessions = Sessions(pipelines, worker, telemetry, settings)
+        self.sessions = Sessions(worker, telemetry, settings)
         self._draining = asyncio.Event()
-        self._infos = [profile_info(p.profile, p.codec, p.head.num_layers) for p in pipelines.values()]
 
-    async def Describe(self, _: head_pb2.DescribeRequest, __: grpc.aio.ServicerContext) -> head_pb2.DescribeReply:
-        return head_pb2.DescribeReply(profiles=self._infos)
+    @property
+    def served(self) -> Served:
+        """What is served now. Raises Unavailable while models load."""
+        if self._served is None:
+            problem = "it is loading its models"
+            raise Unavailable(peer="the cloud", address=self._settings.listen, problem=problem)
+        return self._served
 
-    async def Generate(self, _: AsyncIterator[head_pb2.GenerateRequest], context: grpc.aio.ServicerContext) -> None:
-        async with grpc_status(context):
-            message = await self._next_message(context)
+    @property
+    def is_loaded(self) -> bool:
+        """Whether anything is served."""
+        return self._served is not None
+
+    def serve(self, served: Served) -> None:
+        """From now on; calls and sessions that run finish on what was served before."""
+        self._served = served
+
+    def add_to(self, server: Server) -> Sequence[str]:
+        """Adds the service to the server; returns its name, as a list of one."""
+        rpcs: list[Rpc[Any]] = [
+            Rpc(name="Describe", request=head_pb2.DescribeRequest, handle=self._describe, kind="list"),
+            Rpc(name="Run", request=head_pb2.RunRequest, handle=self._run),
+            Rpc(name="Step", request=head_pb2.GenerateRequest, handle=self._step),
+            Rpc(name="Generate", request=head_pb2.GenerateRequest, handle=self._generate, streams=True),
+        ]
+        server.add(_SERVICE, rpcs)
+        return [_SERVICE]
+
+    async def _describe(self, call: Incoming[head_pb2.DescribeRequest]) -> head_pb2.DescribeReply:
+        await call.brief()
+        return head_pb2.DescribeReply(profiles=[one.info for one in self.served.profiles.values()])
+
+    async def _generate(self, call: Incoming[head_pb2.GenerateRequest]) -> None:
+        async with AsyncExitStack() as received:
+            message: head_pb2.GenerateRequest | None
+            with self._calls.beside(COMPLETE):
+                message = await received.enter_async_context(self._calls.received(call, streams=True))
             with self._telemetry.request(COMPLETE) as record:
-                if message is None or not message.HasField("open"):
+                if not message.HasField("open"):
                     problem, remedy = "it is missing", "Open the session by the first message"
                     raise InputError(field="open", problem=problem, remedy=remedy)
-                with self.sessions.opened(message.open, record) as session:
-                    await self._load(self._pipeline(message.open.profile), message.open.codec)
+                served = self.served  # is held to the end: what was replaced is freed with the last call that holds it
+                with self.sessions.opened(served, message.open, record) as session:
                     while message is not None:
                         before = dict(record.stages.seconds)
                         async with self._calls.deadline(None):
                             reply = await session.handle(message, record)
                             _add_stages(reply, record, before)
-                            await context.write(reply)
-                        message = await self._next_message(context)
+                            await call.write(reply)
+                        await received.aclose()  # what opened the session is not needed any more
+                        message = await self._next_message(call)
                         if message is not None and message.HasField("open"):
                             raise InputError(
                                 field="open", problem="it is open", remedy="Open another by a call of its own"
                             )
 
-    async def Step(
-        self, message: head_pb2.GenerateRequest, context: grpc.aio.ServicerContext
-    ) -> head_pb2.GenerateReply:
-        if message.close:  # takes no place: where all are taken, memory is what is needed
-            async with grpc_status(context):
+    async def _step(self, call: Incoming[head_pb2.GenerateRequest]) -> head_pb2.GenerateReply:
+        async with AsyncExitStack() as received:
+            with self._calls.beside(COMPLETE):
+                message = await received.enter_async_context(self._calls.received(call))
+            if message.close:  # takes no place: where all are taken, memory is what is needed
                 self.sessions.close(message.session_id)
-            return head_pb2.GenerateReply()
-        async with grpc_status(context), self._calls.admit(COMPLETE, context.time_remaining()) as admitted:
-            if self._draining.is_set():
-                raise self.sessions.drained(message.session_id)
-            if message.HasField("open"):
-                await self._load(self._pipeline(message.open.profile), message.open.codec)
-            reply = await self.sessions.step(message, admitted.record)
-            _add_stages(reply, admitted.record)
-            return reply
-        raise AssertionError("a call that fails is aborted")
+                return head_pb2.GenerateReply()
+            async with self._calls.admit(COMPLETE, self._timeout_s(call)) as admitted:
+                if self._draining.is_set():
+                    raise self.sessions.drained(message.session_id)
+                reply = await self.sessions.step(self.served, message, admitted.record)
+                _add_stages(reply, admitted.record)
+                return reply
+        raise AssertionError("nothing is swallowed")
 
     def drain(self) -> None:
         """Tells every session to go on elsewhere, once the message that it works on is answered."""
         self._draining.set()
 
-    async def _next_message(self, context: grpc.aio.ServicerContext) -> head_pb2.GenerateRequest | None:
+    async def _next_message(self, call: Incoming[head_pb2.GenerateRequest]) -> head_pb2.GenerateRequest | None:
         """None where the caller has ended the session. Raises SessionLost where it is idle, or this service stops."""
-        reading, draining = asyncio.ensure_future(context.read()), asyncio.ensure_future(self._draining.wait())
+        reading, draining = asyncio.ensure_future(call.read()), asyncio.ensure_future(self._draining.wait())
         try:
             await asyncio.wait(
                 (reading, draining), timeout=self._settings.session_idle_s, return_when=asyncio.FIRST_COMPLETED
@@ -114,18 +147,22 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
                 raise drains()
             if not reading.done():
                 raise idle(self._settings.session_idle_s)
-            message = reading.result()
-            return None if message is grpc.aio.EOF else message
+            return reading.result()
         finally:
             reading.cancel()
             draining.cancel()
 
-    async def Run(self, message: head_pb2.RunRequest, context: grpc.aio.ServicerContext) -> head_pb2.RunReply:
-        task = self._tasks.get(message.task.TypeName())
-        name, timeout_s = task.name if task else "unknown", context.time_remaining()
-        async with grpc_status(context), self._calls.admit(name, timeout_s) as admitted:
+    async def _run(self, call: Incoming[head_pb2.RunRequest]) -> head_pb2.RunReply:
+        async with (
+            self._calls.admit("unknown", self._timeout_s(call)) as admitted,
+            self._calls.received(call) as message,
+        ):
             record = admitted.record
-            pipeline = self._pipeline(message.profile)
+            task = self._tasks.get(message.task.TypeName())
+            if task is not None:
+                record.task = task.name
+            served = self.served  # is held to the end: what was replaced is freed with the last call that holds it
+            pipeline = served.pipeline(message.profile)
             record.model = pipeline.profile.name
             if task is None or task.name not in pipeline.profile.spec.tasks:
                 problem = f"{pipeline.profile.name} has no task {message.task.TypeName() or '(none is set)'}"
@@ -134,7 +171,7 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
             arguments = _unpacked(message.task, task.request())
             task.check(arguments, self._settings)
             frame = await self._worker.run(pipeline.parse, message.frame, record)
-            await self._load(pipeline, frame.codec.name)
+            await self._worker.load(pipeline.codec, frame.codec.name)
 
             def run() -> Any:
                 features = pipeline.decode(frame, len(message.frame), record)
@@ -144,28 +181,12 @@ class HeadService(head_pb2_grpc.HeadServiceServicer):
             reply.result.Pack(await self._worker.run(run))
             _add_stages(reply, record)
             return reply
-        raise AssertionError("a call that fails is aborted")
+        raise AssertionError("nothing is swallowed")
 
-    async def _load(self, pipeline: CloudPipeline, codec: str) -> None:
-        """A network takes seconds to load: not in a thread of the requests, where other calls would wait for it."""
-        if not pipeline.codec.is_loaded(codec):
-            await self._worker.prepare(pipeline.codec.prepare, codec)
-
-    def _pipeline(self, name: str) -> CloudPipeline:
-        if name not in self._pipelines:
-            raise ProfileMismatch(profile=name, expected="not served", found="asked for")
-        return self._pipelines[name]
-
-    def _check_tasks(self) -> None:
-        """Raises InputError where a profile lists a task that is not installed, or that its head cannot do."""
-        needs: dict[str, type] = {task.name: task.needs for task in self._tasks.values()} | {COMPLETE: SequenceLogits}
-        for pipeline in self._pipelines.values():
-            for name in pipeline.profile.spec.tasks:
-                needed = needs.get(name) or plugins.load(_GROUP, name)().needs
-                if not isinstance(pipeline.head, needed):
-                    family = pipeline.profile.spec.family
-                    problem = f"{pipeline.profile.name} lists {name}, and family {family} has no {needed.__name__}"
-                    raise InputError(field="tasks", problem=problem, remedy="List tasks that the family can do")
+    def _timeout_s(self, call: Incoming[Any]) -> float:
+        """Until the caller's deadline, or as long as this service takes for any call."""
+        most_s = self._settings.timeout_s
+        return most_s if call.timeout_s is None else min(call.timeout_s, most_s)
 
 
 def _unpacked(given: AnyMessage, arguments: Message) -> Message:

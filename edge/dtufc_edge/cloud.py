@@ -12,12 +12,15 @@ import grpc
 
 from dtufc.errors import BitstreamError, DeadlineExceeded, DtufcError, Internal, ProfileMismatch, Unavailable
 from dtufc.serving.limits import SESSION_ID_BYTES
-from dtufc.serving.status import error_info, error_of
+from dtufc.serving.status import error_info, error_of, readable
 from dtufc.v1 import head_pb2, head_pb2_grpc
 
 _PEER: Final = "the cloud"
 _CLOSE_S: Final = 5.0  # for a cloud to hear that a session ends
 _SESSION_KEY: Final = "dtufc-session"
+_SERVICE: Final = head_pb2.DESCRIPTOR.services_by_name["HeadService"].full_name
+PURE: Final = [{"service": _SERVICE, "method": name} for name in ("Run", "Describe")]
+"""The calls that a channel to a cloud may make twice. Sessions are opened again instead, with all that was sent."""
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +38,7 @@ class Cloud:
             unary: whether sessions are calls of `Step`, instead of a stream.
         """
         self._unary = unary
+        self._channel = channel  # is closed with the last call that holds this
         self._stub = head_pb2_grpc.HeadServiceStub(channel)
         self.address = address
         self._digests = digests
@@ -52,19 +56,24 @@ class Cloud:
         task.add_done_callback(self._ending.discard)
 
     async def run(self, request: head_pb2.RunRequest, timeout_s: float) -> head_pb2.RunReply:
-        """One frame and task to the head's result.
+        """One frame and task to the head's result. A cloud that is lost meanwhile is replaced by another (`channel`).
 
         Raises:
-            Unavailable: the cloud cannot be reached.
+            Unavailable: no cloud can be reached; it says for how long it was tried.
             DeadlineExceeded: it did not answer in time.
             DtufcError: whatever the cloud raised.
         """
-        deadline = time.monotonic() + timeout_s
+        start = time.monotonic()
         try:
             await self._meet(request.profile, timeout_s)
-            return await self._stub.Run(request, timeout=max(0.0, deadline - time.monotonic()))
+            reply = await self._stub.Run(request, timeout=max(0.0, start + timeout_s - time.monotonic()))
+            return readable(reply, _PEER, self.address)
         except grpc.aio.AioRpcError as error:
-            raise self.translated(error, timeout_s) from error
+            translated = self.translated(error, timeout_s)
+            if isinstance(translated, Unavailable):
+                problem = f"{translated.context['problem']}, after {time.monotonic() - start:.1f} s"
+                raise Unavailable(**{**translated.context, "problem": problem}) from error
+            raise translated from error
 
     async def open(self, profile: str, timeout_s: float) -> "Link":
         """The way of one session to a cloud, before its first message.
@@ -81,7 +90,8 @@ class Cloud:
     async def _meet(self, profile: str, timeout_s: float) -> None:
         if self._theirs is None:
             reply = await self._stub.Describe(head_pb2.DescribeRequest(), timeout=timeout_s)
-            self._theirs = {info.name: info.digest for info in reply.profiles}
+            described = readable(reply, _PEER, self.address)
+            self._theirs = {info.name: info.digest for info in described.profiles}
         theirs = self._theirs.get(profile)
         if theirs != self._digests[profile]:
             self._theirs = None  # ask again next time: the cloud may have been corrected
@@ -123,7 +133,7 @@ class Stream:
                 await self._call.write(request)
                 reply = await self._call.read()
                 if reply is not grpc.aio.EOF:
-                    return reply
+                    return readable(reply, _PEER, self._cloud.address)
         except TimeoutError as error:
             raise DeadlineExceeded(peer=_PEER, address=self._cloud.address, timeout_s=round(timeout_s, 3)) from error
         except grpc.aio.AioRpcError as error:
@@ -164,7 +174,8 @@ class StepCalls:
     async def exchange(self, request: head_pb2.GenerateRequest, timeout_s: float) -> head_pb2.GenerateReply:
         request.session_id = self._id
         try:
-            return await self._stub.Step(request, timeout=timeout_s, metadata=self._metadata)
+            reply = await self._stub.Step(request, timeout=timeout_s, metadata=self._metadata)
+            return readable(reply, _PEER, self._cloud.address)
         except grpc.aio.AioRpcError as error:
             raise self._cloud.translated(error, timeout_s) from error
 

@@ -7,6 +7,7 @@ and gets them all: the text goes on as if nothing had happened.
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Final
 
 from torch import Tensor
@@ -22,6 +23,7 @@ from dtufc_edge.exchange import Exchange
 ROUND_TRIP: Final = "round_trip"  # the stage
 _FIRST_PAUSE_S: Final = 0.05  # before a lost session is opened again; twice as long each time,
 _LONGEST_PAUSE_S: Final = 1.0
+_OPENINGS: Final = 3  # of a session that no cloud has answered yet, where one was met
 _LAST_S: Final = 0.3  # before the deadline: time to tell the client
 _MAX_REPLAY_BYTES: Final = 8 << 20  # of frames in one message, or half of the largest message; but for one larger frame
 _LOST: Final = (Unavailable, SessionLost, CacheFull, Overloaded)
@@ -60,13 +62,13 @@ class CloudSession:
             drafted: tokens of the last rows that are guesses.
 
         Raises:
-            DtufcError: whatever encoding, the way or the cloud raised. A cloud that is lost once it has replied is
-                looked for until shortly before the call's deadline.
+            DtufcError: whatever encoding, the way or the cloud raised. A cloud that is lost before it has replied is
+                looked for twice more, one that is lost later until shortly before the call's deadline.
         """
         frames = await self._encoded(position, features)
         self._kept = [kept for kept in self._kept if kept[0] < position]
         pause_s, was_lost = _FIRST_PAUSE_S, False
-        while True:
+        for attempt in count(1):
             try:
                 with self._exchange.record.stages.measure(ROUND_TRIP):
                     if self._link is None:
@@ -76,11 +78,13 @@ class CloudSession:
                         reply = await self._link.exchange(request, self._exchange.admitted.remaining_s)
             except _LOST as lost:
                 waits = isinstance(lost, Overloaded) and self._is_open  # the cloud has it still
+                met = self._link is not None
                 if not waits:
                     self.close()
                 remaining_s = self._exchange.admitted.remaining_s - _LAST_S
+                again = isinstance(lost, Unavailable) and met and attempt < _OPENINGS
                 is_new = not self._kept and not isinstance(lost, SessionLost)
-                if is_new or remaining_s <= 0:
+                if (is_new and not again) or remaining_s <= 0:
                     raise
                 if not waits:
                     was_lost = was_lost or bool(self._kept)
@@ -102,6 +106,7 @@ class CloudSession:
                 if was_lost:  # once, however many attempts it took
                     self._exchange.telemetry.recovered(self._exchange.record)
                 return reply
+        raise AssertionError("attempts have no end")
 
     def close(self) -> None:
         """Ends the session at the cloud."""

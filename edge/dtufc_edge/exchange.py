@@ -84,9 +84,7 @@ class Exchange:
         self, features: Tensor, rate: Rate, focus: Sequence[int] = (), step_at: int | None = None
     ) -> EncodedFrame:
         """Features to a frame; see `EdgePipeline.encode`."""
-        if not self.pipeline.codec.is_loaded(self.codec):
-            # A network takes seconds to load: not in a thread of the requests, where other calls would wait for it.
-            await self._worker.prepare(self.pipeline.codec.prepare, self.codec)
+        await self._worker.load(self.pipeline.codec, self.codec)
         return await self._worker.run(self.pipeline.encode, features, self.codec, rate, self.record, focus, step_at)
 
     def desynced(self) -> None:

@@ -3,18 +3,19 @@
 input --backbone--> features --codec--> frame
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dtufc.coding import bitstream
 from dtufc.coding.feature_codec import EncodedFrame, FeatureCodec
 from dtufc.coding.rate import Rate
 from dtufc.models import plugins
+from dtufc.models.capabilities import Generation, ImageFeatures, LatentFeatures, PatchFeatures, TokenFeatures
 from dtufc.models.profile import Profile
-from dtufc.models.zoo import weights_folder
 from dtufc.serving.telemetry import Record
 
 
@@ -22,11 +23,33 @@ class EdgePipeline:
     """One profile's backbone and encoder; a mirror of the cloud's pipeline."""
 
     def __init__(self, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
-        family = plugins.load(plugins.BACKBONES, profile.spec.family)
-        self.backbone: Any = family(weights_folder(profile.spec), profile, device, dtype)
+        self.backbone: Any = plugins.built(plugins.BACKBONES, profile, device, dtype)
         self.profile = profile.with_prefix(getattr(self.backbone, "prefix", 0))
         self.codec = FeatureCodec(self.profile)
         self.codec.prepare(self.codec.default_codec)  # before the first request; a damaged one ends the start
+
+    def warm_up(self) -> None:
+        """One pass of the default way, on an input of its own: what is done once is done before the first request.
+
+        A family without any of our capabilities is not warmed up.
+        """
+        for features in self._examples():
+            self.codec.encode(features)
+
+    def _examples(self) -> Iterator[Tensor]:
+        backbone, profile = self.backbone, self.profile
+        if isinstance(backbone, TokenFeatures):
+            state = backbone.start()
+            yield backbone.features(state, backbone.plain_ids("a") or [0])
+            yield backbone.features(state, [0])
+        elif isinstance(backbone, PatchFeatures) and "classify" not in profile.spec.tasks:
+            yield backbone.features(backbone.fit(Image.new("RGB", (64, 64)))[0])
+        elif isinstance(backbone, ImageFeatures):
+            yield backbone.features(backbone.crop(Image.new("RGB", (64, 64))))
+        elif isinstance(backbone, LatentFeatures):
+            defaults, side = profile.spec.generation, backbone.default_pixels
+            one_step = Generation(prompt="a", seed=0, steps=1, guidance=defaults.guidance, width=side, height=side)
+            yield backbone.latent(one_step, defaults, lambda _: None)
 
     def encode(
         self,

@@ -11,8 +11,10 @@
         ProfileMismatch     the frame was made with another profile
         Desync              the frame decoded to other symbols than were encoded
       ServiceError        what the service lacks
-        Overloaded          the queue is full
-        CacheFull           a session's keys and values do not fit beside those of the others
+        Busy                what there may be again soon:
+          Overloaded          the queue is full
+          CacheFull           a session's keys and values do not fit beside those of the others
+        TooManyStreams      a connection has as many streams of a kind as it may
         SessionLost         the session is not known any more: it can be opened again
         Unavailable         the other side cannot be reached
         Rejected            the other side does not take such calls; trying again does not help
@@ -23,9 +25,13 @@ Each class carries a stable code, which crosses the wire as the reason of a goog
 and a context of named strings, from which the message is built and which cross with it.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
+_RETRY_S: Final = 1.0
+_LONGEST_RETRY_S: Final = 30.0
+_SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 _LONGEST = 300  # characters of a fact: it crosses the wire, and may hold what a caller sent
 
 
@@ -36,7 +42,7 @@ class DtufcError(Exception):
     template: ClassVar[str]
 
     def __init__(self, **context: object) -> None:
-        self.context: dict[str, str] = {name: _printable(str(value))[:_LONGEST] for name, value in context.items()}
+        self.context: dict[str, str] = {name: _told(str(value)) for name, value in context.items()}
         super().__init__(self.template.format_map(self.context))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,12 +104,27 @@ class ServiceError(DtufcError):
     code = "SERVICE"
 
 
-class Overloaded(ServiceError):
+class Busy(ServiceError):
+    """What the service has none of now, it may have later."""
+
+    @property
+    def retry_s(self) -> float:
+        """Seconds until another try may do better: the fact of this name, or one second where it is not known."""
+        fact = self.context.get("retry_s", "")
+        return min(float(fact), _LONGEST_RETRY_S) if _SECONDS.fullmatch(fact) else _RETRY_S
+
+
+class Overloaded(Busy):
     code = "OVERLOADED"
     template = "all {limit} places for requests are taken. Try again later."
 
 
-class CacheFull(ServiceError):
+class TooManyStreams(ServiceError):
+    code = "TOO_MANY_STREAMS"
+    template = "this connection has {limit} streams of {kind}, and may have no more. End one of them first."
+
+
+class CacheFull(Busy):
     code = "CACHE_FULL"
     template = (
         "a sequence of {tokens} tokens needs {needed} bytes of cache, and {free} of {limit} are free. "
@@ -136,11 +157,11 @@ class Internal(ServiceError):
     template = "the service failed. Its log has the cause."
 
 
-def _printable(text: str) -> str:
-    """One line that can be shown and sent: control characters and halves of surrogate pairs as Python escapes them."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+def _told(fact: str) -> str:
+    """One line that can be shown and sent: control characters and halves of surrogate pairs are escaped."""
+    if not fact.isprintable():
+        fact = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in fact)
+    return fact if len(fact) <= _LONGEST else f"{fact[: _LONGEST - 3]}..."
 
 
 def _rebuild(cls: type[DtufcError], context: dict[str, str]) -> DtufcError:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from dtufc import Sampling
-from dtufc.client.requests import chat_request, complete_request
+from dtufc.client.requests import chat_request, complete_request, image_request
 from dtufc.coding.rate import Rate
 from dtufc.errors import InputError
 from dtufc.v1 import head_pb2, inference_pb2
@@ -17,6 +17,10 @@ BAD: dict[str, Callable[[], object]] = {
     "top_p": lambda: Sampling(top_p=math.inf),
     "top_k": lambda: Sampling(top_k=-1),
     "seed": lambda: Sampling(seed=1 << 64),
+    "width": lambda: image_request("rocket", width=64.5),  # type: ignore[arg-type]
+    "steps": lambda: image_request("rocket", steps=math.nan),  # type: ignore[arg-type]
+    "guidance": lambda: image_request("rocket", guidance=math.inf),
+    "min_p": lambda: Sampling(min_p="0.5"),  # type: ignore[arg-type]
     "stop_token_ids": lambda: Sampling(stop_token_ids=[5, -5]),
     "logit_bias": lambda: Sampling(logit_bias={7: math.nan}),
     "max_tokens": lambda: complete_request("Hi", max_tokens=0),

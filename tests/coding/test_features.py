@@ -1,9 +1,9 @@
 """What people give as features: taken exactly, or rejected in one line that says what to do."""
 
-import contextlib
 import io
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import ml_dtypes
@@ -39,10 +39,6 @@ def unaligned(array: Array) -> Array:
     return np.frombuffer(b"\0" + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
 
 
-def masked(mask: Array) -> Array:
-    return np.ma.masked_array(VALUES, mask)  # type: ignore[no-untyped-call]
-
-
 TAKEN: dict[str, Any] = {
     "a plain array": VALUES,
     "read-only": frozen(VALUES),
@@ -51,7 +47,7 @@ TAKEN: dict[str, Any] = {
     "every other row of another": np.repeat(VALUES, 2, axis=0)[::2],
     "not aligned": unaligned(VALUES),
     "big-endian": VALUES.astype(">f4"),
-    "a masked array that masks nothing": masked(VALUES > 99),
+    "a masked array that masks nothing": np.ma.masked_array(VALUES, np.zeros(VALUES.shape, bool)),  # type: ignore[no-untyped-call]
     "float16": VALUES.astype(np.float16),
     "bfloat16": BFLOAT16,
     "bfloat16 as numpy.load has it": BFLOAT16.view("V2"),
@@ -85,9 +81,13 @@ class OfAnotherLibrary:
         return VALUES
 
 
+def with_a_mask() -> Array:
+    return np.ma.masked_array(VALUES, VALUES > 3)  # type: ignore[no-untyped-call]
+
+
 MANY = 10**6  # squared, more than any memory holds
 REJECTED: dict[str, tuple[Callable[[], Any], str]] = {
-    "masked values": (lambda: masked(VALUES > 3), r"13 of 24 values are masked\. .*filled"),
+    "masked values": (with_a_mask, r"13 of 24 values are masked\. .*filled"),
     "float64": (lambda: VALUES.astype(np.float64), "dtype float64. Give float32, float16 or bfloat16"),
     "float128": (lambda: VALUES.astype(np.longdouble), "dtype float"),
     "integers": (lambda: VALUES.astype(np.int64), "dtype int64"),
@@ -165,13 +165,8 @@ def test_samples_that_are_no_list_are_rejected(samples: Any) -> None:
 def test_samples_of_several_types_and_libraries_are_fitted_together() -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((20, 6)).astype(np.float16).astype(np.float32) for _ in range(4)]
-    mixed: list[Any] = [
-        arrays[0],
-        torch.from_numpy(arrays[1]).half(),
-        arrays[2].astype(">f4"),
-        torch.from_numpy(arrays[3]),
-    ]
-    assert dtufc.fit(mixed, learned=False).profile.digest == dtufc.fit(arrays, learned=False).profile.digest
+    mixed = [arrays[0], torch.from_numpy(arrays[1]).half(), arrays[2].astype(">f4"), torch.from_numpy(arrays[3])]
+    assert dtufc.fit(iter(mixed), learned=False).profile.digest == dtufc.fit(arrays, learned=False).profile.digest  # type: ignore[arg-type]
 
 
 def test_each_tensor_of_a_tuple_is_named(codec: dtufc.FeatureCodec) -> None:
@@ -246,5 +241,5 @@ def as_checked(array: Array) -> None:
 def test_no_header_gives_another_error(at: int, flip: int, more: bytes) -> None:
     data = bytearray(saved(VALUES))
     data[at] ^= flip
-    with contextlib.suppress(InputError):
+    with suppress(InputError):
         assert read_npy(bytes(data) + more, "a.npy").nbytes == VALUES.nbytes

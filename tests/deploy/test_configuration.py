@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dtufc.serving.lifecycle import REST_S
 from dtufc.serving.settings import ServiceSettings
 from dtufc_cloud.settings import CloudSettings
 from dtufc_edge.settings import EdgeSettings
@@ -19,6 +20,7 @@ LEFT_OUT = {
     "listen",
     "metrics_listen",
     "http_listen",
+    "cloud_proxy",
     *(f"{whose}tls_{what}" for whose in ("", "cloud_") for what in ("ca", "key", "certificate")),
 }
 
@@ -70,6 +72,12 @@ def test_every_service_runs_with_little(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["stop_grace_period"] == "4s"
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_container_that_stops_has_time_for_its_drain_and_the_last_of_its_process(side: str) -> None:
+    drain_s = float(defaults()[f"DTUFC_{side.upper()}_DRAIN_S"])
+    assert drain_s + REST_S < float(SERVICES[side]["stop_grace_period"].removesuffix("s"))
 
 
 def test_who_needs_another_waits_until_it_is_well() -> None:

@@ -15,7 +15,11 @@ from dtufc.models.zoo import weights_folder
 from dtufc_cloud.heads.vit import SaliencyHead
 from tests.e2e.services import SAMPLES, Service, start, stop_all
 
-SMALL_LIMITS = ("--max-image-bytes", "200000", "--max-image-pixels", "4000000", "--max-prompt-tokens", "200")
+MAX_IMAGE_SECONDS = 3
+SMALL_LIMITS = (
+    *("--max-image-bytes", "200000", "--max-image-pixels", "36000000", "--max-image-seconds", str(MAX_IMAGE_SECONDS)),
+    *("--max-prompt-tokens", "200"),
+)
 
 
 @pytest.fixture(scope="session")

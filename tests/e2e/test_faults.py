@@ -32,12 +32,14 @@ from tests.e2e.services import (
 STUBBORN = """
 import asyncio, os, sys, time
 import grpc
-from dtufc.serving.calls import Calls, grpc_status
+from dtufc.serving.calls import Calls
 from dtufc.serving.lifecycle import run, serve
+from dtufc.serving.reload import Side
+from dtufc.serving.status import grpc_status
 from dtufc.serving.telemetry import Telemetry
 from dtufc_edge.settings import EdgeSettings
 
-async def register(server, worker, telemetry):
+async def add(server, worker, telemetry):
     calls = Calls(worker, telemetry, service="the edge", address="", timeout_s=60)
 
     async def work(request, context):
@@ -47,11 +49,15 @@ async def register(server, worker, telemetry):
 
     methods = {"Work": grpc.unary_unary_rpc_method_handler(work)}
     server.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", methods),))
-    print('"message": "loading"', file=sys.stderr, flush=True)
-    await asyncio.to_thread(time.sleep, float(os.environ["LOAD_S"]))
-    return []
 
-sys.exit(run(EdgeSettings, lambda settings: serve(settings, Telemetry("edge"), register)))
+    async def load(settings):
+        print('"message": "loading"', file=sys.stderr, flush=True)
+        await asyncio.to_thread(time.sleep, float(os.environ["LOAD_S"]))
+        return lambda: None
+
+    return Side(services=["test.Test"], load=load)
+
+sys.exit(run(EdgeSettings, lambda settings: serve(settings, Telemetry("edge"), add)))
 """
 
 
@@ -90,34 +96,31 @@ def test_a_drain_does_not_wait_for_work_that_does_not_end(
     assert "Traceback" not in service.log_text()
 
 
-def test_a_second_sigint_ends_a_drain_at_once(stubborn: Callable[..., Service]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_a_drain_at_once(number: signal.Signals, stubborn: Callable[..., Service]) -> None:
     service = stubborn("serving")
     with grpc.insecure_channel(service.address) as channel:
         call = channel.unary_unary("/test.Test/Work").future(b"")
         service.wait_until_logged("working")
-        service.process.send_signal(signal.SIGINT)
+        service.process.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):
             service.process.wait(1)  # it drains
-        service.process.send_signal(signal.SIGINT)
-        assert service.process.wait(2) == 128 + signal.SIGINT
+        service.process.send_signal(number)
+        assert service.process.wait(2) == 128 + number
         assert isinstance(call.exception(5), grpc.RpcError)
     assert "Traceback" not in service.log_text()
 
 
-def test_while_models_load_a_client_is_told_so_soon_and_a_signal_ends_the_process_at_once(
+def test_while_models_load_a_service_is_not_ready_and_a_signal_ends_the_process_at_once(
     stubborn: Callable[..., Service],
 ) -> None:
-    service = stubborn("loading", load_s=5)
-    start = time.monotonic()
-    with EdgeClient(service.address) as client, pytest.raises(Unavailable):
-        client.models()
-    assert time.monotonic() - start < 5
-    other = stubborn("loading", load_s=60)
-    other.process.send_signal(signal.SIGINT)
-    assert other.process.wait(5) == 128 + signal.SIGINT
-    assert "Traceback" not in other.log_text()
-    service.wait_until_logged("serving")
-    check_health(service.address)
+    loading = stubborn("loading", load_s=60)
+    with pytest.raises(Unavailable, match="NOT_SERVING"):
+        check_health(loading.address)
+    loading.process.send_signal(signal.SIGINT)
+    assert loading.process.wait(5) == 128 + signal.SIGINT
+    assert "Traceback" not in loading.log_text()
+    check_health(stubborn("serving").address)
 
 
 def test_an_address_that_is_taken_is_told_in_one_line_before_any_model_is_looked_for(edge: Service) -> None:

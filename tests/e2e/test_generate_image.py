@@ -104,6 +104,7 @@ def test_every_codec_gives_nearly_the_same_image(client: EdgeClient, codec: str)
     [
         ({"prompt": "  "}, "prompt"),
         ({"prompt": "x" * 2001}, "prompt"),
+        ({"prompt": "red apple and blue heart and green leaf and pizza on a yellow background"}, "prompt"),
         ({"steps": 101}, "steps"),
         ({"steps": 0}, "steps"),
         ({"guidance": -1.0}, "guidance"),

@@ -22,8 +22,8 @@ MERGES = "a: &a {x: 1}\n" + "".join(f"{b}: &{b}\n  <<: [*{a}, *{a}]\n" for a, b 
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (b"", "valid dictionary"),
-        (b"- a\n- b\n", "valid dictionary"),
+        (b"", "name: Field required"),
+        (b"- a\n- b\n", "no mapping of names"),
         (b"a: " + 10_000 * b"[", "nested too deeply"),
         (3000 * b"{a: ", "nested too deeply"),
         (b"\n".join(b" " * n + b"a:" for n in range(300)), "nested too deeply|valid|Extra"),

@@ -1,6 +1,8 @@
 """A user's own Stable Diffusion 3, as its pipeline is saved, which generates by the pair as by the whole."""
 
 import io
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +151,53 @@ def test_a_latent_on_which_the_decoder_overflows_gives_no_image(sd3_folder: Path
     frame = cloud.codec.encode(np.full((16, 8, 8), 3e38, np.float32), codec="raw")
     with pytest.raises(InputError, match="overflow"):
         result(cloud, frame, "generate-image", head_pb2.DecodeImageTask())
+
+
+@pytest.mark.parametrize("sd3_folder", ["two text encoders"], indirect=True)
+def test_a_prompt_whose_end_no_text_encoder_would_see_is_rejected_with_its_tokens_and_the_limit(
+    sd3_folder: Path,
+) -> None:
+    backbone = EdgePipeline(profile_of(sd3_folder), CPU, torch.float32).backbone
+    backbone.check(replace(GENERATION, prompt="a " * 10), max_steps=3)
+    with pytest.raises(InputError, match=r"prompt: 13 tokens. Shorten it to 12, start and end counted"):
+        backbone.check(replace(GENERATION, prompt="a " * 11), max_steps=3)
+
+
+@pytest.mark.parametrize("sd3_folder", ["two text encoders"], indirect=True)
+@pytest.mark.parametrize("guidance", [math.nan, math.inf, -1.0])
+def test_a_guidance_that_is_no_number_is_rejected_though_our_client_would_not_send_it(
+    sd3_folder: Path, guidance: float
+) -> None:
+    backbone = EdgePipeline(profile_of(sd3_folder), CPU, torch.float32).backbone
+    with pytest.raises(InputError, match="guidance: "):
+        backbone.check(replace(GENERATION, guidance=guidance), max_steps=3)
+
+
+@pytest.mark.parametrize("sd3_folder", ["three text encoders"], indirect=True)
+def test_a_prompt_that_only_the_third_text_encoder_takes_whole_is_taken(sd3_folder: Path) -> None:
+    backbone = EdgePipeline(profile_of(sd3_folder), CPU, torch.float32).backbone
+    backbone.check(replace(GENERATION, prompt="a " * 200), max_steps=3)
+    with pytest.raises(InputError, match=r"prompt: \d+ tokens. Shorten it to 256"):
+        backbone.check(replace(GENERATION, prompt="a " * 300), max_steps=3)
+
+
+@pytest.mark.parametrize("sd3_folder", ["two text encoders"], indirect=True)
+def test_a_file_of_a_pipeline_that_is_missing_is_one_line_that_names_its_part(sd3_folder: Path) -> None:
+    """For a vocabulary or a text encoder's configuration, transformers would make an empty one up."""
+    for name in (
+        "tokenizer_2/tokenizer.json",
+        "text_encoder/config.json",
+        "text_encoder_2/model.safetensors",
+        "scheduler/scheduler_config.json",
+        "transformer/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+    ):
+        path = sd3_folder / name
+        path.rename(sd3_folder.parent / "aside")
+        with pytest.raises(InputError, match=str(path.parent)) as caught:
+            EdgePipeline(profile_of(sd3_folder), CPU, torch.float32)
+        assert "\n" not in str(caught.value)
+        (sd3_folder.parent / "aside").rename(path)
 
 
 def test_the_size_is_of_whole_patches_and_within_the_position_table(sd3_folder: Path) -> None:

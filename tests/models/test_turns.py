@@ -73,6 +73,7 @@ def test_a_conversation_becomes_tokens_within_the_limits(tmp_path: Path) -> None
             worker=Worker(threads=1, queue_limit=0),
             exchange=nobody,
             passes=nobody,
+            images=nobody,
             budget=nobody,
         )
         return await prompt_ids(call, turns, plain=plain)

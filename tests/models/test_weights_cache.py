@@ -9,16 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from dtufc.cli import app
 from dtufc.errors import InputError
-from dtufc.models.cache import MANIFEST, build, is_whole, require_space
+from dtufc.models.cache import MANIFEST, build, discard_damaged, is_whole, require_space
 from dtufc.models.fingerprint import file_sha256, fingerprint
-from dtufc.models.profile import ProfileSpec, load_profile
+from dtufc.models.profile import FolderSource, ProfileSpec, load_profile
 from dtufc.models.zoo import is_fetched, weights_folder
 from tests.models.test_weights_gguf import wheel
 
@@ -64,6 +67,9 @@ def make_text(partial: Path) -> None:
     (partial / "sub" / "text").write_text("whole", encoding="utf-8")
 
 
+OF_TEXT = {"files": {"sub/text": 5}, "sha256": {"sub/text": hashlib.sha256(b"whole").hexdigest()}}
+
+
 def never(partial: Path) -> None:
     raise AssertionError("made a folder that was there")
 
@@ -71,7 +77,7 @@ def never(partial: Path) -> None:
 def test_a_folder_is_made_once_and_has_a_manifest_of_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "x"
     build(folder, make_text)
-    assert json.loads((folder / MANIFEST).read_text(encoding="utf-8")) == {"files": {"sub/text": 5}}
+    assert json.loads((folder / MANIFEST).read_text(encoding="utf-8")) == OF_TEXT
     assert is_whole(folder)
     build(folder, never)
 
@@ -315,3 +321,221 @@ def test_a_cache_that_cannot_keep_a_sha256_is_no_error(
     monkeypatch.setenv("DTUFC_CACHE", str(tmp_path / "cache"))
     time.sleep(SETTLED_S)
     assert len(fingerprint(model_folder)) == 64
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize(("umask", "files", "folders"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750)])
+def test_what_is_made_is_readable_as_the_umask_says_whoever_wrote_it(
+    tmp_path: Path, umask: int, files: int, folders: int
+) -> None:
+    def make(partial: Path) -> None:
+        (partial / "head").mkdir(mode=0o700)
+        save_file({"w": torch.zeros(3)}, partial / "head" / "w.safetensors")  # for its owner alone, as is its way
+
+    before = os.umask(umask)
+    try:
+        build(tmp_path / "models" / "x", make)
+    finally:
+        os.umask(before)
+    folder = tmp_path / "models" / "x"
+    assert {mode(path) for path in folder.rglob("*") if path.is_file()} == {files}
+    assert {mode(folder), mode(folder / "head")} == {folders}
+
+
+AS_ANOTHER_USER = """
+import os, sys
+from pathlib import Path
+from dtufc.errors import InputError
+from dtufc.models.profile import ProfileSpec
+from dtufc.models.zoo import is_fetched, weights_folder
+if os.getuid() == 0:
+    os.setuid(65534)
+for text in sys.argv[1:]:
+    spec = ProfileSpec.model_validate_json(text)
+    try:
+        weights_folder(spec)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+    try:
+        is_fetched(spec)
+    except InputError as error:
+        assert "cannot be read" in str(error)
+"""
+
+
+@pytest.fixture
+def open_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder that every user may enter; those of pytest are for its user alone."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    yield tmp_path
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(0o700)
+
+
+def packaged(name: str = "tiny") -> ProfileSpec:
+    source = {"package": name, "version": "1", "member": "w.pth", "size_mb": 1, "licence": "MIT", "sha256": "0" * 64}
+    spec = {"name": name, "family": "decoder", "layout": {"family": "llm"}, "split": 1, "source": source}
+    return ProfileSpec.model_validate(spec)
+
+
+def in_folder(folder: Path) -> ProfileSpec:
+    return packaged().model_copy(update={"source": FolderSource(folder=folder)})
+
+
+def test_weights_that_this_user_may_not_read_are_named_with_what_to_do_and_not_fetched_anew(open_path: Path) -> None:
+    cache, model = open_path / "cache", open_path / "model"
+    build(cache / "models" / "tiny-000000000000-1", make_text)
+    build(cache / "packages" / "other-1", lambda partial: (partial / "other.whl").touch())
+    (open_path / "gguf").mkdir()
+    (open_path / "gguf" / "tiny.gguf").write_bytes(b"GGUF")
+    model.mkdir()
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    save_file({"w": torch.zeros(3)}, model / "model.safetensors")
+    hidden = {
+        cache / "models" / "tiny-000000000000-1" / "sub" / "text": packaged(),
+        cache / "packages" / "other-1" / "other.whl": packaged("other"),
+        open_path / "gguf" / "tiny.gguf": in_folder(open_path / "gguf"),
+        model / "model.safetensors": in_folder(model),
+    }
+    for path in hidden:
+        path.chmod(0o600 if os.getuid() == 0 else 0)
+    command = [sys.executable, "-c", AS_ANOTHER_USER, *(spec.model_dump_json() for spec in hidden.values())]
+    env = {**os.environ, "DTUFC_CACHE": str(cache)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    remedy = "Let this user read it: chmod -R a+rX"
+    told = [f"error: weights: {p} cannot be read: permission denied. {remedy} {p.parent}." for p in hidden]
+    assert done.stderr.splitlines() == told
+    assert done.returncode == 0
+    assert all(path.is_file() for path in hidden)
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "same size"])
+def test_damage_that_leaves_the_size_is_found_where_the_folder_is_read(
+    tmp_path: Path, damage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "models" / "x"
+    build(folder, make_text)
+    discard_damaged(folder)
+    assert is_whole(folder)
+    if damage == "flipped bit":
+        flip(folder / "sub" / "text", 2)
+    else:
+        (folder / "sub" / "text").write_text("WHOLE", encoding="utf-8")
+    assert is_whole(folder)  # a start of a service reads nothing
+    discard_damaged(folder)
+    assert not is_whole(folder)
+    assert capfd.readouterr().err == f"{folder}: damaged: sub/text. It is made anew.\n"
+    build(folder, make_text)
+    assert (folder / "sub" / "text").read_text(encoding="utf-8") == "whole"
+
+
+def test_a_folder_of_an_older_release_stays_as_it_is_and_gets_its_sha256_where_it_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "x"
+    build(folder, make_text)
+    written = (folder / "sub" / "text").stat().st_mtime_ns
+    (folder / MANIFEST).write_text('{"files": {"sub/text": 5}}', encoding="utf-8")
+    assert is_whole(folder)
+    build(folder, never)
+    discard_damaged(folder)
+    assert json.loads((folder / MANIFEST).read_text(encoding="utf-8")) == OF_TEXT
+    assert (folder / "sub" / "text").stat().st_mtime_ns == written
+    flip(folder / "sub" / "text", 2)
+    discard_damaged(folder)
+    assert not is_whole(folder)
+
+
+def test_fetch_finds_damaged_weights_and_makes_them_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec: ProfileSpec = load_profile("efficientnet-lite0").spec
+    kept = weights_folder(spec)
+    monkeypatch.setenv("DTUFC_CACHE", str(tmp_path))
+    (tmp_path / "packages").symlink_to(kept.parent.parent / "packages")
+    weights = weights_folder(spec) / "model.safetensors"
+    before = weights.read_bytes()
+    flip(weights, 1_000_000)
+    assert weights_folder(spec) == weights.parent  # as a service starts
+    done = CliRunner().invoke(app, ["fetch", "efficientnet-lite0"])
+    assert done.exit_code == 0, done.output
+    assert f"{weights.parent}: damaged: model.safetensors. It is made anew." in done.stderr
+    assert weights.read_bytes() == before
+
+
+MAKES = """
+import sys, time
+from pathlib import Path
+from dtufc.models.cache import build
+place = Path(sys.argv[1])
+def make(partial):
+    with (place / "makes").open("a") as made:
+        made.write("once;")
+    while not (place / "go").exists():
+        time.sleep(0.01)
+    (partial / "text").write_text("whole")
+build(place / "models" / "x", make)
+"""
+
+
+def test_of_two_processes_one_makes_the_folder_and_the_other_waits_and_says_so(tmp_path: Path) -> None:
+    def start() -> "subprocess.Popen[str]":
+        return subprocess.Popen([sys.executable, "-c", MAKES, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+
+    with start() as first:
+        while not (tmp_path / "makes").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        with start() as second:
+            assert second.stderr is not None
+            expected = f"waiting for another process, which makes {tmp_path / 'models' / 'x'}\n"
+            assert second.stderr.readline() == expected
+            (tmp_path / "go").touch()
+            assert (first.wait(30), second.wait(30)) == (0, 0)
+    assert (tmp_path / "makes").read_text(encoding="utf-8") == "once;"
+    assert is_whole(tmp_path / "models" / "x")
+
+
+def test_the_next_start_removes_what_killed_processes_left_under_any_name(cache: Path, model_folder: Path) -> None:
+    for place in ("models/x-1", "packages/x-1.0"):
+        subprocess.run([sys.executable, "-c", KILLED, str(cache / place)], check=False)
+    busy = cache / "models" / ".y.scratch"
+    busy.mkdir()
+    assert len(list(cache.glob("*/.*.scratch"))) == 3
+    with (cache / "models" / ".y.lock").open("w") as lock:
+        flock(lock, LOCK_EX)  # a process that is making it
+        weights_folder(in_folder(model_folder))
+        assert list(cache.glob("*/.*.scratch")) == [busy]
+    weights_folder(in_folder(model_folder))
+    assert list(cache.glob("*/.*.scratch")) == []
+
+
+TOO_LONG = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+"""
+
+
+@pytest.mark.parametrize("writer", ["Python", "safetensors"])
+def test_a_file_that_is_too_long_for_the_file_system_is_an_input_error(tmp_path: Path, writer: str) -> None:
+    text = TOO_LONG + FULL
+    if writer == "Python":
+        text = text.replace("save_file(", "(lambda _, path: path.write_bytes(bytes(1 << 20)))(")
+    done = subprocess.run([sys.executable, "-c", text, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "error: cache: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [".x.lock"]
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
+def test_a_pickle_that_was_cut_short_is_named(cache: Path, tmp_path: Path, size: int) -> None:
+    model = tmp_path / "pickled"
+    model.mkdir()
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    torch.save({"w": torch.zeros(100)}, model / "pytorch_model.bin")
+    spec = in_folder(model)
+    assert weights_folder(spec) == model
+    (model / "pytorch_model.bin").write_bytes((model / "pytorch_model.bin").read_bytes()[:size])
+    with pytest.raises(InputError, match=r"pytorch_model.bin has \d+ bytes and is cut short"):
+        weights_folder(spec)

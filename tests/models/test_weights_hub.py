@@ -129,6 +129,9 @@ def spec_of(folder: Path, fingerprint_: str | None = None) -> ProfileSpec:
     )
 
 
+LARGE = 10_000  # bytes: such files are in Git LFS, which names them by their SHA-256
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """As much of a hub as `snapshot_download` asks for: one repository, someone/tiny."""
 
@@ -177,7 +180,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        algorithm = "sha256" if len(data) > LARGE else "sha1"
+        self.send_header("ETag", f'"{hashlib.new(algorithm, data).hexdigest()}"')
         self.end_headers()
         if body:
             self.wfile.write(data)
@@ -208,9 +212,11 @@ except InputError as error:
 """
 
 
-def fetch(profile: Path, home: Path, endpoint: str, **env: str) -> "subprocess.CompletedProcess[str]":
+def fetch(
+    profile: Path, home: Path, endpoint: str, *, program: str = FETCH, **env: str
+) -> "subprocess.CompletedProcess[str]":
     settings = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", **env}
-    command = [sys.executable, "-W", "ignore", "-c", FETCH, str(profile)]
+    command = [sys.executable, "-W", "ignore", "-c", program, str(profile)]
     return subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
 
 
@@ -266,6 +272,25 @@ def test_a_snapshot_that_lacks_its_weights_is_rejected_without_a_hub(
     assert "no weights" in done.stderr
     assert "Traceback" not in done.stderr
     assert fetch(profile, tmp_path / "home", endpoint).returncode == 0  # fetched again
+
+
+def test_a_file_of_a_hub_that_is_damaged_is_fetched_anew_where_it_is_read(
+    hub: tuple[str, type[Hub]], profile: Path, tmp_path: Path
+) -> None:
+    endpoint, handler = hub
+    random_llama().save_pretrained(tmp_path / "model")
+    handler.files = contents(tmp_path / "model")
+    folder = Path(fetch(profile, tmp_path / "home", endpoint).stdout.strip())
+    weights = (folder / "model.safetensors").read_bytes()
+    assert len(weights) > LARGE
+    (folder / "model.safetensors").resolve().write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    handler.sent.clear()
+    assert fetch(profile, tmp_path / "home", endpoint).returncode == 0  # a start of a service reads nothing
+    assert handler.sent == []
+    done = fetch(profile, tmp_path / "home", endpoint, program=FETCH.replace(".spec)", ".spec, is_read=True)"))
+    assert f"{folder / 'model.safetensors'} is damaged. It is fetched anew." in done.stderr
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert handler.sent == ["model.safetensors"]
 
 
 def test_a_repository_without_weights_that_are_read_is_rejected(

@@ -4,50 +4,29 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
-from dtufc.models.profile import Profile, load_profile
+import dtufc_cloud.served
+import dtufc_edge.served
+from dtufc.models.profile import Profile
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server, channel
 from dtufc.serving.worker import Worker
-from dtufc.v1 import head_pb2_grpc, inference_pb2
+from dtufc.v1 import inference_pb2
 from dtufc_cloud.pipeline import CloudPipeline
 from dtufc_cloud.service import HeadService
 from dtufc_cloud.settings import CloudSettings
-from dtufc_edge.cloud import Cloud
+from dtufc_edge.cloud import PURE, Cloud
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.service import InferenceService
 from dtufc_edge.settings import EdgeSettings
-from dtufc_research.evaluation.cuts import NUM_LAYERS, save_decoder
+from dtufc_research.evaluation.tiny import CHARACTERS, tiny_decoder
+
+__all__ = ["tiny_decoder"]  # other tests find it here
 
 CPU = torch.device("cpu")
-CHARACTERS = [*map(chr, range(33, 127)), *"ĠĊĉ"]  # as byte-level tokenizers write them; the last: space, newline, tab
-
-
-def tiny_decoder(name: str, folder: Path, split: int = NUM_LAYERS // 2) -> Profile:
-    """A random language model of this class, whose tokens are single characters, and its profile."""
-    save_decoder(name, folder / "model")
-    tokenizer = Tokenizer(models.BPE({character: index for index, character in enumerate(CHARACTERS)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder / "model")
-    spec = {
-        "name": "tiny",
-        "family": "decoder",
-        "layout": {"family": "llm"},
-        "split": split,
-        "tasks": ["answer", "complete"],
-        "source": {"folder": str(folder / "model")},
-    }
-    (folder / "profile").mkdir()
-    (folder / "profile" / "profile.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
-    return load_profile(folder / "profile")
 
 
 def text_of(ids: Sequence[int]) -> str:
@@ -68,17 +47,24 @@ class LocalCloud:
         await self.server.grpc.stop(None)
 
 
+def cloud_served(pipeline: CloudPipeline, worker: Worker, telemetry: Telemetry) -> dtufc_cloud.served.Served:
+    """One profile and no other."""
+    profile = dtufc_cloud.served.ServedProfile.of(pipeline, worker, telemetry)
+    return dtufc_cloud.served.Served(profiles={pipeline.profile.name: profile})
+
+
 @asynccontextmanager
 async def local_cloud(
     pipeline: CloudPipeline, address: str = "127.0.0.1:0", **settings: Any
 ) -> AsyncIterator[LocalCloud]:
     worker, telemetry = Worker(threads=1, queue_limit=32), Telemetry("cloud")
-    server = Server(address)
+    server = Server(address, rejected=telemetry.rejected)
     address = server.bind()
-    pipelines = {pipeline.profile.name: pipeline}
-    service = HeadService(pipelines, worker, telemetry, CloudSettings(listen=address, **settings))
+    service = HeadService(worker, telemetry, CloudSettings(listen=address, **settings))
+    service.serve(cloud_served(pipeline, worker, telemetry))
+    del pipeline  # the service alone holds it
     server.on_drain.append(service.drain)
-    head_pb2_grpc.add_HeadServiceServicer_to_server(service, server.grpc)  # type: ignore[no-untyped-call]
+    service.add_to(server)
     await server.start([])
     try:
         yield LocalCloud(server, service, address, telemetry)
@@ -133,12 +119,13 @@ async def local_edge(
 ) -> AsyncIterator[LocalEdge]:
     worker, telemetry = Worker(threads=1, queue_limit=32), Telemetry("edge")
     name = pipeline.profile.name
-    async with channel(clouds, sticky=unary) as to_cloud:
+    async with channel(clouds, sticky=unary, retried=PURE) as to_cloud:
         cloud = Cloud(to_cloud, clouds, {name: pipeline.profile.digest}, unary=unary)
-        yield LocalEdge(
-            InferenceService({name: pipeline}, cloud, worker, telemetry, EdgeSettings(cloud=clouds, **settings)),
-            telemetry,
-        )
+        service = InferenceService(worker, telemetry, EdgeSettings(cloud=clouds, **settings))
+        profile = dtufc_edge.served.ServedProfile.of(pipeline, worker, telemetry)
+        service.serve(dtufc_edge.served.Served(profiles={name: profile}, cloud=cloud))
+        del pipeline, profile  # the service alone holds them
+        yield LocalEdge(service, telemetry)
         await cloud.close()
         await worker.close(5)
 

@@ -11,13 +11,14 @@ import grpc
 import pytest
 
 from dtufc.errors import DeadlineExceeded, DtufcError, Internal, Overloaded
-from dtufc.serving.calls import Admitted, Calls, grpc_status
-from dtufc.serving.status import error_of
+from dtufc.serving.calls import Admitted, Calls
+from dtufc.serving.status import error_of, grpc_status
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server, channel
 from dtufc.serving.worker import Worker
 
 TIMEOUT_S = 0.3
+CENTURY_S = 3.2e9
 Body = Callable[[Admitted, Worker, grpc.aio.ServicerContext], Awaitable[bytes | None]]
 
 
@@ -73,7 +74,7 @@ def _nothing_unexpected(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureF
     """However a call ends, neither grpc nor asyncio has anything to complain of."""
     with caplog.at_level(logging.WARNING):
         yield
-    ours = {"dtufc.serving.calls"}  # a trace where a test provokes one
+    ours = {"dtufc.serving.status"}  # a trace where a test provokes one
     assert [record.getMessage() for record in caplog.records if record.name not in ours] == []
     assert "Traceback" not in capfd.readouterr().err
 
@@ -135,6 +136,19 @@ def test_the_callers_own_deadline_goes_before_the_services() -> None:
     asyncio.run(scene())
 
 
+def test_a_deadline_in_a_century_is_one_in_a_day_which_can_be_passed_on() -> None:
+    """The clients of some languages send it where they want none."""
+
+    async def body(admitted: Admitted, _: Worker, __: grpc.aio.ServicerContext) -> bytes:
+        return str(admitted.remaining_s).encode()
+
+    async def scene() -> None:
+        async with served(body) as at:
+            assert 86_300 < float(await at.method(b"", timeout=CENTURY_S)) <= 86_400
+
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize("end", ["expired", "cancelled", "expired at the caller", "read to the end"])
 def test_a_stream_cleans_up_in_its_own_task_however_it_ends(end: str) -> None:
     tasks: list[object] = []
@@ -158,7 +172,7 @@ def test_a_stream_cleans_up_in_its_own_task_however_it_ends(end: str) -> None:
 
     async def scene() -> None:
         async with served(body) as at:
-            call = at.stream(b"", timeout=0.1 if end == "expired at the caller" else None)
+            call = at.stream(b"", timeout=0.5 if end == "expired at the caller" else None)
             replies = call.__aiter__()
             assert await anext(replies) == b"0"
             if end == "cancelled":

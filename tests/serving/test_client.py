@@ -52,6 +52,12 @@ def test_a_stream_that_is_never_read_never_starts(served: tuple[Edge, EdgeClient
     assert edge.begun == 1
 
 
+def test_a_call_may_take_a_day(served: tuple[Edge, EdgeClient]) -> None:
+    with EdgeClient(served[1]._address, timeout_s=86_400) as client:
+        client.models()
+        assert [reply.text for reply in client.complete("Hi")] == ["a", "b", "c"]
+
+
 def test_a_stream_whose_reader_leaves_ends(served: tuple[Edge, EdgeClient]) -> None:
     edge, client = served
     for reply in client.complete("Hi"):

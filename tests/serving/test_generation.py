@@ -237,6 +237,16 @@ def test_a_text_that_cannot_fit_is_rejected_at_its_opening_with_the_number(llama
     through(llama, too_many_sessions, max_sessions=1)
 
 
+def test_a_question_counts_against_the_edges_cache_too(llama: Pipelines) -> None:
+    async def run() -> None:
+        request = inference_pb2.AnswerRequest(question="Which?", choices=["a", "b"])
+        async with local_cloud(llama[1]) as cloud, local_edge(llama[0], cloud.address, max_cache_bytes=1) as edge:
+            with pytest.raises(InputError, match="the limit is 1"):
+                await anext(edge.service.replies("answer", request, 60))
+
+    asyncio.run(run())
+
+
 def test_a_reader_that_leaves_frees_both_sides(llama: Pipelines) -> None:
     async def run() -> None:
         async with local_cloud(llama[1]) as cloud, local_edge(llama[0], cloud.address) as edge:

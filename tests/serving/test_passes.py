@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dtufc.serving.passes import Passes
+from dtufc.serving.turns import CALLER
 from dtufc.serving.worker import Worker
 
 
@@ -53,6 +54,30 @@ def test_a_step_and_a_piece_of_a_prompt_take_turns() -> None:
         model.free.set()
         assert await asyncio.gather(first, *others) == [5, 5, 5, 1, 1]
         assert model.passes == [[5], [1, 1], [5], [5]]
+        await worker.close(1)
+
+    asyncio.run(run())
+
+
+def test_a_prompt_of_one_client_does_not_wait_behind_all_those_of_another() -> None:
+    async def run() -> None:
+        model, worker = Model(), Worker(threads=1, queue_limit=0)
+        passes: Passes[Sequence[int], int] = Passes(worker, model.together, lambda count: None)
+        model.free.clear()
+
+        async def advance(client: str, length: int) -> int:
+            CALLER.set(client)
+            return await passes.advance(State(0), [1] * length, model.alone)
+
+        first = asyncio.create_task(advance("a", 2))
+        await asyncio.sleep(0.05)
+        others = [
+            asyncio.create_task(advance(client, length)) for client, length in zip("aaab", (2, 2, 2, 3), strict=True)
+        ]
+        await asyncio.sleep(0.05)
+        model.free.set()
+        await asyncio.gather(first, *others)
+        assert model.passes.index([3]) <= 2
         await worker.close(1)
 
     asyncio.run(run())

@@ -18,11 +18,12 @@ class CnnHead:
 
     Attributes:
         shape: (C, h, w) of the features that it takes, and no others.
+        example_shape: the same.
     """
 
     def __init__(self, folder: Path, profile: Profile, device: torch.device, dtype: torch.dtype) -> None:
         self.num_layers = num_stages(folder)
-        self.shape = features_shape(folder, profile.split)
+        self.shape = self.example_shape = features_shape(folder, profile.split)
         self._names: dict[int, str] = dict(AutoConfig.from_pretrained(folder).id2label)
         self._part = read_stages(folder, profile.split, None, classifies=True, device=device, dtype=dtype)
         self._device, self._dtype = device, dtype

@@ -26,6 +26,7 @@ class DecoderHead:
         self._back = Back(folder, config, profile.split, device, dtype, cls=cls)
         self.num_layers = self._back.num_layers
         self._channels = int(config.hidden_size)
+        self.example_shape = (2, self._channels)
         self.max_tokens = max_tokens_of(config)
         self.vocabulary = int(config.get_text_config().vocab_size)
 

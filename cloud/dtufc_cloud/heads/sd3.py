@@ -26,6 +26,7 @@ class Sd3Head:
         whole.encoder = None  # images never come here
         self._decoder = whole.to(device).eval().requires_grad_(False)
         self._channels = int(whole.config.latent_channels)
+        self.example_shape = (self._channels, 8, 8)
         self._device, self._dtype = device, dtype
 
     def check(self, shape: tuple[int, ...]) -> None:

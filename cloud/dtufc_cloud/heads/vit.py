@@ -84,6 +84,7 @@ class _VitHead:
         self.num_layers = self._back.num_layers
         self._patch = int(self._config.patch_size)
         self._channels = int(self._config.hidden_size)
+        self.example_shape = (self.prefix + (int(self._config.image_size) // self._patch) ** 2, self._channels)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """[prefix + h h, d]."""

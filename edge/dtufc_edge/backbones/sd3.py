@@ -42,6 +42,7 @@ class Sd3Backbone:
         whole.to(device)
         self._parts: dict[str, Any] = dict(whole.components)
         self._num_halvings = len(AutoencoderKL.load_config(folder / "vae")["block_out_channels"]) - 1
+        self._limits = _text_limits(whole, profile.spec.generation.text_length)
         config = whole.transformer.config
         self.step_pixels = config.patch_size << self._num_halvings
         self.max_pixels = config.pos_embed_max_size * self.step_pixels
@@ -61,6 +62,7 @@ class Sd3Backbone:
         if not generation.prompt.strip() or len(generation.prompt) > _MAX_CHARACTERS:
             problem, remedy = f"{len(generation.prompt)} characters", f"Write something, in at most {_MAX_CHARACTERS}"
             raise InputError(field="prompt", problem=problem, remedy=remedy)
+        self._check_length(generation.prompt)
         if not 1 <= generation.steps <= max_steps:
             raise InputError(field="steps", problem=f"{generation.steps}", remedy=f"Ask for 1 to {max_steps}")
         if not 0.0 <= generation.guidance <= _MAX_GUIDANCE:  # no NaN either
@@ -105,6 +107,18 @@ class Sd3Backbone:
         latent: Tensor = made.images[0]  # [16, h, w]
         return latent.cpu()
 
+    def _check_length(self, prompt: str) -> None:
+        """Raises InputError for a prompt whose end none of the text encoders would see: the pipeline cuts it off."""
+        missed = []
+        for name, limit in self._limits.items():
+            tokens = len(self._parts[name](prompt)["input_ids"])
+            if tokens <= limit:
+                return
+            missed.append((limit, tokens))
+        limit, tokens = max(missed)
+        remedy = f"Shorten it to {limit}, start and end counted"
+        raise InputError(field="prompt", problem=f"{tokens} tokens", remedy=remedy)
+
     def _pipeline(self) -> StableDiffusion3Pipeline:
         """A pipeline for one image: it and its scheduler keep their place in the steps, a tokenizer its padding."""
         own = {
@@ -114,6 +128,12 @@ class Sd3Backbone:
         pipeline.vae_scale_factor = 1 << self._num_halvings
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def _text_limits(pipeline: StableDiffusion3Pipeline, text_length: int) -> dict[str, int]:
+    """Tokens that the pipeline gives to each of its text encoders, by the name of the tokenizer."""
+    limits = {"tokenizer": pipeline.tokenizer_max_length, "tokenizer_2": pipeline.tokenizer_max_length}
+    return limits if pipeline.tokenizer_3 is None else {**limits, "tokenizer_3": text_length}
 
 
 def _absent(folder: Path) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from dtufc.coding.layout import Family
 from dtufc.errors import InputError
 from dtufc.models.capabilities import Box, Draft
+from dtufc.models.image_colours import as_shown
 from dtufc.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, View, cropped, to_tensor
 from dtufc.models.profile import LayoutSpec, Profile
 from dtufc.models.split import Front, check_split, read_config
@@ -67,7 +68,7 @@ class VitBackbone:
         left, top = (self._side - width) // 2, (self._side - height) // 2
         resample = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
         canvas = Image.new("RGB", (self._side, self._side))
-        canvas.paste(image.convert("RGB").resize((width, height), resample), (left, top))
+        canvas.paste(as_shown(image).resize((width, height), resample), (left, top))
         mean, std = (self._view.mean, self._view.std) if self._view else (IMAGENET_MEAN, IMAGENET_STD)
         pixels = to_tensor(np.asarray(canvas), mean, std)
         return pixels, Box(left=left, top=top, right=left + width, bottom=top + height)

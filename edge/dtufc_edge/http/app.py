@@ -4,23 +4,28 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dtufc.errors import DtufcError, Internal, Overloaded, Unavailable
-from dtufc.serving.limits import MAX_CALLS
+from dtufc.serving.border import client_of_host
+from dtufc.serving.limits import MAX_HTTP_CALLS
+from dtufc.serving.telemetry import Telemetry
+from dtufc.serving.turns import CALLER, Places
 from dtufc.v1 import head_pb2
 from dtufc_edge.http.errors import Json, body_of, body_of_error, json_response, response_of
 from dtufc_edge.http.replies import ClientGone, Replies, Reply, unless_gone
 from dtufc_edge.http.schema import Asked, ChatRequest, CompletionRequest, input_error
 from dtufc_edge.http.translate import CHAT, COMPLETION, Choice, Form, requests_of, usage_of
+from dtufc_edge.served import ServedProfile
 from dtufc_edge.service import InferenceService
 from dtufc_edge.settings import EdgeSettings
 
@@ -34,17 +39,17 @@ class Endpoints:
 
     Attributes:
         address: where they are served.
+        telemetry: of the edge.
         draining: whether new requests are rejected.
         active: replies that are being made.
     """
 
-    def __init__(self, service: InferenceService, registry: CollectorRegistry, settings: EdgeSettings) -> None:
+    def __init__(self, service: InferenceService, telemetry: Telemetry, settings: EdgeSettings) -> None:
         self.draining = False
         self.active: set[Replies] = set()
         self.address = str(settings.http_listen)
         self._service = service
-        self._models = {info.name: info for info in service.infos if "complete" in info.tasks}
-        self._registry = registry
+        self.telemetry = telemetry
         self._settings = settings
         self._created = int(time.time())
 
@@ -57,6 +62,7 @@ class Endpoints:
         app.get("/v1/models")(self.models)
         app.get("/v1/models/{name:path}")(self.model)
         app.get("/health", response_model=None)(self.health)
+        app.get("/health/live")(self.live)
         app.get("/metrics", response_model=None)(self.metrics)
         for kind in (DtufcError, RequestValidationError, HTTPException, ClientGone, _NoModelError, Exception):
             app.add_exception_handler(kind, _on_error)
@@ -69,24 +75,31 @@ class Endpoints:
         return await self._answer(asked, request, COMPLETION)
 
     async def models(self) -> Json:
-        return {"object": "list", "data": [self._described(info) for info in self._models.values()]}
+        return {"object": "list", "data": [self._described(one.info) for one in self._models().values()]}
 
     async def model(self, name: str) -> Json:
-        return self._described(self._served(name))
+        return self._described(self._served(name).info)
 
     async def health(self) -> Response:
-        if self.draining:
+        if self.draining or not self._service.is_loaded:
             return json_response(503, {"status": "NOT_SERVING"})
         return json_response(200, {"status": "SERVING"})
 
-    async def metrics(self) -> Response:
-        return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def live(self) -> Json:
+        return {"status": "SERVING"}
 
-    def _served(self, name: str) -> head_pb2.ProfileInfo:
-        if name not in self._models:
-            known = ", ".join(self._models) or "none is served here"
+    async def metrics(self) -> Response:
+        return Response(generate_latest(self.telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def _models(self) -> dict[str, ServedProfile]:
+        return {n: p for n, p in self._service.served.profiles.items() if p.token_texts is not None}
+
+    def _served(self, name: str) -> ServedProfile:
+        models = self._models()
+        if name not in models:
+            known = ", ".join(models) or "none is served here"
             raise _NoModelError(f"model: no model {name} here. These are: {known}.")
-        return self._models[name]
+        return models[name]
 
     def _described(self, info: head_pb2.ProfileInfo) -> Json:
         qualities = {codec: [info.qualities[codec].lowest, info.qualities[codec].highest] for codec in info.qualities}
@@ -94,7 +107,8 @@ class Endpoints:
         return {"id": info.name, "object": "model", "created": self._created, "owned_by": "dtufc", "dtufc": ours}
 
     async def _answer(self, asked: ChatRequest | CompletionRequest, request: Request, form: Form) -> Response:
-        texts = self._service.token_texts[self._served(asked.model).name]
+        texts = self._served(asked.model).token_texts
+        assert texts is not None
         requests = requests_of(asked, self._settings.max_new_tokens)
         choices = [Choice(index, texts) for index in range(len(requests))]
         head: Json = {"id": f"{form.id_prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
@@ -173,21 +187,23 @@ class _Gate:
 
     def __init__(self, app: ASGIApp, endpoints: Endpoints) -> None:
         self._app, self._endpoints = app, endpoints
-        self._running = 0
+        self._places = Places(MAX_HTTP_CALLS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
         elif self._endpoints.draining:
             await response_of(stopping(self._endpoints.address))(scope, receive, send)
-        elif self._running >= MAX_CALLS:
-            await response_of(Overloaded(limit=MAX_CALLS))(scope, receive, send)
         else:
-            self._running += 1
-            try:
+            CALLER.set(client_of_host(scope["client"][0] if scope.get("client") else ""))
+            with ExitStack() as held:
+                try:
+                    held.enter_context(self._places.hold())
+                except Overloaded as error:
+                    self._endpoints.telemetry.rejected("http", error.code)
+                    await response_of(error)(scope, receive, send)
+                    return
                 await self._app(scope, _limited(receive), send)
-            finally:
-                self._running -= 1
 
 
 def _limited(receive: Receive) -> Receive:

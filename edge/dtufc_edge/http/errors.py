@@ -1,6 +1,7 @@
 """An error as OpenAI's clients read it: a status, and a JSON body."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -20,7 +21,6 @@ _STATUS: Final[Mapping[type[errors.DtufcError], int]] = {
     errors.Internal: 500,
     errors.DtufcError: 502,  # the rest: what edge and cloud disagree on
 }
-_RETRY_AFTER_S: Final = 1
 
 
 def status_of(error: errors.DtufcError) -> int:
@@ -47,6 +47,5 @@ def json_response(status: int, body: Json, headers: Mapping[str, str] | None = N
 
 def response_of(error: errors.DtufcError) -> Response:
     """An error's whole response."""
-    status = status_of(error)
-    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == 429 else None
-    return json_response(status, body_of_error(error), headers)
+    headers = {"Retry-After": str(math.ceil(error.retry_s))} if isinstance(error, errors.Busy) else None
+    return json_response(status_of(error), body_of_error(error), headers)

@@ -18,6 +18,7 @@ from dtufc.serving.telemetry import Record
 from dtufc.serving.worker import Worker
 from dtufc.v1 import head_pb2, inference_pb2
 from dtufc_edge.exchange import Exchange
+from dtufc_edge.image_decoding import ImageDecoders
 from dtufc_edge.pipeline import EdgePipeline
 from dtufc_edge.settings import EdgeSettings
 
@@ -56,6 +57,7 @@ class Call:
         exchange: its way to the cloud.
         passes: of the model through token ids, for several sequences in turn.
         budget: for what sequences keep.
+        images: what decodes image files.
     """
 
     pipeline: EdgePipeline
@@ -65,6 +67,7 @@ class Call:
     exchange: Exchange
     passes: Passes[Sequence[int], Tensor]
     budget: CacheBudget
+    images: ImageDecoders
 
     @property
     def backbone(self) -> Any:

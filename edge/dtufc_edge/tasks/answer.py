@@ -35,7 +35,8 @@ class Answer:
         if len(set(letter_ids)) < len(letters):
             problem = f"the tokenizer of {call.record.model} has no token of its own for each letter"
             raise InputError(field="profile", problem=problem, remedy="Name another profile")
-        features = await call.in_backbone(backbone.features, backbone.start(), token_ids)
+        with call.budget.reserve(backbone.cache_bytes(len(token_ids)), len(token_ids)):
+            features = await call.in_backbone(backbone.features, backbone.start(), token_ids)
         task = head_pb2.AnswerTask(token_ids=letter_ids)
         result = await call.send(features, task, head_pb2.AnswerResult, focus=[-1])
         choice = max(range(len(letters)), key=result.probabilities.__getitem__)

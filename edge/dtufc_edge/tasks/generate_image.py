@@ -1,7 +1,6 @@
 """A prompt: an image of it, after a reply for each step of the denoiser."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from typing import ClassVar, Final
 
@@ -39,11 +38,8 @@ class GenerateImage:
         backbone.check(generation, call.settings.max_steps)
         steps: asyncio.Queue[int] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        stop = threading.Event()
 
         def on_step(step: int) -> None:
-            if stop.is_set():
-                raise asyncio.CancelledError
             loop.call_soon_threadsafe(steps.put_nowait, step)
 
         denoising = asyncio.ensure_future(call.in_backbone(backbone.latent, generation, defaults, on_step))
@@ -53,7 +49,6 @@ class GenerateImage:
                 yield inference_pb2.GenerateImageReply(step=step, num_steps=generation.steps)
             latent = await denoising
         finally:
-            stop.set()
             denoising.cancel()
         result = await call.send(latent, head_pb2.DecodeImageTask(), head_pb2.DecodeImageResult)
         yield inference_pb2.GenerateImageReply(

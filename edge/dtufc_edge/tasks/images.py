@@ -1,4 +1,4 @@
-"""What the tasks of images share: a file becomes an image within the service's limits."""
+"""What the tasks of images share: a file becomes an image in a process of its own, and features in a thread."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -6,7 +6,7 @@ from typing import TypeVar
 from PIL import Image
 from torch import Tensor
 
-from dtufc.models.preprocess import open_image
+from dtufc_edge.image_decoding import Pixels
 from dtufc_edge.tasks import Call
 
 T = TypeVar("T")
@@ -17,7 +17,8 @@ async def image_features(
 ) -> tuple[Tensor, T, tuple[int, int]]:
     """An image file's features.
 
-    It is opened and worked on in one piece: no more images are unpacked at a time than there are threads.
+    No more images are unpacked at a time than there are threads. Those that take long to decode hold up each other, and
+    no other request.
 
     Args:
         call: the request.
@@ -28,11 +29,14 @@ async def image_features(
         The features, what else `preprocess` said, and the image's width and height.
     """
 
-    def run() -> tuple[Tensor, T, tuple[int, int]]:
-        image = open_image(data, call.settings.max_image_bytes, call.settings.max_image_pixels)
-        with call.record.stages.measure("edge.preprocess"):
-            pixels, told = preprocess(image)
-        with call.record.stages.measure("edge.backbone"):
-            return call.backbone.features(pixels), told, image.size
+    def run(decoded: Pixels) -> tuple[Tensor, T, tuple[int, int]]:
+        with stages.measure("edge.preprocess"):
+            pixels, told = preprocess(decoded.to_image())
+        with stages.measure("edge.backbone"):
+            return call.backbone.features(pixels), told, (decoded.width, decoded.height)
 
-    return await call.work(run)
+    stages = call.record.stages
+    async with call.images.turn:
+        with stages.measure("edge.preprocess"):
+            decoded = await call.images.decode(data)
+        return await call.work(run, decoded)

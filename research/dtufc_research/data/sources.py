@@ -3,7 +3,6 @@
 The files are not in the repository or in a profile: they are fetched by hash when needed. Credits are in NOTICE.
 """
 
-import io
 import json
 import tarfile
 import zipfile
@@ -13,12 +12,13 @@ from functools import cache
 from importlib import resources
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from emoji import EMOJI_DATA, STATUS
 from PIL import Image, ImageOps
 
+from dtufc.models.images import open_image
 from dtufc.models.zoo import fetch_package
 
 Use = Literal["fit", "test"]
@@ -75,6 +75,9 @@ _SKLEARN_IMAGES = ("sklearn", "datasets/images")
 _SKLEARN_TEXTS = ("sklearn", "datasets/descr")
 Place = Archive | tuple[str, str]
 
+_MAX_BYTES: Final = 64 << 20
+_MAX_PIXELS: Final = 1 << 27
+
 PHOTOS: dict[Use, Sequence[tuple[Place, str]]] = {
     "fit": [
         (_SKIMAGE, "coffee.png"),
@@ -112,7 +115,7 @@ TEXTS: dict[Use, Sequence[tuple[Place, tuple[str, ...], int]]] = {
 
 def photos(use: Use) -> list[tuple[str, Image.Image]]:
     """(name, RGB photograph) of each source file."""
-    return [(Path(name).stem, Image.open(io.BytesIO(_read(place, name))).convert("RGB")) for place, name in PHOTOS[use]]
+    return [(Path(name).stem, open_image(_read(place, name), _MAX_BYTES, _MAX_PIXELS)) for place, name in PHOTOS[use]]
 
 
 def texts(use: Use) -> list[tuple[str, str]]:

@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 import dtufc
 from dtufc.coding.arrays import Array
 from dtufc.coding.feature_codec import FeatureCodec, fit_calibration
 from dtufc.coding.layout import Family
+from dtufc.models.images import open_image
 from dtufc.models.profile import LayoutSpec, Profile, ProfileSpec, load_profile
 from dtufc.models.zoo import weights_folder
 from dtufc_edge.backbones.vit import VitBackbone
@@ -41,7 +41,7 @@ def vit_tokens() -> list[Array]:
     backbone = VitBackbone(folder, profile, torch.device("cpu"), torch.float32)
     found = []
     for path in sorted((ROOT / "samples").glob("*.jpg")):
-        image = Image.open(path).convert("RGB")
+        image = open_image(path.read_bytes(), 1 << 26, 1 << 27)
         for number in range(_CROPS):
             side = int(min(image.size) * (0.9 - 0.12 * number))
             left, top = (image.width - side) * (number % 2), (image.height - side) * (number // 2)

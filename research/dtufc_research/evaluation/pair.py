@@ -4,75 +4,23 @@ client -> edge -> (forwarder) -> cloud, or one of several
 """
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dtufc.errors import Unavailable
-from dtufc.serving.transport import blocking_channel, check_health
+from dtufc.serving.transport import blocking_channel
 from dtufc.v1 import inference_pb2, inference_pb2_grpc
+from dtufc_research.evaluation.process import Service
 
 TIMEOUT_S: Final = 300.0  # of one completion
-_START_S: Final = 180.0
-_OWN_SETTINGS: Final = ("DTUFC_EDGE_", "DTUFC_CLOUD_")
+_POLL_S: Final = 0.05
 _MAX_NEW_TOKENS: Final = 1024
-
-
-class Service:
-    """One side as a process, which can be killed and started again at the same address."""
-
-    def __init__(self, side: str, flags: Mapping[str, str], logs: Path) -> None:
-        """
-        Args:
-            side: edge or cloud.
-            flags: of its settings, without dashes.
-            logs: a folder.
-        """
-        self._side, self._flags, self._logs = side, flags, logs
-        self.address = f"127.0.0.1:{_free_port()}"
-        self.start()
-
-    def start(self) -> None:
-        """Starts the process; `wait` tells when it serves."""
-        flags = {"listen": self.address, "metrics-listen": f"127.0.0.1:{_free_port()}", **self._flags}
-        words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-        env = {name: value for name, value in os.environ.items() if not name.startswith(_OWN_SETTINGS)}
-        self._log = self._logs / f"{self._side}-{time.monotonic_ns()}.log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", f"dtufc_{self._side}", *words], stdout=log, stderr=log, env=env
-            )
-
-    def wait(self) -> None:
-        """Until it serves. Raises Unavailable with the end of its log where it never does."""
-        end = time.monotonic() + _START_S
-        while self._process.poll() is None and time.monotonic() < end:
-            with suppress(Unavailable):
-                return check_health(self.address, timeout_s=2)
-            time.sleep(0.1)
-        log = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise Unavailable(peer=f"the {self._side}", address=self.address, problem=f"it does not start: {log}")
-
-    @property
-    def cpu_s(self) -> float:
-        """Processor time that the process has used."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user, system
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
-        self._process.wait()
 
 
 class Forwarder:
@@ -82,12 +30,17 @@ class Forwarder:
         address: of the port.
         round_trip_s: may be changed at any time.
         num_bytes: that have passed, both ways.
+        alter: is given what goes to the target, and returns what is sent instead. A ConnectionError cuts the
+            connection. May be changed at any time.
+        reads_back: whether what the target sends is read. May be changed at any time.
     """
 
     def __init__(self, target: str) -> None:
         self._host, _, self._port = target.rpartition(":")
         self.round_trip_s = 0.0
         self.num_bytes = 0
+        self.alter: Callable[[bytes], bytes] = bytes
+        self.reads_back = True
         started: Future[str] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)))
         self._thread.start()
@@ -112,24 +65,31 @@ class Forwarder:
             back.close()
             return
         try:
-            await asyncio.gather(self._pass(near, forth), self._pass(far, back))
-        except asyncio.CancelledError:  # by `close`
-            back.close()
-            forth.close()
+            await asyncio.gather(self._pass(near, forth, is_back=False), self._pass(far, back, is_back=True))
+        except (asyncio.CancelledError, ConnectionError):  # by `close`, or by `alter`
+            back.transport.abort()
+            forth.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_back: bool) -> None:
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         sending = asyncio.create_task(self._send(queue, writer))
-        while True:
-            try:
-                data = await reader.read(1 << 16)
-            except ConnectionError:
-                data = b""
-            self.num_bytes += len(data)
-            queue.put_nowait((time.monotonic() + self.round_trip_s / 2, data))
-            if not data:
-                break
-        await sending
+        try:
+            while True:
+                while is_back and not self.reads_back:
+                    await asyncio.sleep(_POLL_S)
+                try:
+                    data = await reader.read(1 << 16)
+                except ConnectionError:
+                    data = b""
+                self.num_bytes += len(data)
+                if data and not is_back:
+                    data = self.alter(data)
+                queue.put_nowait((time.monotonic() + self.round_trip_s / 2, data))
+                if not data:
+                    break
+            await sending
+        finally:
+            sending.cancel()
 
     async def _send(self, queue: "asyncio.Queue[tuple[float, bytes]]", writer: asyncio.StreamWriter) -> None:
         """What the queue holds, each at its time, up to an empty part."""
@@ -248,9 +208,3 @@ def pair(profile: str, *, num_clouds: int = 1, forwards: bool = False) -> Iterat
         client = Pair(edge, clouds, forwarder)
         stack.callback(client.close)
         yield client
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -45,11 +45,13 @@ _LINKS: Final = """\
   [distributions](distributions.json) (Table 1, Figures 2 and 3), [exactness](exactness.json),
   [trainings](networks.json).
 - Rate against [quality of generated images](generated-images.md); [what a quality means](quality.md).
-- A [vision transformer](vision.md), cut in several places; a [large language model](language.md), likewise, whose page
-  has its own command.
+- A [vision transformer](vision.md), cut in several places.
 - Times [of the learned codecs](speed.md) and [of klt](klt-speed.md); [decoding on other machines](determinism.md).
+- With commands of their own, which their pages name: a [large language model](language.md),
+  [generation](generation.md), [models of one's own](own-models.md), [features of full size](full-size.md),
+  [releases of Python](pythons.md), what [image files](images.md) are taken for, and [faults](faults.md).
 
-`make results` measures and writes all of this. `python -m dtufc_research.paper --pages-only` writes this page, the
+`make results` measures and writes the rest. `python -m dtufc_research.paper --pages-only` writes this page, the
 tables and the plots again from the JSON files, without measuring.
 """
 

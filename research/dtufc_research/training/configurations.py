@@ -4,10 +4,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dtufc.coding.codecs.learned.networks import Kind, Widths
+from dtufc.models.strict_yaml import read_mapping
 from dtufc_research.training.features import Task
 from dtufc_research.training.plane_transforms import PlaneTransformKind
 
@@ -98,7 +98,9 @@ class TrainSpec(_Spec):
         """Loads the configuration of that name, or a YAML file."""
         shipped = _folder() / f"{name}.yaml"
         path = shipped if shipped.exists() else Path(name)
-        return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return cls.model_validate(
+            read_mapping(path, field="configuration", remedy="Name one of the package, or a YAML file")
+        )
 
 
 def configurations() -> list[str]:

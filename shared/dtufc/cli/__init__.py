@@ -6,6 +6,8 @@ import typer
 
 from dtufc.cli import coding, generation, own, profiles, requests
 from dtufc.cli.environment import environment_report
+from dtufc.cli.output import errors
+from dtufc.serving.variables import check_variables
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -24,6 +26,8 @@ def main(
     ] = False,
 ) -> None:
     """Split inference with small features: profiles, frames, and requests to an edge."""
+    with errors():
+        check_variables()
 
 
 for group in (profiles, own, coding, generation, requests):

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from dtufc.cli.options import Json, Split
-from dtufc.cli.output import errors, show
+from dtufc.cli.output import errors, show, warn
+from dtufc.errors import InputError
 from dtufc.models import plugins
 from dtufc.models.plugins import prove_cut
-from dtufc.models.profile import default_profiles, load_profile, shipped_profiles
+from dtufc.models.profile import Profile, default_profiles, load_profile, shipped_profiles
 from dtufc.models.zoo import is_fetched, weights_folder
 
 app = typer.Typer()
@@ -31,7 +32,7 @@ def models(as_json: Json = False) -> None:
                 "tasks": list(profile.spec.tasks),
                 "split": profile.split,
                 "fitted_splits": sorted(profile.spec.calibrations),
-                "fetched": is_fetched(profile.spec),
+                "fetched": _is_fetched(profile),
                 "digest": profile.digest.hex(),
             }
         )
@@ -51,17 +52,28 @@ def models(as_json: Json = False) -> None:
     print("cnn: ResNet and EfficientNet; sd3: Stable Diffusion 3. A service serves no cut that differs from the whole.")
 
 
+def _is_fetched(profile: Profile) -> bool:
+    try:
+        return is_fetched(profile.spec)
+    except InputError as error:  # it is there, and this user may not read it
+        warn(str(error))
+        return False
+
+
 @app.command()
 def fetch(
     profiles: Annotated[list[str] | None, typer.Argument(help="Default: those that are served by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetches the weights of profiles, and proves their cuts: services then start without a network, and soon."""
+    """Fetches the weights of profiles, and proves their cuts: services then start without a network, and soon.
+
+    What is there already is read and compared with its SHA-256; what is damaged is fetched or converted anew.
+    """
     with errors():
         folders: dict[str, str] = {}
         for loaded in map(load_profile, profiles or default_profiles()):
+            folders[loaded.name] = str(weights_folder(loaded.spec, is_read=True))
             prove_cut(loaded)
-            folders[loaded.name] = str(weights_folder(loaded.spec))
         show(folders, as_json)
 
 

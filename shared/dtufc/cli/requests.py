@@ -63,7 +63,7 @@ def answer(
 
 @app.command()
 def segment(
-    image: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.")],
+    image: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file; transparency counts as white.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The label map, as PNG.")],
     edge: Edge = DEFAULT_ADDRESS,
     timeout_s: Timeout = 60.0,
@@ -91,7 +91,7 @@ def segment(
 
 @app.command()
 def classify(
-    image: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.")],
+    image: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file; transparency counts as white.")],
     top_k: Annotated[int, typer.Option(help="Labels to show, best first.")] = 5,
     edge: Edge = DEFAULT_ADDRESS,
     timeout_s: Timeout = 60.0,

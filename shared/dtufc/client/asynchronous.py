@@ -9,7 +9,8 @@ import grpc
 
 from dtufc.client import requests
 from dtufc.client.requests import ChatMessage, CodingOptions, GenerationOptions, ImageOptions
-from dtufc.serving.status import error_of
+from dtufc.serving.given import check_timeout
+from dtufc.serving.status import error_of, readable
 from dtufc.serving.transport import Tls, channel
 from dtufc.v1 import head_pb2, inference_pb2, inference_pb2_grpc
 
@@ -25,7 +26,7 @@ class AsyncEdgeClient:
         self, address: str = requests.DEFAULT_ADDRESS, *, timeout_s: float = 60.0, tls: Tls | None = None
     ) -> None:
         self._address = address
-        self._timeout_s = timeout_s
+        self._timeout_s = check_timeout(timeout_s)
         self._channel = channel(address, tls)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
@@ -74,7 +75,8 @@ class AsyncEdgeClient:
 
     async def _reply(self, method: Callable[..., Any], message: Any) -> Any:
         try:
-            return await method(message, timeout=self._timeout_s)
+            reply = await method(message, timeout=self._timeout_s)
+            return readable(reply, requests.PEER, self._address)
         except grpc.RpcError as error:
             raise self._error(error) from error
 
@@ -82,7 +84,7 @@ class AsyncEdgeClient:
         stream = method(message, timeout=self._timeout_s)
         try:
             async for reply in stream:
-                yield reply
+                yield readable(reply, requests.PEER, self._address)
         except grpc.RpcError as error:
             raise self._error(error) from error
         finally:

@@ -8,6 +8,7 @@ import grpc
 
 from dtufc.client import requests
 from dtufc.client.requests import ChatMessage, CodingOptions, GenerationOptions, ImageOptions
+from dtufc.serving.given import check_timeout
 from dtufc.serving.status import error_of
 from dtufc.serving.transport import Tls, blocking_channel
 from dtufc.v1 import head_pb2, inference_pb2, inference_pb2_grpc
@@ -19,15 +20,15 @@ class EdgeClient:
     """A connection to one edge. Use it as a context manager, or close it.
 
     Every call takes `profile`, `codec` and `rate` (`CodingOptions`), and raises DtufcError: InputError for what was
-    asked, Unavailable where the edge or its cloud cannot be reached, DeadlineExceeded after `timeout_s`. Streams start
-    with the first reply that is asked for; closing one ends the work on the edge.
+    asked, Unavailable where the edge or its cloud cannot be reached, DeadlineExceeded after `timeout_s`, which is a day
+    at most. Streams start with the first reply that is asked for; closing one ends the work on the edge.
     """
 
     def __init__(
         self, address: str = requests.DEFAULT_ADDRESS, *, timeout_s: float = 60.0, tls: Tls | None = None
     ) -> None:
         self._address = address
-        self._timeout_s = timeout_s
+        self._timeout_s = check_timeout(timeout_s)
         self._channel = blocking_channel(address, tls)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 

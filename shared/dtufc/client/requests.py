@@ -6,6 +6,7 @@ What a message cannot carry is an InputError here; what the model or the edge's 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Final, TypedDict, Unpack
 
@@ -165,7 +166,7 @@ def classify_request(
 
 def image_request(prompt: str, **options: Unpack[ImageOptions]) -> inference_pb2.GenerateImageRequest:
     request = _image_generation(**options)
-    request.prompt = prompt
+    request.prompt = check_text("prompt", prompt)
     return request
 
 
@@ -223,6 +224,7 @@ def _image_generation(
     **coding: Unpack[CodingOptions],
 ) -> inference_pb2.GenerateImageRequest:
     _check_whole("seed", seed, most=_MAX_UINT64)
+    _check_finite("guidance", guidance)
     for name, number in (("steps", steps), ("width", width), ("height", height)):
         _check_whole(name, number, least=1)
     return inference_pb2.GenerateImageRequest(
@@ -242,13 +244,13 @@ def _chat_message(name: str, message: ChatMessage) -> inference_pb2.ChatMessage:
 
 
 def _check_finite(name: str, number: float | None) -> None:
-    if number is not None and not math.isfinite(number):
+    if number is not None and not (isinstance(number, Real) and math.isfinite(number)):
         raise InputError(field=name, problem=f"{number}", remedy="Give a finite number")
 
 
 def _check_whole(name: str, number: int | None, *, least: int = 0, most: int = _MAX_UINT32) -> None:
-    if number is not None and not least <= number <= most:
-        raise InputError(field=name, problem=f"{number}", remedy=f"Give {least} to {most}")
+    if number is not None and not (isinstance(number, Integral) and least <= number <= most):
+        raise InputError(field=name, problem=f"{number}", remedy=f"Give a whole number from {least} to {most}")
 
 
 def _image(image: bytes | Path) -> bytes:

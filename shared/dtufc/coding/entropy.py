@@ -17,9 +17,11 @@ from dtufc.coding import rans
 from dtufc.coding.arrays import Array
 from dtufc.coding.bitstream import read_varint, write_varint
 from dtufc.errors import BitstreamError, Corrupt, Desync, InputError
+from dtufc.interruption import checkpoint
 
 PRECISION: Final = 24
 TOTAL: Final = 1 << PRECISION
+_PIECE: Final = 1 << 18  # symbols that are coded between two checkpoints
 
 
 def _implementation() -> tuple[Callable[..., Any], Callable[[UInt32[Array, " entries"]], Any]]:
@@ -84,6 +86,7 @@ class Encoder:
 
     def write(self, tables: Tables, row: int, symbols: Int32[Array, " n"]) -> None:
         """Appends a run of symbols coded with one row."""
+        checkpoint()
         radius = tables.radius(row)
         entries = symbols + np.int32(radius)
         if tables.escape:
@@ -98,7 +101,9 @@ class Encoder:
         """The stream: length of the escapes, the escapes, the words of the coder."""
         coder = _AnsCoder()
         for entries, model in reversed(self._runs):  # a stack: the last run is written first
-            coder.encode_reverse(entries, model)
+            for start in reversed(range(0, len(entries), _PIECE)):
+                checkpoint()
+                coder.encode_reverse(entries[start : start + _PIECE], model)
         words = coder.get_compressed().astype("<u4").tobytes()
         return write_varint(len(self._escapes)) + bytes(self._escapes) + words
 
@@ -122,7 +127,7 @@ class Decoder:
 
     def read(self, tables: Tables, row: int, count: int) -> Int32[Array, " n"]:
         """The next `count` symbols, coded with this row. They can be trusted once `finish` has returned."""
-        entries = self._coder.decode(tables.model(row), count)
+        entries = self._decoded(tables.model(row), count)
         self.crc = zlib.crc32(entries.astype("<u2").tobytes(), self.crc)
         radius = tables.radius(row)
         symbols = entries - np.int32(radius)
@@ -142,6 +147,13 @@ class Decoder:
             raise Desync(expected=f"{symbol_crc:08x}", found=f"{self.crc:08x}")
         if self._problem or self._next_escape != len(self._escapes) or not self._coder.is_empty():
             raise Corrupt(problem=self._problem or "coded symbols are left over")
+
+    def _decoded(self, model: Any, count: int) -> Int32[Array, " n"]:
+        parts = []
+        for start in range(0, max(count, 1), _PIECE):
+            checkpoint()
+            parts.append(self._coder.decode(model, min(_PIECE, count - start)))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _read_escape(self, radius: int) -> int:
         try:

@@ -32,9 +32,6 @@ _SAVED_BFLOAT16: Final = np.dtype("V2")  # what numpy.save and numpy.load make o
 _TYPES: Final = ", ".join(list(Dtype.__members__)[:-1]) + f" or {list(Dtype.__members__)[-1]}"
 _NPY_HEADERS: Final = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _ZIP: Final = b"PK"
-_OF_HEADERS: Final = (  # what numpy raises at headers that nobody wrote
-    ValueError, SyntaxError, TokenError, LookupError, TypeError, OverflowError, RecursionError, MemoryError,
-)  # fmt: skip
 
 
 def as_array(features: "Array | torch.Tensor", field: str = "features", max_values: int = MAX_VALUES) -> Array:
@@ -106,8 +103,17 @@ def read_npy(data: bytes, field: str) -> Array:
             problem = f"its header says shape {shape} of {dtype}, and {len(content)} bytes follow"
             raise InputError(field=field, problem=problem, remedy=remedy)
         array = np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
-    except _OF_HEADERS as error:
-        raise InputError(field=field, problem="is no .npy file of one array", remedy=remedy) from error
+    except (
+        ValueError,
+        SyntaxError,
+        TokenError,
+        LookupError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+    ) as e:
+        raise InputError(field=field, problem="is no .npy file of one array", remedy=remedy) from e
     return as_array(array, field)
 
 
@@ -137,11 +143,11 @@ def _of_ndarray(array: Array, field: str, max_values: int) -> Array:
     if dtype not in (*NUMPY_DTYPES.values(), _SAVED_BFLOAT16):
         raise _wrong_type(field, dtype)
     _check_size(field, array.size, max_values)
-    masked = np.count_nonzero(np.ma.getmaskarray(array)) if isinstance(array, np.ma.MaskedArray) else 0  # type: ignore[no-untyped-call]
+    masked = int(np.count_nonzero(array.mask)) if isinstance(array, np.ma.MaskedArray) else 0
     if masked:
         problem = f"{masked} of {array.size} values are masked"
         raise InputError(field=field, problem=problem, remedy="Drop these rows, or give features.filled(value)")
-    plain = np.require(np.asarray(array), dtype, ["C", "A"])
+    plain = np.require(np.asarray(array), dtype, ("C", "A"))
     return plain.view(NUMPY_DTYPES[Dtype.bfloat16]) if dtype == _SAVED_BFLOAT16 else plain
 
 

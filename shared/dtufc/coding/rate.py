@@ -8,6 +8,7 @@ from typing import Final, Generic, TypeVar
 from dtufc.coding import bitstream
 from dtufc.coding.quality import DEFAULT_QUALITY
 from dtufc.errors import InputError
+from dtufc.interruption import checkpoint
 
 _Encoded = TypeVar("_Encoded", bound=bytes)
 _QUALITY_STEPS: Final = 1024  # how finely a rate target is searched
@@ -81,6 +82,7 @@ def within(limit: int, num_values: int, at: Callable[[float], _Encoded], has_rat
     tried: list[_Tried[_Encoded]] = []
     step = round(DEFAULT_QUALITY * _QUALITY_STEPS)
     while True:
+        checkpoint()
         try:
             frame = at(step / _QUALITY_STEPS)
         except InputError:  # symbols too large at so fine a step

@@ -187,7 +187,10 @@ class LatentFeatures(Protocol):
 
 
 class Head(Protocol):
-    """What every family gives."""
+    """What every family gives.
+
+    It may have `example_shape` too, a shape that `check` lets pass: by zeros of it the service warms the head up.
+    """
 
     @property
     def num_layers(self) -> int:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from dtufc.models.cache import cache_folder
+from dtufc.models.cache import cache_folder, sha256_of
 
 _PATTERNS: Final = (
     *("*.safetensors", "*.bin", "*.gguf"),
@@ -41,7 +41,7 @@ def file_sha256(path: Path) -> str:
     path = path.resolve()
     stat = path.stat()
     if stat.st_size < _KEPT_FROM_BYTES or time.time_ns() - stat.st_ctime_ns < _SETTLED_NS:
-        return _read(path)
+        return sha256_of(path)
     # The time of the change too: archives and images set the time of the last write to what they like.
     return _kept(path, f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}")
 
@@ -55,7 +55,7 @@ def _kept(path: Path, state: str) -> str:
             return str(entry["sha256"])
     except (OSError, ValueError, KeyError, TypeError):  # not kept yet, or broken
         pass
-    found = _read(path)
+    found = sha256_of(path)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         scratch = place.with_suffix(f".{os.getpid()}")
@@ -64,8 +64,3 @@ def _kept(path: Path, state: str) -> str:
     except OSError:
         pass
     return found
-
-
-def _read(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

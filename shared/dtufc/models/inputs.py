@@ -19,7 +19,7 @@ from PIL import Image
 
 from dtufc.errors import InputError
 from dtufc.files import read_file
-from dtufc.models.preprocess import open_image
+from dtufc.models.images import open_image
 
 TEXTS: Final = (".txt", ".md", ".rst")
 IMAGES: Final = (".jpg", ".jpeg", ".png", ".webp")

@@ -128,8 +128,7 @@ class Pair:
 
     @cached_property
     def backbone(self) -> Any:
-        family = plugins.load(plugins.BACKBONES, self.profile.spec.family)
-        return family(self._folder, self.profile, _CPU, self.dtype)
+        return plugins.built(plugins.BACKBONES, self.profile, _CPU, self.dtype)
 
     @cached_property
     def head(self) -> Any:
@@ -298,6 +297,7 @@ class Pair:
         backbone: LatentFeatures = self.backbone
         spec, side = self.profile.spec.generation, backbone.default_pixels
         wanted = Generation(prompt=prompt, seed=0, steps=spec.steps, guidance=spec.guidance, width=side, height=side)
+        backbone.check(wanted, spec.steps)
         return Feed(
             key=_key(prompt),
             features=lambda: backbone.latent(wanted, spec, lambda _: None).clone(),

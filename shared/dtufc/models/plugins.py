@@ -8,14 +8,20 @@
 | dtufc.cloud_tasks | a class of `dtufc_cloud.tasks`: what the cloud makes of the features |
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dtufc.errors import InputError
 from dtufc.models.profile import Profile
 from dtufc.models.zoo import weights_folder
+
+if TYPE_CHECKING:
+    import torch
 
 BACKBONES = "dtufc.backbones"
 HEADS = "dtufc.heads"
@@ -55,7 +61,31 @@ def completed(profile: Profile) -> Profile:
     family = load(BACKBONES, profile.spec.family)
     if not hasattr(family, "prefix_of"):
         return profile
-    return profile.with_prefix(family.prefix_of(weights_folder(profile.spec)))
+    folder = weights_folder(profile.spec)
+    with _all_files_of(folder):
+        return profile.with_prefix(family.prefix_of(folder))
+
+
+def built(group: str, profile: Profile, device: "torch.device", dtype: "torch.dtype") -> Any:
+    """One side of a profile's model, by its family's entry in a group. Fetches its weights.
+
+    Raises:
+        InputError: no such family, or weights that are not available, or lack a file.
+    """
+    family = load(group, profile.spec.family)
+    folder = weights_folder(profile.spec)
+    with _all_files_of(folder):
+        return family(folder, profile, device, dtype)
+
+
+@contextmanager
+def _all_files_of(folder: Path) -> Iterator[None]:
+    """Turns a file that transformers, diffusers or safetensors does not find in a folder into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        problem, remedy = f"{folder}: {' '.join(str(error).split())}", "Restore the file, or fetch the weights anew"
+        raise InputError(field="weights", problem=problem, remedy=remedy) from error
 
 
 def prove_cut(profile: Profile) -> bool:
@@ -75,7 +105,8 @@ def prove_cut(profile: Profile) -> bool:
     family = load(BACKBONES, profile.spec.family)
     if not hasattr(family, "prove"):
         return False
-    family.prove(folder, profile)
+    with _all_files_of(folder):
+        family.prove(folder, profile)
     return True
 
 

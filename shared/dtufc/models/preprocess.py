@@ -1,23 +1,21 @@
-"""An image as a model takes it: a file, opened within limits; what the model's folder says; the pixels."""
+"""An image as a model takes it: what the model's folder says; the pixels."""
 
-import io
 import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from dtufc.coding.arrays import Array
 from dtufc.errors import InputError
+from dtufc.models.image_colours import as_shown
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
-_FORMATS: Final = ("JPEG", "PNG", "WEBP")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,35 +56,12 @@ class View:
             raise InputError(field="weights", problem=problem, remedy="Restore the file") from error
 
 
-def open_image(data: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
-    """An image file's pixels, upright; its size is checked before anything is unpacked.
-
-    Raises:
-        InputError: no image, one that is cut off, or one that is too large.
-    """
-    if not 0 < len(data) <= max_bytes:
-        raise InputError(field="image", problem=f"{len(data)} bytes", remedy=f"Send a file of 1 to {max_bytes} bytes")
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > max_pixels:
-            problem = f"{image.width} x {image.height} pixels"
-            raise InputError(field="image", problem=problem, remedy=f"Send at most {max_pixels} pixels")
-        return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError as error:  # whose text has the address of a buffer
-        remedy = f"Send a {', '.join(_FORMATS)} file"
-        raise InputError(field="image", problem="is none of a kind that is known", remedy=remedy) from error
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(
-            field="image", problem=f"cannot be read: {error}", remedy=f"Send a whole {', '.join(_FORMATS)} file"
-        ) from error
-
-
 def cropped(image: Image.Image, view: View) -> Tensor:
     """The square in the middle of an image, [1, 3, side, side], float32, normalised."""
     edge = min(image.size) * view.side / view.resized
     left, top = (image.width - edge) / 2, (image.height - edge) / 2
     box = (left, top, min(left + edge, image.width), min(top + edge, image.height))
-    square = image.convert("RGB").resize((view.side, view.side), Image.Resampling.BICUBIC, box)
+    square = as_shown(image).resize((view.side, view.side), Image.Resampling.BICUBIC, box)
     return to_tensor(np.asarray(square), view.mean, view.std)
 
 

@@ -35,7 +35,7 @@ from dtufc.coding.quality import FOR_ENCODERS
 from dtufc.errors import InputError
 from dtufc.files import read_file
 from dtufc.models.fingerprint import fingerprint
-from dtufc.models.strict_yaml import read_yaml
+from dtufc.models.strict_yaml import read_mapping
 
 LATENT_PATCH: Final = 2  # as the denoiser's own: the sides of its latents are even
 NO_MODEL: Final = "features"  # the family of a profile that encodes and decodes, and names no model
@@ -341,7 +341,7 @@ def load_profile(name: str | Path, split: int | None = None) -> Profile:
         home = Path(name)
         path = home / "profile.yaml"
     remedy = f"Name one of {', '.join(shipped_profiles())}, or a folder with a profile.yaml"
-    read = read_yaml(path, field="profile", remedy=remedy)
+    read = read_mapping(path, field="profile", remedy=remedy)
     try:
         spec = ProfileSpec.model_validate(read)
     except ValidationError as error:

@@ -34,8 +34,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path, *, field: str, remedy: str) -> Any:
-    """What a YAML file says.
+def read_mapping(path: Path, *, field: str, remedy: str) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty one of an empty file.
 
     Args:
         path: of the file.
@@ -43,12 +43,16 @@ def read_yaml(path: Path, *, field: str, remedy: str) -> Any:
         remedy: where there is no such file.
 
     Raises:
-        InputError: the file cannot be read, has more than 64 KiB, or is no such YAML.
+        InputError: the file cannot be read, has more than 64 KiB, or is no mapping of texts in such YAML.
     """
     data = read_file(path, _MAX_BYTES, field=field, remedy=remedy)
     try:
-        return yaml.load(data.decode("utf-8-sig"), _Loader)
+        read = yaml.load(data.decode("utf-8-sig"), _Loader)
     except RecursionError as error:
         raise InputError(field=field, problem=f"{path} is nested too deeply", remedy=_REMEDY) from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a number or date that is none
         raise InputError(field=field, problem=f"{path}: {' '.join(str(error).split())}", remedy=_REMEDY) from error
+    read = {} if read is None else read
+    if not isinstance(read, dict) or not all(isinstance(name, str) for name in read):
+        raise InputError(field=field, problem=f"{path}: it is no mapping of names", remedy=_REMEDY)
+    return read

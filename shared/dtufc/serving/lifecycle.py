@@ -1,65 +1,73 @@
-"""The life of a service process, the same on both sides: settings, models, metrics, server, graceful stop."""
+"""The life of a service process, the same on both sides: settings, metrics, server, models, reloads, graceful stop.
+
+From the first second it answers what its health is; it is ready once models are loaded and warmed up, until a stop is
+asked for. It ends REST_S after its drain at the latest, whatever still runs in it.
+"""
 
 import asyncio
 import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import start_http_server
 
 from dtufc.errors import DtufcError, InputError
-from dtufc.models.profile import Profile, load_profile
+from dtufc.serving import systemd
+from dtufc.serving.given import address_of, listen_address
+from dtufc.serving.reload import Side, reload_when_told
 from dtufc.serving.settings import ServiceSettings
 from dtufc.serving.telemetry import Telemetry, configure_logging
 from dtufc.serving.transport import Server
 from dtufc.serving.worker import Worker
 
+REST_S: Final = 1.5  # from the end of a drain to the end of the process, at most
+_LAST_WORK_S: Final = 0.3  # for work that is running once calls have been drained
 _log = logging.getLogger(__name__)
-_LAST_WORK_S = 0.5  # for work that is running once calls have been drained
 S = TypeVar("S", bound=ServiceSettings)
-Register = Callable[[Server, Worker, Telemetry], Awaitable[Sequence[str]]]
 
 
-def served_profiles(settings: ServiceSettings) -> list[Profile]:
-    """The profiles that the settings name; NAME@K is NAME split after layer K."""
-    profiles = []
-    for entry in settings.profiles:
-        name, _, split = entry.rpartition("@")
-        profiles.append(load_profile(name, int(split)) if name and split.isdecimal() else load_profile(entry))
-    names = [profile.name for profile in profiles]
-    if not names or len(set(names)) < len(names):
-        raise InputError(field="profiles", problem=f"{names}", remedy="Name each profile once, and at least one")
-    return profiles
-
-
-async def serve(settings: ServiceSettings, telemetry: Telemetry, register: Register) -> None:
-    """Runs one side until it is told to stop.
+async def serve(
+    settings: S, telemetry: Telemetry, add: Callable[[Server, Worker, Telemetry], Awaitable[Side[S]]]
+) -> None:
+    """Runs one side until it is told to stop, and ends the process.
 
     Args:
         settings: of this side.
         telemetry: of this side.
-        register: loads the models, adds the services to the server, and returns the services' names.
+        add: adds the services to the server. They answer Unavailable until the side has loaded its models.
     """
     share_cores(settings.threads)
-    host, _, port = settings.metrics_listen.rpartition(":")
-    metrics = _metrics(host, int(port), telemetry)
+    metrics = _metrics(settings.metrics_listen, telemetry)
     worker = Worker(threads=settings.threads, queue_limit=settings.queue_limit)
     telemetry.watch_queue(lambda: worker.admitted, worker.slots)
-    server = Server(settings.listen, settings.server_tls, settings.max_message_bytes)
-    address = server.bind()
-    await server.start(await register(server, worker, telemetry))
-    _log.info("serving", extra={"fields": {"address": address, "metrics": settings.metrics_listen}})
+    server = Server(settings.listen, settings.server_tls, settings.max_message_bytes, telemetry.rejected)
+    server.bind()
+    server.addresses["metrics"] = address_of(listen_address(settings.metrics_listen, "")[0], metrics.server_port)
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, told.set)
+    side = await add(server, worker, telemetry)
+    await server.start(side.services, is_ready=False)
+    systemd.starting()
+    try:
+        (await side.load(settings))()
+    except BaseException:
+        await server.stop(0)
+        raise
+    await server.ready()
+    _log.info("serving", extra={"fields": server.addresses})
+    systemd.ready()
+    reloading = asyncio.create_task(reload_when_told(told, settings, side, server, telemetry))
+    server.on_drain += [systemd.stopping, lambda: _end_after(settings.drain_s + REST_S)]
     await server.serve_until_signal(settings.drain_s)
-    ended = await worker.close(_LAST_WORK_S)
-    metrics.shutdown()
-    _log.info("stopped")
-    if not ended:  # a thread that computes cannot be stopped, and Python would wait for it
-        logging.shutdown()
-        os._exit(0)
+    reloading.cancel()
+    await side.close()
+    await worker.close(_LAST_WORK_S)
+    _end()
 
 
 def share_cores(threads: int) -> None:
@@ -74,6 +82,7 @@ def share_cores(threads: int) -> None:
 
 def run(settings_class: type[S], start: Callable[[S], Coroutine[Any, Any, None]]) -> int:
     """The body of a side's `__main__`; returns the exit status: 2 for settings that cannot be."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # all that it could ask for is read now
     try:
         settings = settings_class.from_command_line()
         configure_logging(settings.log_level)
@@ -86,9 +95,24 @@ def run(settings_class: type[S], start: Callable[[S], Coroutine[Any, Any, None]]
     return 0
 
 
-def _metrics(host: str, port: int, telemetry: Telemetry) -> WSGIServer:
+def _metrics(address: str, telemetry: Telemetry) -> WSGIServer:
+    host, port = listen_address(address, "metrics_listen")
     try:
         server, _ = start_http_server(port, host, telemetry.registry)
     except OSError as error:
-        raise InputError(field="metrics_listen", problem=str(error), remedy="Choose a free address") from error
+        problem = f"cannot bind {address}: {error.strerror}"
+        raise InputError(field="metrics_listen", problem=problem, remedy="Choose a free address") from error
     return server
+
+
+def _end_after(seconds: float) -> None:
+    timer = threading.Timer(seconds, _end)
+    timer.daemon = True
+    timer.start()
+
+
+def _end() -> None:
+    """Now: a thread that computes cannot be stopped, and Python would wait for it."""
+    _log.info("stopped")
+    logging.shutdown()
+    os._exit(0)

@@ -7,13 +7,16 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from dtufc.errors import DtufcError
+from dtufc.interruption import Interrupted, until
 from dtufc.models.capabilities import SequenceState
 from dtufc.serving.limits import MAX_PASS_ROWS, MAX_SHARING
+from dtufc.serving.turns import CALLER, Order
 from dtufc.serving.worker import Worker
 
 _PATIENCE: Final = 0.5  # of the last step's time, that a step waits for others
@@ -38,6 +41,7 @@ class _Pass(Generic[P, R]):
     part: P
     alone: Callable[[SequenceState, P], R]
     result: "asyncio.Future[R]"
+    client: str
 
     @property
     def is_step(self) -> bool:
@@ -46,7 +50,7 @@ class _Pass(Generic[P, R]):
 
 
 class Passes(Generic[P, R]):
-    """The passes through one model: first come first served, but steps and pieces of prompts take turns.
+    """The passes through one model: clients in turn, steps and pieces of prompts in turn, else as they come.
 
     A step waits for those of other sequences that are about to come, a fraction of what a pass takes: sequences that
     shared a pass come back one after the other, and would never meet again.
@@ -67,6 +71,7 @@ class Passes(Generic[P, R]):
         """
         self._worker, self._together, self._observe = worker, together, observe
         self._waiting: list[_Pass[P, R]] = []
+        self._order = Order()
         self._arrived = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._was_step = False  # the last pass
@@ -76,18 +81,20 @@ class Passes(Generic[P, R]):
     async def advance(self, state: SequenceState, part: P, alone: Callable[[SequenceState, P], R]) -> R:
         """What the model makes of one piece, no longer than MAX_PASS_ROWS.
 
-        A caller that is cancelled while it waits takes its pass along.
+        A caller that is cancelled while it waits takes its pass along. A pass that has begun ends where none of its
+        callers is left; what their sequences hold is then of no use.
 
         Args:
             state: of the sequence, which takes the piece in.
             part: of the sequence.
             alone: makes the pass, for this sequence alone.
         """
-        one = _Pass(state, part, alone, asyncio.get_running_loop().create_future())
+        one = _Pass(state, part, alone, asyncio.get_running_loop().create_future(), CALLER.get())
+        self._order.arrived(one.client)
         self._waiting.append(one)
         self._arrived.set()
         if self._running is None:
-            self._running = asyncio.create_task(self._run())
+            self._running = asyncio.create_task(self._run(), context=Context())  # it works for all of them
         return await one.result
 
     async def _run(self) -> None:
@@ -101,6 +108,8 @@ class Passes(Generic[P, R]):
                 start = time.monotonic()
                 try:
                     results = await self._worker.run(self._made, passes)
+                except Interrupted:  # nobody waits for any of it
+                    continue
                 except Exception as error:  # of the model: each of them hears of it
                     results = [error] * len(passes)
                 end = time.monotonic()
@@ -131,11 +140,13 @@ class Passes(Generic[P, R]):
         else:
             chosen = _sharing(await self._gathered(steps))
         self._waiting = [one for one in self._waiting if one not in chosen]
+        for client in {one.client: None for one in chosen}:
+            self._order.served(client, self._waiting)
         return chosen
 
     def _sorted(self) -> tuple[list[_Pass[P, R]], list[_Pass[P, R]]]:
         """The steps that wait, and the pieces of prompts."""
-        waiting = [one for one in self._waiting if not one.result.done()]
+        waiting = self._order.arranged([one for one in self._waiting if not one.result.done()])
         return [one for one in waiting if one.is_step], [one for one in waiting if not one.is_step]
 
     async def _gathered(self, steps: list[_Pass[P, R]]) -> list[_Pass[P, R]]:
@@ -154,9 +165,10 @@ class Passes(Generic[P, R]):
         return sum(at >= since for at in self._stepped.values())
 
     def _made(self, passes: list[_Pass[P, R]]) -> Sequence[R | Exception]:
-        if len(passes) == 1 or self._together is None:
-            return [one.alone(one.state, one.part) for one in passes]
-        return self._together([one.state for one in passes], [one.part for one in passes])
+        with until(lambda: all(one.result.done() for one in passes)):
+            if len(passes) == 1 or self._together is None:
+                return [one.alone(one.state, one.part) for one in passes]
+            return self._together([one.state for one in passes], [one.part for one in passes])
 
 
 def _sharing(steps: Sequence[_Pass[P, R]]) -> list[_Pass[P, R]]:

@@ -14,7 +14,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from dtufc.errors import DtufcError, Internal, SessionLost
+from dtufc.errors import DtufcError, InputError, Internal, Overloaded, SessionLost, TooManyStreams
 from dtufc.serving.cache_budget import CacheBudget
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -25,6 +25,9 @@ _STAGES: Final = frozenset(
     | {"cloud.parse", "cloud.decode", "cloud.head", "cloud.png"}
 )
 SESSION_ENDS: Final = ("closed", "idle", "drained", "lost", "error")
+IMAGE_DECODER_ENDS: Final = ("time", "cancelled", "died", "fault")
+REJECTED: Final = ("request", "list", "health", "reflection", "http")  # kinds of calls
+_REJECTIONS: Final = (InputError.code, Overloaded.code, TooManyStreams.code)
 _OTHER: Final = "other"  # stages that only a plug-in knows, or that a peer made up
 _log = logging.getLogger("dtufc.request")
 
@@ -103,6 +106,14 @@ class Telemetry:
 
         self._requests = counter("requests_total", "Requests that ended, well or not.", ("task", *labels))
         self._errors = counter("errors_total", "Requests that failed, by reason.", ("task", "reason", *labels))
+        self._rejected = counter(
+            "rejected_total",
+            "Calls that got no place, by kind; of those that take none (list, health, reflection) all that failed.",
+            ("kind", "reason"),
+        )
+        for kind in REJECTED:
+            for reason in _REJECTIONS:
+                self._rejected.labels(kind, reason)
         self._raw = counter("raw_bytes_total", "Features as the model made them.", labels)
         self._coded = counter("coded_bytes_total", "Frames on the wire.", labels)
         self._values = counter("feature_values_total", "Feature values coded.", labels)
@@ -133,6 +144,12 @@ class Telemetry:
             "Sessions that ended: closed by the edge, idle, drained, lost with the edge, or by an error.",
             ("reason", "model"),
         )
+        self._decoders = counter(
+            "image_decoders_ended_total",
+            "Processes that decoded an image and were killed: its time was over (time), the call ended (cancelled), "
+            "or it died or failed by itself.",
+            ("reason",),
+        )
         self._pass_sequences = histogram(
             "pass_sequences", "Sequences that share a pass through the model.", ("model",), _SHARING
         )
@@ -141,6 +158,9 @@ class Telemetry:
         self._cache_limit = gauge("cache_limit_bytes", "What may be reserved; a text that needs more is rejected.")
         self._running = gauge("running", "Requests that are being worked on or wait for it.")
         self._slots = gauge("slots", "Requests that may be worked on or wait for it; one more is rejected.")
+        self.reloads = counter("reloads_total", "Reloads of profiles and certificates: ok, or failed.", ("result",))
+        for result in ("ok", "failed"):
+            self.reloads.labels(result)
         ProcessCollector(namespace=f"dtufc_{side}", registry=self.registry)
 
     def watch_queue(self, running: Callable[[], int], slots: int) -> None:
@@ -164,10 +184,28 @@ class Telemetry:
             self.desyncs.labels(model, codec)
             self._recoveries.labels(model, codec)
 
+    def expect_images(self) -> None:
+        """`expect`, of the ends of processes that decode images."""
+        for reason in IMAGE_DECODER_ENDS:
+            self._decoders.labels(reason)
+
+    def image_decoder_ended(self, reason: str) -> None:
+        """Counts a process that decoded images."""
+        self._decoders.labels(reason).inc()
+
     def expect_sessions(self, model: str) -> None:
         """`expect`, of the ends of sessions."""
         for reason in SESSION_ENDS:
             self._ends.labels(reason, model)
+
+    def rejected(self, kind: str, reason: str) -> None:
+        """Counts a call that was rejected before it was a request.
+
+        Args:
+            kind: of REJECTED, or "unknown".
+            reason: the code of the error.
+        """
+        self._rejected.labels(kind, reason).inc()
 
     @contextmanager
     def session(self, model: str) -> Iterator[None]:

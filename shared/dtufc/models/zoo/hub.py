@@ -6,13 +6,14 @@ frameworks, as one file and in shards. `wanted_files` knows which of them `from_
 
 import glob
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from dtufc.errors import InputError
-from dtufc.models.cache import disk_full, is_disk_full
+from dtufc.models.cache import disk_full, is_disk_full, sha256_of
 from dtufc.models.zoo.folders import check_folder
 
 _TEXTS: Final = (".json", ".model", ".txt", ".jinja")  # configs, tokenizers, templates
@@ -21,6 +22,7 @@ _SHARD: Final = r"-\d{5}-of-\d{5}"
 _FORMATS: Final = ("safetensors", "bin")  # the better first
 _HEAD: Final = "head"  # where a profile's own head lies, beside its backbone
 _TEMPLATES: Final = "additional_chat_templates"
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 _CONFIGS: Final = ("config.json", "model_index.json")
 
 
@@ -68,10 +70,15 @@ def _weights(files: Sequence[str]) -> list[str]:
     return []
 
 
-def fetch_snapshot(hub: str, revision: str) -> Path:
+def fetch_snapshot(hub: str, revision: str, *, is_read: bool = False) -> Path:
     """The folder of a repository's snapshot, fetched as far as it is not in the hub's own cache.
 
     Without a network, or with HF_HUB_OFFLINE=1, what is in that cache is taken.
+
+    Args:
+        hub: the repository.
+        revision: of it.
+        is_read: compare what is in that cache with its SHA-256, and fetch anew what is damaged.
 
     Raises:
         InputError: it cannot be fetched, has no weights that can be read, or is in the cache in part only.
@@ -93,14 +100,34 @@ def fetch_snapshot(hub: str, revision: str) -> Path:
         problem = f"{hub}@{revision} has no weights that transformers or diffusers reads, among {len(sizes)} files"
         remedy = "Give a repository with model.safetensors or pytorch_model.bin"
         raise InputError(field="weights", problem=problem, remedy=remedy)
+    patterns = [glob.escape(name) for name in wanted]
     try:
-        folder = Path(snapshot_download(hub, revision=revision, allow_patterns=[glob.escape(name) for name in wanted]))
+        folder = Path(snapshot_download(hub, revision=revision, allow_patterns=patterns))
+        if is_read and _discard_damaged(folder):
+            folder = Path(snapshot_download(hub, revision=revision, allow_patterns=patterns))
     except Exception as error:
         if is_disk_full(error):
             raise disk_full(Path(HF_HUB_CACHE), sum(sizes[name] for name in wanted), setting="HF_HOME") from error
         raise _not_available(hub, revision, error) from error
     check_folder(folder)
     return folder
+
+
+def _discard_damaged(folder: Path) -> bool:
+    """Removes files whose contents are others than the hub's, and names them; whether there were any.
+
+    In the hub's cache a large file's name is the SHA-256 of its contents, and the snapshot links to it.
+    """
+    damaged = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and _SHA256.fullmatch(path.resolve().name) and sha256_of(path) != path.resolve().name
+    ]
+    for path in damaged:
+        print(f"{path} is damaged. It is fetched anew.", file=sys.stderr, flush=True)
+        path.resolve().unlink()
+        path.unlink()
+    return bool(damaged)
 
 
 def _from_cache(hub: str, revision: str, cause: Exception) -> Path:

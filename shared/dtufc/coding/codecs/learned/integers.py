@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dtufc.coding.arrays import Array
+from dtufc.interruption import checkpoint
 
 ACTIVATION_BITS: Final = 10  # an activation is an integer times 2^-10
 ONE: Final = 1 << ACTIVATION_BITS
@@ -99,6 +100,7 @@ class Layer:
 def run(layers: Sequence[Layer], x: Tensor) -> Tensor:
     """All layers, one after the other."""
     for layer in layers:
+        checkpoint()
         x = layer(x)
     return x
 
