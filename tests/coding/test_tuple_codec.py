@@ -82,7 +82,7 @@ def test_what_is_wrong_is_told_with_its_position(codec: TupleCodec, sent: list[A
     with pytest.raises(InputError, match=r"tensors\[0\]: codec: no codec zip"):
         codec.encode(sent, codec="zip")
     huge = [np.broadcast_to(np.float32(0), (8, 1 << 12, 1 << 13)), *sent[1:]]  # of one value in memory
-    with pytest.raises(InputError, match=r"values in all\. Send at most 268435456 values a container"):
+    with pytest.raises(InputError, match=r"tensors\[0\]: features: 268435456 values\. Give at most 16777216"):
         codec.encode(huge)
 
 
@@ -112,7 +112,7 @@ def test_it_is_kept_in_a_folder(codec: TupleCodec, sent: list[Array], tmp_path: 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"positions": []}', '{"positions": ["../x"]}', '{"positions": [-1]}'])
 def test_a_damaged_folder_is_rejected(tmp_path: Path, text: str) -> None:
-    with pytest.raises(InputError, match=r"no tuple\.json"):
+    with pytest.raises(InputError, match=r"tuple\.json cannot be read: No such file"):
         dtufc.load_tuple(tmp_path)
     (tmp_path / "tuple.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="is damaged"):

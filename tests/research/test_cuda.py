@@ -25,4 +25,4 @@ def test_the_cpu_agrees_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_profile_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nothing", "--device", "cpu"]) == 1
-    assert "no profile nothing" in capsys.readouterr().err
+    assert "nothing/profile.yaml cannot be read" in capsys.readouterr().err
