@@ -9,7 +9,7 @@ import pytest
 
 from dtufc.coding.feature_codec import FeatureCodec
 from dtufc.coding.layout import Family
-from dtufc.errors import Corrupt, DtufcError, Internal, ProfileMismatch, Unavailable
+from dtufc.errors import Corrupt, DtufcError, ProfileMismatch, Unavailable
 from dtufc.models.profile import LayoutSpec, Profile, ProfileSpec
 from dtufc.serving.status import abort
 from dtufc.serving.transport import Server, channel
@@ -89,10 +89,10 @@ def test_no_frame_is_sent_to_a_cloud_of_another_profile_until_it_is_corrected() 
     asyncio.run(scene())
 
 
-def test_a_frame_that_the_cloud_calls_corrupt_is_a_fault_of_the_service_and_not_of_its_client() -> None:
+def test_a_frame_that_the_cloud_calls_corrupt_is_a_fault_of_the_way_and_not_of_the_client() -> None:
     async def scene() -> None:
         async with meeting(Head(Corrupt(problem="a flipped bit"))) as cloud:
-            with pytest.raises(Internal):
+            with pytest.raises(Unavailable, match="a frame arrived damaged"):
                 await cloud.run(REQUEST, 10)
 
     asyncio.run(scene())

@@ -17,7 +17,7 @@ from dtufc_edge.cloud import Cloud
 GARBAGE = b"\xff\xff"
 
 
-class Nonsense(grpc.GenericRpcHandler):
+class Nonsense(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Every method of our services."""
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
