@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from dtufc.client import EdgeClient
-from dtufc.errors import Unavailable
 from tests.e2e.services import Service
 
 TWO = ["yes", "no"]
@@ -43,12 +42,8 @@ def test_clouds_take_turns_and_the_others_go_on_where_one_dies(clouds: list[Serv
     dead, alive = clouds
     dead.kill()
     before = work(alive)
-    answered = 0
-    while answered < 4:
-        try:
-            answered += client.answer("Is it?", TWO).letter in "AB"
-        except Unavailable:  # the one call that was on its way
-            assert time.monotonic() < end
+    for _ in range(4):  # the one that was on its way too
+        assert client.answer("Is it?", TWO).letter in "AB"
     assert work(alive) == before + 4
 
 

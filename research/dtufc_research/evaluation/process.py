@@ -78,6 +78,11 @@ class Service:
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{start} ", f"{start}{{")))
 
     @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         """Whether the process has not ended; one that stands still runs."""
         return self._process.poll() is None

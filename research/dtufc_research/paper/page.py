@@ -49,7 +49,8 @@ _LINKS: Final = """\
 - Times [of the learned codecs](speed.md) and [of klt](klt-speed.md); [decoding on other machines](determinism.md).
 - With commands of their own, which their pages name: a [large language model](language.md),
   [generation](generation.md), [models of one's own](own-models.md), [features of full size](full-size.md),
-  [releases of Python](pythons.md), and what [image files](images.md) are taken for.
+  [releases of Python](pythons.md), what [image files](images.md) are taken for, and what
+  [cancelled calls](flood.md) leave behind.
 
 `make results` measures and writes the rest. `python -m dtufc_research.paper --pages-only` writes this page, the
 tables and the plots again from the JSON files, without measuring.
