@@ -102,6 +102,8 @@ class HeadService:
                 if not message.HasField("open"):
                     problem, remedy = "it is missing", "Open the session by the first message"
                     raise InputError(field="open", problem=problem, remedy=remedy)
+                if self._draining.is_set():
+                    raise drains()
                 served = self.served  # is held to the end: what was replaced is freed with the last call that holds it
                 with self.sessions.opened(served, message.open, record) as session:
                     while message is not None:

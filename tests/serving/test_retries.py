@@ -38,10 +38,12 @@ async def two() -> AsyncIterator[tuple[Cloud, dict[Slow, Server]]]:
         ports.append(heads[head].bind())
         await heads[head].start([])
     address = f"ipv4:{','.join(ports)}"
-    async with channel(address, retried=PURE) as to_clouds:
-        yield Cloud(to_clouds, address, {"p": OURS}), heads
-    for server in heads.values():
-        await server.stop(0)
+    try:
+        async with channel(address, retried=PURE) as to_clouds:
+            yield Cloud(to_clouds, address, {"p": OURS}), heads
+    finally:
+        for server in heads.values():
+            await server.stop(0)
 
 
 async def first(heads: dict[Slow, Server]) -> tuple[Slow, Slow]:

@@ -170,7 +170,7 @@ def test_a_text_that_goes_on_after_its_session_was_idle_is_a_recovery_and_one_th
             cloud.service.drain()
             with pytest.raises(DtufcError):  # there is no other cloud
                 await anext(stream)
-            assert ends(cloud.telemetry, idle=1, closed=1, drained=1)
+            await eventually(lambda: ends(cloud.telemetry, idle=1, closed=1, drained=1))
             assert value(edge.telemetry, "dtufc_edge_recoveries_total") == 1, "the text did not go on"
 
     asyncio.run(run())

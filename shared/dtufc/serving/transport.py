@@ -56,7 +56,7 @@ _RETRY: Final = {
     "initialBackoff": "0.1s",
     "maxBackoff": "1s",
     "backoffMultiplier": 2.5,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],  # the latter of a call that meets a server as it stops
 }
 _RETRY_BUDGET: Final = {"maxTokens": 100, "tokenRatio": 0.1}
 _FRAMING_BYTES: Final = 1 << 16  # of messages, and metadata
