@@ -105,8 +105,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                     client.answer("Is it?", ["yes", "no"])
                 time.sleep(1.1)  # a scrape apart
             port = int(cloud.address.rpartition(":")[2])
-            metrics = ("--metrics-listen", cloud.metrics_address)
-            services.append(start("cloud", folder, *metrics, *ONE_TEXT, port=port))
+            services.append(start("cloud", folder, *ONE_TEXT, port=port, metrics=cloud.metrics_address))
             services[-1].wait_until_serving()
             eventually(lambda: answers(client))
             break_things(client, services[-1])

@@ -101,10 +101,11 @@ def start(
     folder: Path,
     *flags: str,
     port: int | None = None,
+    metrics: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Service:
     """Starts `python -m dtufc_SIDE` with these flags on free ports; its stderr goes to a file in `folder`."""
-    address, metrics = f"127.0.0.1:{port or free_port()}", f"127.0.0.1:{free_port()}"
+    address, metrics = f"127.0.0.1:{port or free_port()}", metrics or f"127.0.0.1:{free_port()}"
     log = folder / f"{side}-{address.rpartition(':')[2]}-{time.monotonic_ns()}.log"
     command = [sys.executable, "-m", f"dtufc_{side}", "--listen", address, "--metrics-listen", metrics, *flags]
     with log.open("wb") as stderr:
