@@ -26,7 +26,7 @@ def clouds(launch: Callable[..., Service]) -> list[Service]:
 def client(clouds: list[Service], launch: Callable[..., Service]) -> Iterator[EdgeClient]:
     edge = launch("edge", *LLAMA, "--cloud", f"ipv4:{','.join(cloud.address for cloud in clouds)}")
     edge.wait_until_serving()
-    with EdgeClient(edge.address, timeout_s=20) as client:
+    with EdgeClient(edge.address, timeout_s=40) as client:
         yield client
 
 
