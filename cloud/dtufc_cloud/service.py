@@ -12,10 +12,11 @@ from typing import Any, Final
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 
-from dtufc.errors import InputError, Unavailable
+from dtufc.errors import InputError
 from dtufc.models import plugins
 from dtufc.serving.border import Incoming, Rpc
 from dtufc.serving.calls import Calls
+from dtufc.serving.reload import Serves
 from dtufc.serving.telemetry import Record, Telemetry
 from dtufc.serving.transport import Server
 from dtufc.serving.worker import Worker
@@ -40,11 +41,11 @@ def tasks_by_message(tasks: Iterable[Task]) -> dict[str, Task]:
     return found
 
 
-class HeadService:
+class HeadService(Serves[Served]):
     """Serves the heads of some profiles, once they are loaded."""
 
     def __init__(self, worker: Worker, telemetry: Telemetry, settings: CloudSettings) -> None:
-        self._served: Served | None = None
+        super().__init__("the cloud", settings.listen)
         self._worker = worker
         self._settings = settings
         self._calls = Calls(
@@ -60,23 +61,6 @@ class HeadService:
         self._telemetry = telemetry
         self.sessions = Sessions(worker, telemetry, settings)
         self._draining = asyncio.Event()
-
-    @property
-    def served(self) -> Served:
-        """What is served now. Raises Unavailable while models load."""
-        if self._served is None:
-            problem = "it is loading its models"
-            raise Unavailable(peer="the cloud", address=self._settings.listen, problem=problem)
-        return self._served
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether anything is served."""
-        return self._served is not None
-
-    def serve(self, served: Served) -> None:
-        """From now on; calls and sessions that run finish on what was served before."""
-        self._served = served
 
     def add_to(self, server: Server) -> Sequence[str]:
         """Adds the service to the server; returns its name, as a list of one."""

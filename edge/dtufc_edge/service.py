@@ -12,11 +12,12 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from dtufc.coding.rate import Rate
-from dtufc.errors import InputError, Unavailable
+from dtufc.errors import InputError
 from dtufc.models import plugins
 from dtufc.serving.border import Incoming, Rpc
 from dtufc.serving.cache_budget import CacheBudget
 from dtufc.serving.calls import Admitted, Calls
+from dtufc.serving.reload import Serves
 from dtufc.serving.telemetry import Telemetry
 from dtufc.serving.transport import Server
 from dtufc.serving.worker import Worker
@@ -30,7 +31,7 @@ from dtufc_edge.tasks import Call, Task
 _SERVICE: Final = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
 
-class InferenceService:
+class InferenceService(Serves[Served]):
     """Serves the tasks of some profiles, once they are loaded.
 
     Attributes:
@@ -38,7 +39,7 @@ class InferenceService:
     """
 
     def __init__(self, worker: Worker, telemetry: Telemetry, settings: EdgeSettings) -> None:
-        self._served: Served | None = None
+        super().__init__("the edge", settings.listen)
         self._worker = worker
         self._telemetry = telemetry
         self._settings = settings
@@ -54,23 +55,6 @@ class InferenceService:
         self.budget = CacheBudget(settings.max_cache_bytes)
         telemetry.watch_cache(self.budget)
         self.images = ImageDecoders(settings.image_limits, settings.threads, telemetry.image_decoder_ended)
-
-    @property
-    def served(self) -> Served:
-        """What is served now. Raises Unavailable while models load."""
-        if self._served is None:
-            problem = "it is loading its models"
-            raise Unavailable(peer="the edge", address=self._settings.listen, problem=problem)
-        return self._served
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether anything is served."""
-        return self._served is not None
-
-    def serve(self, served: Served) -> None:
-        """From now on; calls that run finish on what was served before."""
-        self._served = served
 
     def add_to(self, server: Server) -> Sequence[str]:
         """Adds every task's method to the server; returns the names of the services that have any."""

@@ -34,7 +34,7 @@ def until(has_ended: Callable[[], bool]) -> Iterator[None]:
 
 
 def checkpoint() -> None:
-    """A place between two pieces of work. Costs less than a microsecond.
+    """A place between two pieces of work.
 
     Raises:
         Interrupted: nobody waits for the work any more.

@@ -89,9 +89,10 @@ def test_a_cloud_that_drains_loses_no_call() -> None:
 def test_no_cloud_at_all_is_told_after_two_seconds_and_not_at_the_deadline() -> None:
     async def scene() -> None:
         async with two() as (cloud, heads):
-            for head, server in heads.items():
+            for head in heads:
                 head.goes_on.set()
-                await cloud.run(head_pb2.RunRequest(profile="p"), 30)
+            await cloud.run(head_pb2.RunRequest(profile="p"), 30)
+            for server in heads.values():
                 await server.grpc.stop(None)
             start = asyncio.get_running_loop().time()
             with pytest.raises(Unavailable, match=r"after \d\.\d s"):

@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from dtufc.errors import DtufcError, InputError
+from dtufc.errors import DtufcError, InputError, Unavailable
 from dtufc.models.profile import Profile, load_profile
 from dtufc.serving import systemd
 from dtufc.serving.settings import ServiceSettings
@@ -30,6 +30,7 @@ _RELOADED: Final = "profiles"  # the one setting that a reload takes; certificat
 _AT_SPLIT: Final = re.compile(r"(.+)@([0-9]{1,9})")
 _log = logging.getLogger(__name__)
 S = TypeVar("S", bound=ServiceSettings)
+T = TypeVar("T")
 Swap = Callable[[], None]
 
 
@@ -51,6 +52,35 @@ class Side(Generic[S]):
     services: Sequence[str]
     load: Callable[[S], Awaitable[Swap]]
     close: Callable[[], Awaitable[None]] = _nothing
+
+
+class Serves(Generic[T]):
+    """A service that answers once it has something to serve, which is replaced as a whole."""
+
+    def __init__(self, peer: str, address: str) -> None:
+        """
+        Args:
+            peer: the service, as errors name it.
+            address: as errors name it.
+        """
+        self._peer, self._at = peer, address
+        self._served: T | None = None
+
+    @property
+    def served(self) -> T:
+        """What is served now. Raises Unavailable while models load."""
+        if self._served is None:
+            raise Unavailable(peer=self._peer, address=self._at, problem="it is loading its models")
+        return self._served
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether anything is served."""
+        return self._served is not None
+
+    def serve(self, served: T) -> None:
+        """From now on; calls and sessions that run finish on what was served before."""
+        self._served = served
 
 
 class _Pipeline(Protocol):
