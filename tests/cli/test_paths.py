@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import dtufc
 from dtufc.cli import app
+from tests.odd_files import device, fifo, loop
 
 
 def run(*arguments: str | Path) -> str:
@@ -46,18 +47,6 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def empty(path: Path) -> None:
     path.touch()
-
-
-def fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def loop(path: Path) -> None:
-    path.symlink_to(path)
-
-
-def device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
 
 
 def missing(path: Path) -> None:

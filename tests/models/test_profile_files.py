@@ -1,6 +1,5 @@
 """A profile's files as somebody may have left them: read or rejected in one line, and never more than they hold."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import dtufc
 from dtufc.coding.arrays import Array
 from dtufc.coding.evaluation import Sample, evaluate
 from dtufc.errors import InputError
+from tests.odd_files import device, fifo, loop
 
 GOOD = "name: mine\nlayout:\n  family: llm\n  channels: 24\ncalibrations:\n  0: split0.safetensors\n"
 LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdef", "bcdefg", strict=True))
@@ -56,18 +56,6 @@ def test_a_profile_that_says_nothing_sound_is_rejected_at_once(content: bytes, m
         dtufc.load(tmp_path)
     assert "\n" not in str(error.value)
     assert time.process_time() - start < 5
-
-
-def fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def loop(path: Path) -> None:
-    path.symlink_to(path)
-
-
-def device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, fifo, loop, device])

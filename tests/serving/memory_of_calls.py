@@ -37,7 +37,7 @@ async def serve() -> None:
         raise AssertionError
 
     async def unary(message: head_pb2.RunRequest, _: object) -> bytes:
-        with worker.admit():
+        with worker.places.hold():
             await worker.run(time.sleep, 0.2)
             return message.profile.encode()
 

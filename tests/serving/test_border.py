@@ -117,7 +117,7 @@ def test_a_message_that_cannot_be_parsed_is_an_input_error_and_counted(message: 
             assert isinstance(error, InputError)
             assert error.context["field"] == "request"
             assert "dtufc.v1.RunRequest" in str(error)
-            await eventually(lambda: at.errors("INPUT") == 1 and at.worker.admitted == 0)
+            await eventually(lambda: at.errors("INPUT") == 1 and at.worker.places.taken == 0)
 
     asyncio.run(scene())
 
@@ -151,9 +151,9 @@ def test_who_sends_no_message_holds_a_place_no_longer_than_the_services_own_time
     async def scene() -> None:
         async with served() as at, at.connection() as to_server:
             call = to_server.stream_unary(RUN)(timeout=60)
-            await eventually(lambda: at.worker.admitted == 1)
+            await eventually(lambda: at.worker.places.taken == 1)
             assert isinstance(await error_from(call), DeadlineExceeded)
-            await eventually(lambda: at.worker.admitted == 0)
+            await eventually(lambda: at.worker.places.taken == 0)
 
     asyncio.run(scene())
 
@@ -199,7 +199,7 @@ def test_a_full_queue_says_at_once_when_to_try_again_and_is_counted() -> None:
     async def scene() -> None:
         async with served(queue_limit=0) as at, at.connection() as to_server:
             held = to_server.stream_unary(RUN)()
-            await eventually(lambda: at.worker.admitted == 1)
+            await eventually(lambda: at.worker.places.taken == 1)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await to_server.unary_unary(RUN)(request(), timeout=2)
             error = error_of(caught.value, "", "", None)
@@ -229,7 +229,7 @@ def test_a_flood_of_one_client_leaves_another_a_place_and_its_turn() -> None:
                         await asyncio.sleep(0.002)
 
             hammers = [asyncio.create_task(hammer()) for _ in range(24)]
-            await eventually(lambda: grpc.StatusCode.RESOURCE_EXHAUSTED in ends and at.worker.admitted >= 16)
+            await eventually(lambda: grpc.StatusCode.RESOURCE_EXHAUSTED in ends and at.worker.places.taken >= 16)
             await other.unary_unary(LIST)(b"", timeout=2)  # connects
             for _ in range(5):
                 before = ends.count(None)
@@ -246,7 +246,7 @@ def test_slow_senders_of_one_client_do_not_hold_all_memory_and_their_messages_wa
     async def scene() -> None:
         async with served(timeout_s=5) as at, at.connection() as slow, at.connection("[::1]") as other:
             held = [slow.stream_unary(RUN)() for _ in range(3)]
-            await eventually(lambda: at.worker.admitted == 3)
+            await eventually(lambda: at.worker.places.taken == 3)
             assert await other.unary_unary(RUN)(request("read", MAX_BYTES // 2), timeout=2)
             waiting = slow.unary_unary(RUN)(request("waits for the client's turn", MAX_BYTES // 2), timeout=0.3)
             assert isinstance(await error_from(waiting), DeadlineExceeded)

@@ -92,7 +92,7 @@ def test_a_call_without_a_deadline_ends_after_the_services_own_and_says_so() -> 
             assert isinstance(error, DeadlineExceeded)
             assert error.context["timeout_s"] == str(TIMEOUT_S)
             assert error.context["peer"] == "the edge"
-            assert at.worker.admitted == 0
+            assert at.worker.places.taken == 0
             assert at.outcomes("DEADLINE_EXCEEDED") == 1
 
     asyncio.run(scene())
@@ -131,7 +131,7 @@ def test_the_callers_own_deadline_goes_before_the_services() -> None:
             assert isinstance(await error_from(at.method(b"", timeout=0.05)), DeadlineExceeded)
             assert time.monotonic() - start < TIMEOUT_S
             await asyncio.sleep(0.1)
-            assert at.worker.admitted == 0
+            assert at.worker.places.taken == 0
 
     asyncio.run(scene())
 
@@ -184,7 +184,7 @@ def test_a_stream_cleans_up_in_its_own_task_however_it_ends(end: str) -> None:
                     _ = [reply async for reply in replies]
                 assert isinstance(error_of(caught.value, "the edge", "", None), DeadlineExceeded)
             async with asyncio.timeout(2):
-                while len(tasks) < 2 or at.worker.admitted:
+                while len(tasks) < 2 or at.worker.places.taken:
                     await asyncio.sleep(0.01)
             assert tasks[0] is tasks[1]
             assert at.outcomes("CANCELLED") + at.outcomes("DEADLINE_EXCEEDED") == (end != "read to the end")
@@ -209,7 +209,7 @@ def test_calls_that_are_cancelled_or_expire_at_any_moment_give_their_places_back
             for number in range(100):
                 await asyncio.gather(at.method(b"", timeout=0.0001 * (number % 40)), return_exceptions=True)
             async with asyncio.timeout(5):
-                while at.worker.admitted:
+                while at.worker.places.taken:
                     await asyncio.sleep(0.01)
             assert await at.method(b"") == b"answered"
 
@@ -271,7 +271,7 @@ def test_an_iterator_that_holds_a_call_ends_it_as_its_reader_does(end: str) -> N
         calls = Calls(worker, telemetry, service="the edge", address="", timeout_s=0.1)
         with pytest.raises(DeadlineExceeded) if end == "deadline" else nullcontext():
             await read(calls)
-        assert worker.admitted == 0
+        assert worker.places.taken == 0
         labels = {"task": "test", "model": "unknown", "codec": "unknown"}
         counted = [
             telemetry.registry.get_sample_value("dtufc_edge_errors_total", {**labels, "reason": reason})

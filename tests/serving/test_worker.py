@@ -52,7 +52,7 @@ def test_a_thousand_cancelled_calls_behind_a_slow_one_leave_nothing_and_work_goe
         ran: list[Argument] = []
 
         async def call(argument: Argument) -> None:
-            with worker.admit():
+            with worker.places.hold():
                 await worker.run(ran.append, argument)
 
         for _ in range(1000):
@@ -66,7 +66,7 @@ def test_a_thousand_cancelled_calls_behind_a_slow_one_leave_nothing_and_work_goe
         await asyncio.sleep(0)  # the loop lets the last one go
         gc.collect()
         assert len(arguments) == 0
-        assert worker.admitted == 0
+        assert worker.places.taken == 0
         slow.end.set()
         assert await running == "ended"
         assert await worker.run(lambda: "still works") == "still works"

@@ -66,7 +66,7 @@ class Calls:
         self._worker = worker
         self._largest = max_message_bytes
         self._pending = Turns(max_pending_bytes, max(max_message_bytes, max_pending_bytes - max_message_bytes))
-        self._beside = Places(worker.slots)
+        self._beside = Places(worker.places.number)
         self._telemetry = telemetry
         self._service, self._address = service, address
         self._timeout_s = timeout_s

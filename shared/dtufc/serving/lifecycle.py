@@ -44,7 +44,7 @@ async def serve(
     share_cores(settings.threads)
     metrics = _metrics(settings.metrics_listen, telemetry)
     worker = Worker(threads=settings.threads, queue_limit=settings.queue_limit)
-    telemetry.watch_queue(lambda: worker.admitted, worker.slots)
+    telemetry.watch_queue(lambda: worker.places.taken, worker.places.number)
     server = Server(settings.listen, settings.server_tls, settings.max_message_bytes, telemetry.rejected)
     server.bind()
     server.addresses["metrics"] = address_of(listen_address(settings.metrics_listen, "")[0], metrics.server_port)

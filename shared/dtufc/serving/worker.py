@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
 
@@ -23,6 +23,9 @@ class Worker:
     Work is handed to a thread when one is free, and not before: what a cancelled call had waiting is gone at once,
     with its arguments. Work that has begun ends at its next checkpoint; each call of a torch module is one, whatever
     family of models it belongs to.
+
+    Attributes:
+        places: a request holds one while it is worked on, with all its pieces of work, or waits.
     """
 
     def __init__(self, *, threads: int, queue_limit: int) -> None:
@@ -32,20 +35,6 @@ class Worker:
         self._free = Turns(threads)
         self._preparing: dict[tuple[object, ...], asyncio.Task[Any]] = {}
         self.places = Places(threads + queue_limit)
-
-    @property
-    def slots(self) -> int:
-        """Requests that may be worked on or wait."""
-        return self.places.number
-
-    @property
-    def admitted(self) -> int:
-        """Requests that are worked on or wait."""
-        return self.places.taken
-
-    def admit(self) -> AbstractContextManager[None]:
-        """Holds a place for one request with all its pieces of work. Raises Overloaded where its client gets none."""
-        return self.places.hold()
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """One piece of an admitted request's work.
