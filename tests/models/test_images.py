@@ -15,7 +15,8 @@ from dtufc.models.images import open_image
 from dtufc.models.inputs import ImageFile
 from dtufc.models.preprocess import View, cropped
 from dtufc_research.evaluation.fuzz_images import damaged_files, fuzz
-from dtufc_research.evaluation.image_files import MAX_BYTES, Case, blocks, cases, outcome, saved
+from dtufc_research.evaluation.image_case import Case, blocks, saved
+from dtufc_research.evaluation.image_files import MAX_BYTES, cases, outcome
 from dtufc_research.evaluation.images_page import write_section
 
 _CASES = cases()

@@ -18,7 +18,8 @@ from rich.progress import track
 
 from dtufc.errors import InputError
 from dtufc.models.images import open_image
-from dtufc_research.evaluation.image_files import MAX_BYTES, MAX_PIXELS, cases, png_chunks, png_file
+from dtufc_research.evaluation.image_files import MAX_BYTES, MAX_PIXELS, cases
+from dtufc_research.evaluation.image_png import png_chunks, png_file
 from dtufc_research.evaluation.images_page import PAGE, write_section
 
 _SAMPLES: Final = PAGE.parents[2] / "samples"
